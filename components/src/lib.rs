@@ -1,0 +1,5 @@
+//! What exists: the values of the language and the plain data of the world. No time, no randomness, no IO.
+
+pub mod error;
+
+pub use error::{Error, ErrorKind, Result};

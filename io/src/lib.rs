@@ -1,0 +1,1 @@
+//! The edges of this machine: HTTP, JSON, storage, configuration, metrics.

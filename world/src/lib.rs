@@ -1,0 +1,1 @@
+//! What runs when: the `World`, the schedules, `Host::tick`, and the simulator.
