@@ -1,7 +1,25 @@
 //! What exists: the values of the language and the plain data of the world. No time, no randomness, no IO.
 
+pub mod cast;
+pub mod chain;
+pub mod class;
+pub mod decode;
+pub mod document;
+pub mod encode;
 pub mod error;
+pub mod name;
+pub mod native;
 pub mod number;
+pub mod op;
+pub mod reference;
+pub mod state;
+pub mod tbon;
+pub mod transaction_id;
+pub mod value;
 
 pub use error::{Error, ErrorKind, Result};
+pub use name::{Id, Link, Path};
 pub use number::{Number, NumberType};
+pub use state::{Map, State, Tuple};
+pub use transaction_id::TxnId;
+pub use value::Value;

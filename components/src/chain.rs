@@ -1,0 +1,511 @@
+//! Chains: a subject and the record of its mutations (protocol page 04 §4).
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use crate::error::{Error, Result};
+use crate::name::{Id, Path};
+use crate::native::NativeClass;
+use crate::number::Number;
+use crate::state::{Map, State};
+use crate::tbon;
+use crate::transaction_id::TxnId;
+use crate::value::Value;
+
+/// The size at which a block is closed and the next one opened, in bytes of TBON (page 04 §4.4).
+pub const BLOCK_BYTES: u64 = 1_000_000;
+
+/// Which history a chain keeps.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum ChainKind {
+    /// Only what recovery needs.
+    Sync,
+    /// Every mutation, in blocks that are linked by hash.
+    Block,
+}
+
+impl ChainKind {
+    /// The native class of this kind of chain.
+    pub fn class(self) -> NativeClass {
+        match self {
+            Self::Sync => NativeClass::ChainSync,
+            Self::Block => NativeClass::ChainBlock,
+        }
+    }
+
+    /// The kind of chain that a native class is, if it is one.
+    pub fn from_class(class: NativeClass) -> Option<Self> {
+        match class {
+            NativeClass::ChainSync => Some(Self::Sync),
+            NativeClass::ChainBlock => Some(Self::Block),
+            _ => None,
+        }
+    }
+}
+
+/// Where a hosted chain lives: a cluster, and a member of it.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct ChainAddress {
+    /// The path of the cluster.
+    pub cluster: Path,
+    /// The name of the chain in the cluster.
+    pub name: Id,
+}
+
+impl fmt::Display for ChainAddress {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "{}/{}", self.cluster, self.name)
+    }
+}
+
+/// One recorded change of a subject (page 04 §4.1).
+#[derive(Clone, Debug)]
+pub enum Mutation {
+    /// `[path, key, value]`
+    Put {
+        /// Relative to the subject; `/` is the subject itself.
+        path: Path,
+        /// Null for the whole.
+        key: Value,
+        /// What is set.
+        value: State,
+    },
+    /// `[path, key]`
+    Delete {
+        /// Relative to the subject; `/` is the subject itself.
+        path: Path,
+        /// Null for the whole.
+        key: Value,
+    },
+}
+
+impl Mutation {
+    /// A PUT, with key and value in the form that is stored.
+    ///
+    /// # Errors
+    /// 400 if the value is not made of values, tuples and maps.
+    pub fn put(path: Path, key: &Value, value: &State) -> Result<Self> {
+        Ok(Self::Put { path, key: stored_value(key), value: stored(value)? })
+    }
+
+    /// A DELETE, with the key in the form that is stored.
+    pub fn delete(path: Path, key: &Value) -> Self {
+        Self::Delete { path, key: stored_value(key) }
+    }
+
+    /// The logical size of this mutation, in bytes.
+    pub fn bytes(&self) -> u64 {
+        match self {
+            Self::Put { key, value, .. } => State::Value(key.clone()).bytes() + value.bytes(),
+            Self::Delete { key, .. } => State::Value(key.clone()).bytes(),
+        }
+    }
+
+    /// The subject after this mutation of a value subject (page 04 §4.6).
+    ///
+    /// # Errors
+    /// 404 if there is nothing at the path or key; 405 if what is there cannot be changed this way.
+    pub fn apply(&self, subject: &State) -> Result<State> {
+        match self {
+            Self::Put { path, key, value } => {
+                edit(subject, path.segments(), &mut |target| set_entry(target, key, value))
+            }
+            Self::Delete { path, key } => {
+                edit(subject, path.segments(), &mut |target| delete_entry(target, key))
+            }
+        }
+    }
+}
+
+/// Replace what is at `path` below `subject` by what `change` makes of it.
+fn edit(subject: &State, path: &[Id], change: &mut dyn FnMut(&State) -> Result<State>) -> Result<State> {
+    let Some((first, rest)) = path.split_first() else {
+        return change(subject);
+    };
+    match subject {
+        State::Map(map) => {
+            let member = map.get(first).ok_or_else(|| Error::not_found(format_args!("no entry {first}")))?;
+            let mut items = (**map).clone();
+            items.insert(first.clone(), edit(member, rest, change)?);
+            State::map(items)
+        }
+        State::Tuple(tuple) => {
+            let (i, item) = first
+                .as_str()
+                .parse()
+                .ok()
+                .and_then(|i: usize| tuple.get(i).map(|item| (i, item)))
+                .ok_or_else(|| Error::not_found(format_args!("no item {first}")))?;
+            let mut items = tuple.to_vec();
+            items[i] = edit(item, rest, change)?;
+            State::tuple(items)
+        }
+        _ => Err(Error::not_found(format_args!("nothing at {first}"))),
+    }
+}
+
+fn set_entry(target: &State, key: &Value, value: &State) -> Result<State> {
+    if key.is_none() {
+        return Ok(value.clone());
+    }
+    match target {
+        State::Map(map) => {
+            let name = crate::cast::to_id(key)?;
+            let mut items = (**map).clone();
+            items.insert(name, value.clone());
+            State::map(items)
+        }
+        State::Tuple(tuple) => {
+            let i = crate::cast::to_index(key, tuple.len())?;
+            let mut items = tuple.to_vec();
+            items[i] = value.clone();
+            State::tuple(items)
+        }
+        _ => Err(Error::method_not_allowed("only an entry of a map or tuple can be set by key")),
+    }
+}
+
+fn delete_entry(target: &State, key: &Value) -> Result<State> {
+    if key.is_none() {
+        return Ok(State::NONE);
+    }
+    match target {
+        State::Map(map) => {
+            let name = crate::cast::to_id(key)?;
+            let mut items = (**map).clone();
+            items.remove(&name).ok_or_else(|| Error::not_found(format_args!("no entry {name}")))?;
+            State::map(items)
+        }
+        _ => Err(Error::method_not_allowed("only an entry of a map can be deleted by key")),
+    }
+}
+
+/// A state in the form in which chains store and hash it: integers as i64 if they fit, else u64, and floats as
+/// the f64 that their JSON text reads as, so that `/chain` fed back verifies (page 04 §4.3).
+///
+/// # Errors
+/// 400 if the state is not made of values, tuples and maps.
+pub fn stored(state: &State) -> Result<State> {
+    match state {
+        State::Value(Value::Tuple(items)) => {
+            State::tuple(items.iter().map(|item| State::Value(stored_value(item))).collect())
+        }
+        State::Value(value) => Ok(State::Value(stored_value(value))),
+        State::Tuple(items) => State::tuple(items.iter().map(stored).collect::<Result<_>>()?),
+        State::Map(items) => State::map(
+            items.iter().map(|(name, item)| Ok((name.clone(), stored(item)?))).collect::<Result<_>>()?,
+        ),
+        State::Instance(instance) => stored(instance.data()),
+        other => Err(Error::bad_request(format_args!(
+            "a chain around a value cannot store a {}",
+            other.class().path()
+        ))),
+    }
+}
+
+fn stored_value(value: &Value) -> Value {
+    match value {
+        Value::Number(number) => Value::Number(match *number {
+            Number::F32(float) => Number::F64(float.to_string().parse().expect("the text of a float")),
+            Number::C32([re, im]) => Number::C64([re.into(), im.into()]),
+            Number::Bool(_) | Number::F64(_) | Number::C64(_) => *number,
+            integer => match integer.as_i64() {
+                Some(integer) => Number::I64(integer),
+                None => integer,
+            },
+        }),
+        Value::Tuple(items) => Value::Tuple(items.iter().map(stored_value).collect()),
+        other => other.clone(),
+    }
+}
+
+/// SHA-256 of a block (page 04 §4.3).
+pub type BlockHash = [u8; 32];
+
+/// The hash before the first block: none.
+pub const FIRST_BLOCK: &[u8] = &[];
+
+/// The running hash and size of a block that transactions are added to.
+#[derive(Clone, Debug)]
+pub struct BlockHasher {
+    hash: Sha256,
+    bytes: u64,
+}
+
+impl BlockHasher {
+    /// A block without transactions; the first one has [`FIRST_BLOCK`] as its predecessor.
+    pub fn new(previous: &[u8]) -> Self {
+        let mut hasher = Self { hash: Sha256::new(), bytes: 0 };
+        hasher.update(b"[");
+        hasher.update(&tbon::encode(&Previous(previous)));
+        hasher.update(b"{");
+        hasher
+    }
+
+    fn update(&mut self, bytes: &[u8]) {
+        self.hash.update(bytes);
+        self.bytes += bytes.len() as u64;
+    }
+
+    /// Add a transaction; ids must ascend.
+    pub fn add(&mut self, id: TxnId, mutations: &[Mutation]) {
+        self.update(&tbon::encode(&id.to_string()));
+        self.update(&tbon::encode(mutations));
+    }
+
+    /// The size of the block so far, in bytes of TBON.
+    pub fn bytes(&self) -> u64 {
+        self.bytes + 2
+    }
+
+    /// The hash of the block as it is now.
+    pub fn hash(&self) -> BlockHash {
+        let mut hash = self.hash.clone();
+        hash.update(b"}]");
+        hash.finalize().into()
+    }
+}
+
+/// The hash of the preceding block: bytes in TBON, base64 text in JSON.
+pub(crate) struct Previous<'a>(pub &'a [u8]);
+
+/// A block with all its content (page 04 §4.1).
+#[derive(Clone, Debug, Default)]
+pub struct Block {
+    /// The hash of the block before it; empty for the first one.
+    pub previous: Vec<u8>,
+    /// The mutations of each transaction, ids ascending.
+    pub transactions: Vec<(TxnId, Vec<Mutation>)>,
+}
+
+impl Block {
+    /// The hash and size of this block.
+    pub fn hasher(&self) -> BlockHasher {
+        let mut hasher = BlockHasher::new(&self.previous);
+        for (id, mutations) in &self.transactions {
+            hasher.add(*id, mutations);
+        }
+        hasher
+    }
+}
+
+/// Check that each block names the hash of the one before.
+///
+/// # Errors
+/// 400 naming the first block that does not follow.
+pub fn verify_links<'a>(blocks: impl IntoIterator<Item = &'a Block>) -> Result<()> {
+    let mut expected = FIRST_BLOCK.to_vec();
+    for (ordinal, block) in blocks.into_iter().enumerate() {
+        if block.previous != expected {
+            return Err(Error::bad_request(format_args!(
+                "block {ordinal} does not follow: the hash of the block before it is {}, it says {}",
+                hex::encode(&expected),
+                hex::encode(&block.previous)
+            )));
+        }
+        expected = block.hasher().hash().to_vec();
+    }
+    Ok(())
+}
+
+/// What a chain that is not hosted holds; it lives as long as the transaction that made it.
+#[derive(Debug)]
+pub struct LocalChain {
+    kind: ChainKind,
+    schema: State,
+    content: Mutex<LocalContent>,
+}
+
+#[derive(Debug)]
+struct LocalContent {
+    subject: State,
+    blocks: Vec<Block>,
+}
+
+impl LocalChain {
+    /// An empty chain around an initial value.
+    pub fn new(kind: ChainKind, schema: State) -> Self {
+        let content = LocalContent { subject: schema.clone(), blocks: vec![Block::default()] };
+        Self { kind, schema, content: Mutex::new(content) }
+    }
+
+    /// A sync chain with the given current subject.
+    pub fn with_subject(schema: State, subject: State) -> Self {
+        let content = LocalContent { subject, blocks: vec![Block::default()] };
+        Self { kind: ChainKind::Sync, schema, content: Mutex::new(content) }
+    }
+
+    /// A block chain with the given history, replayed.
+    ///
+    /// # Errors
+    /// 400 if a block does not follow the one before, or a mutation cannot be applied.
+    pub fn with_history(schema: State, mut blocks: Vec<Block>) -> Result<Self> {
+        verify_links(&blocks)?;
+        let mutations = blocks.iter().flat_map(|block| &block.transactions).flat_map(|(_, all)| all);
+        let subject = mutations.into_iter().try_fold(schema.clone(), |subject, next| next.apply(&subject))?;
+        if blocks.is_empty() {
+            blocks.push(Block::default());
+        }
+        let content = Mutex::new(LocalContent { subject, blocks });
+        Ok(Self { kind: ChainKind::Block, schema, content })
+    }
+
+    // A panic while the lock is held cannot leave a half-made change: each change is one assignment.
+    fn content(&self) -> MutexGuard<'_, LocalContent> {
+        self.content.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The initial value.
+    pub fn schema(&self) -> &State {
+        &self.schema
+    }
+
+    /// The current value.
+    pub fn subject(&self) -> State {
+        self.content().subject.clone()
+    }
+
+    /// The history.
+    pub fn blocks(&self) -> Vec<Block> {
+        self.content().blocks.clone()
+    }
+
+    /// Record and apply a mutation of the given transaction.
+    ///
+    /// # Errors
+    /// As [`Mutation::apply`]; then nothing has changed.
+    pub fn mutate(&self, id: TxnId, mutation: Mutation) -> Result<()> {
+        let content = &mut *self.content();
+        let subject = mutation.apply(&content.subject)?;
+        let block = content.blocks.last_mut().expect("a chain has a block");
+        match block.transactions.last_mut() {
+            Some((last, mutations)) if *last == id => mutations.push(mutation),
+            _ => block.transactions.push((id, vec![mutation])),
+        }
+        content.subject = subject;
+        Ok(())
+    }
+}
+
+/// A chain as a state.
+#[derive(Clone, Debug)]
+pub enum Chain {
+    /// A chain of a cluster on this host.
+    Hosted(ChainKind, Arc<ChainAddress>),
+    /// A chain that lives in its transaction only.
+    Local(Arc<LocalChain>),
+    /// The content of a hosted chain, read as a whole: what a reply shows.
+    Content(Arc<ChainContent>),
+}
+
+/// A chain with its content (page 04 §4.1).
+#[derive(Clone, Debug)]
+pub struct ChainContent {
+    /// The kind of chain.
+    pub kind: ChainKind,
+    /// The initial value.
+    pub schema: State,
+    /// The current value.
+    pub subject: State,
+    /// The history; a sync chain shows none.
+    pub blocks: Vec<Block>,
+}
+
+impl Chain {
+    /// The kind of this chain.
+    pub fn kind(&self) -> ChainKind {
+        match self {
+            Self::Hosted(kind, _) => *kind,
+            Self::Local(chain) => chain.kind,
+            Self::Content(content) => content.kind,
+        }
+    }
+}
+
+/// The mutations of one transaction in one chain, as the host records them.
+pub type Mutations = Vec<Mutation>;
+
+impl Serialize for Previous<'_> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        if serializer.is_human_readable() {
+            use base64::Engine;
+            serializer.serialize_str(&base64::engine::general_purpose::STANDARD.encode(self.0))
+        } else {
+            serializer.serialize_bytes(self.0)
+        }
+    }
+}
+
+/// An empty map, for subjects that start as one.
+pub fn empty_map() -> State {
+    State::Map(Map::empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use base64::Engine;
+
+    fn example() -> Block {
+        let value = State::tuple(vec![Number::I64(1).into(), State::string("a")]).unwrap();
+        let mutation = Mutation::put(Path::root(), &Value::None, &value).unwrap();
+        Block { previous: vec![], transactions: vec![(TxnId::new(1, 1), vec![mutation])] }
+    }
+
+    #[test]
+    fn the_hash_of_a_block_is_that_of_the_protocol_page() {
+        let hash = example().hasher().hash();
+        assert_eq!(hex::encode(hash), "f2dc4b2ab4a1523fda9a0c764a020e9362c997f29f2dc68b0eeaf6325b5abb3c");
+        let text = base64::engine::general_purpose::STANDARD.encode(hash);
+        assert_eq!(text, "8txLKrShUj/amgx2SgIOk2LJl/KfLcaLDur2Mltauzw=");
+    }
+
+    #[test]
+    fn a_block_that_does_not_follow_is_refused() {
+        let first = example();
+        let next = Block { previous: first.hasher().hash().to_vec(), ..Default::default() };
+        verify_links([&first, &next]).unwrap();
+        let forged = Block { previous: vec![0; 32], ..Default::default() };
+        assert!(verify_links([&first, &forged]).is_err());
+        assert!(verify_links([&next]).is_err());
+    }
+
+    #[test]
+    fn integers_are_stored_as_json_shows_them() {
+        let stored = |number: Number| match stored_value(&Value::Number(number)) {
+            Value::Number(number) => number.class(),
+            _ => unreachable!(),
+        };
+        use crate::number::NumberType;
+        assert_eq!(stored(Number::U64(5)), NumberType::I64);
+        assert_eq!(stored(Number::U64(u64::MAX)), NumberType::U64);
+        assert_eq!(stored(Number::U8(5)), NumberType::I64);
+        assert_eq!(stored(Number::F32(0.1)), NumberType::F64);
+        assert!(matches!(stored_value(&Number::F32(0.1).into()), Value::Number(Number::F64(x)) if x == 0.1));
+    }
+
+    #[test]
+    fn entries_of_maps_and_tuples_are_set_and_deleted_by_key_and_path() {
+        let one = State::from(Number::I64(1));
+        let put = |path: &str, key: Value, subject: &State| {
+            Mutation::put(Path::parse(path).unwrap(), &key, &one).unwrap().apply(subject)
+        };
+        let map = put("/", "a".into(), &empty_map()).unwrap();
+        assert_eq!(crate::encode::to_json(&map).unwrap(), r#"{"a":1}"#);
+        let nested = State::map([(Id::literal("in"), map)].into_iter().collect()).unwrap();
+        let nested = put("/in", "b".into(), &nested).unwrap();
+        assert_eq!(crate::encode::to_json(&nested).unwrap(), r#"{"in":{"a":1,"b":1}}"#);
+        let gone = Mutation::delete(Path::parse("/in").unwrap(), &"a".into()).apply(&nested).unwrap();
+        assert_eq!(crate::encode::to_json(&gone).unwrap(), r#"{"in":{"b":1}}"#);
+        let tuple = State::tuple(vec![State::NONE, State::NONE]).unwrap();
+        let tuple = put("/", Number::U64(1).into(), &tuple).unwrap();
+        assert_eq!(crate::encode::to_json(&tuple).unwrap(), "[null,1]");
+        assert_eq!(put("/", Number::U64(2).into(), &tuple).unwrap_err().kind(), crate::ErrorKind::NotFound);
+        assert_eq!(put("/x", Value::None, &one).unwrap_err().kind(), crate::ErrorKind::NotFound);
+        let error = put("/", "a".into(), &one).unwrap_err();
+        assert_eq!(error.kind(), crate::ErrorKind::MethodNotAllowed);
+    }
+}

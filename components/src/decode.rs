@@ -1,0 +1,598 @@
+//! The three decoders: what a parsed document means (protocol page 01 §2.3 to §3.1).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::cast;
+use crate::chain::{Block, Chain, ChainKind, LocalChain, Mutation};
+use crate::class::{Class, Instance};
+use crate::document::Document;
+use crate::error::{Error, Result};
+use crate::name::{Id, Link, Path};
+use crate::native::NativeClass;
+use crate::op::{Body, OpDef};
+use crate::reference::{OpRef, Ref, Subject};
+use crate::state::{Map, State};
+use crate::transaction_id::TxnId;
+use crate::value::Value;
+
+/// The deepest nesting of a key (page 01 §8).
+pub const KEY_DEPTH_MAX: usize = 127;
+
+type Entries<'a> = &'a [(&'a str, Document<'a>)];
+
+/// Decode a request body or an entry of a posted context.
+///
+/// # Errors
+/// 400 that says what cannot be decoded.
+pub fn state(document: Document) -> Result<State> {
+    Decoder { scalar: false }.decode(document)
+}
+
+/// Decode what stands under a reference, in an op definition, in a class or in a cluster configuration.
+///
+/// # Errors
+/// 400 that says what cannot be decoded.
+pub fn scalar(document: Document) -> Result<State> {
+    Decoder { scalar: true }.decode(document)
+}
+
+/// Decode the `key` of a request.
+///
+/// # Errors
+/// 400 that says what cannot be decoded.
+pub fn key(document: Document) -> Result<Value> {
+    key_at(document, 0)
+}
+
+fn key_at(document: Document, depth: usize) -> Result<Value> {
+    if depth > KEY_DEPTH_MAX {
+        return Err(Error::bad_request(format_args!("a key nests at most {KEY_DEPTH_MAX} levels")));
+    }
+    Ok(match document {
+        Document::Null => Value::None,
+        // A JSON integer of a key that is not negative is unsigned.
+        Document::Number(number) => Value::Number(match (number, number.as_u64()) {
+            (crate::Number::I64(_), Some(unsigned)) => crate::Number::U64(unsigned),
+            _ => number,
+        }),
+        Document::String(text) => Value::String(text.into()),
+        Document::Bytes(bytes) => Value::Bytes(bytes.into()),
+        Document::List(items) => {
+            Value::Tuple(items.iter().map(|item| key_at(*item, depth + 1)).collect::<Result<_>>()?)
+        }
+        Document::Map([(name, content)]) => key_entry(name, *content, depth)?,
+        Document::Map(entries) => {
+            return Err(Error::bad_request(format_args!(
+                "an object in a key has one entry, not {}",
+                entries.len()
+            )));
+        }
+    })
+}
+
+fn key_entry(name: &str, content: Document, depth: usize) -> Result<Value> {
+    if let Some(class) = NativeClass::from_path(name).filter(|class| class.is_castable())
+        && !matches!(content, Document::Map([]))
+        && !matches!(content, Document::List([]) if class != NativeClass::ValueTuple)
+    {
+        let operand = key_at(content, depth + 1)?;
+        if let (NativeClass::Bytes, Value::String(text)) = (class, &operand) {
+            return Ok(Value::Bytes(cast::base64(text)?));
+        }
+        let value = cast::cast(&operand.into(), class)?;
+        return value
+            .to_value()
+            .ok_or_else(|| Error::bad_request(format_args!("a {name} cannot be (part of) a key")));
+    }
+    match content {
+        Document::List([]) | Document::Map([]) if name.starts_with('/') || name.contains("://") => {
+            Ok(Value::Link(Link::parse(name)?))
+        }
+        Document::List([]) => Ok(Value::Id(Id::parse(name)?)),
+        other => Err(Error::bad_request(format_args!(
+            "{name:?} with {} as its content is not a value, so it cannot be (part of) a key",
+            other.kind()
+        ))),
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Decoder {
+    /// Whether this is the scalar decoder: containers and collections are no literals there.
+    scalar: bool,
+}
+
+impl Decoder {
+    const SCALAR: Decoder = Decoder { scalar: true };
+
+    fn decode(self, document: Document) -> Result<State> {
+        match document {
+            Document::Null => Ok(State::NONE),
+            Document::Number(number) => Ok(number.into()),
+            Document::String(text) => Ok(State::string(text)),
+            Document::Bytes(bytes) => Ok(Value::Bytes(bytes.into()).into()),
+            Document::List(items) => {
+                State::tuple(items.iter().map(|item| self.decode(*item)).collect::<Result<_>>()?)
+            }
+            Document::Map([]) => Ok(State::Map(Map::empty())),
+            Document::Map(entries) => self.object(entries),
+        }
+    }
+
+    fn object(self, entries: Entries) -> Result<State> {
+        let (first, content) = entries[0];
+        if !is_subject(first) {
+            return self.map(entries);
+        }
+        if entries.len() > 1 {
+            return Err(Error::bad_request(format_args!(
+                "an object that starts with {first:?} is a reference or literal and has one entry, not {}",
+                entries.len()
+            )));
+        }
+        if let Some(class) = NativeClass::from_path(first)
+            && let Some(literal) = self.literal(class, content)?
+        {
+            return Ok(literal);
+        }
+        reference(first, content).map_err(|error| error.context(format_args!("in {{{first:?}: …}}")))
+    }
+
+    fn map(self, entries: Entries) -> Result<State> {
+        let mut items = BTreeMap::new();
+        for (name, item) in entries {
+            let item = self.decode(*item)?;
+            if items.insert(Id::parse(name)?, item).is_some() {
+                return Err(Error::bad_request(format_args!("the name {name:?} occurs twice in an object")));
+            }
+        }
+        State::map(items)
+    }
+
+    /// The literal of a native class, if the content is one (page 01 §2.5).
+    fn literal(self, class: NativeClass, content: Document) -> Result<Option<State>> {
+        if matches!(content, Document::Map([]))
+            || matches!(content, Document::List([]) if !class.is_castable() && class != NativeClass::OpPost)
+        {
+            // The class itself, as a link. In a state the empty wrapper is an empty container.
+            return match class {
+                NativeClass::Map | NativeClass::Tuple if !self.scalar => self.container(class, content),
+                _ => Ok(Some(class_link(class).into())),
+            };
+        }
+        match class {
+            _ if class.is_castable() => typed_literal(class, content),
+            NativeClass::OpGet | NativeClass::OpPut | NativeClass::OpPost | NativeClass::OpDelete => {
+                op_definition(class, content).map(|op| Some(State::Op(Arc::new(op))))
+            }
+            NativeClass::RefAfter
+            | NativeClass::RefBefore
+            | NativeClass::RefCase
+            | NativeClass::RefId
+            | NativeClass::RefIf
+            | NativeClass::RefNew
+            | NativeClass::RefWhile
+            | NativeClass::RefWith
+            | NativeClass::RefGet
+            | NativeClass::RefPut
+            | NativeClass::RefPost
+            | NativeClass::RefDelete => flow(class, content).map(Some),
+            NativeClass::Map | NativeClass::Tuple => self.container(class, content),
+            NativeClass::ObjectClass => class_definition(content).map(Some),
+            NativeClass::ObjectInstance if !self.scalar => instance(content).map(Some),
+            NativeClass::ChainSync | NativeClass::ChainBlock if !self.scalar => {
+                chain(class, content).map(Some)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// `/state/map` and `/state/tuple`: a wrapper in a state, a cast of its one item anywhere.
+    fn container(self, class: NativeClass, content: Document) -> Result<Option<State>> {
+        match content {
+            Document::List([item]) => {
+                let operand = self.decode(*item)?;
+                if operand.has_ref() {
+                    return Ok(Some(Ref::Cast(class, operand).into()));
+                }
+                // A tuple that holds one plain state is that state in a tuple.
+                let wrapped = if class == NativeClass::Tuple {
+                    State::tuple(vec![operand.clone()])?
+                } else {
+                    operand.clone()
+                };
+                Ok(Some(cast::cast(&operand, class).or_else(|_| cast::cast(&wrapped, class))?))
+            }
+            _ if self.scalar => Ok(None),
+            _ => {
+                let content = self.decode(content)?;
+                if content.has_ref() {
+                    return Ok(Some(Ref::Cast(class, content).into()));
+                }
+                cast::cast(&content, class).map(Some)
+            }
+        }
+    }
+}
+
+/// Whether the first key of an object makes it a reference or literal: `$id`, a path or a link.
+fn is_subject(text: &str) -> bool {
+    text.starts_with('/') || text.starts_with('$') || text.contains("://")
+}
+
+fn class_link(class: NativeClass) -> Link {
+    Link::parse(class.path()).expect("the path of a class")
+}
+
+/// A typed scalar literal: the content is cast into the class (page 01 §2.5). None if the cast fails: then the
+/// object is read as a reference to the class.
+fn typed_literal(class: NativeClass, content: Document) -> Result<Option<State>> {
+    let operand = Decoder::SCALAR.decode(content)?;
+    if operand.has_ref() {
+        return match (&operand, class) {
+            // A prototype with attributes that are references.
+            (State::Map(_), class) if !matches!(class, NativeClass::ScalarMap | NativeClass::ScalarTuple) => {
+                Ok(None)
+            }
+            (State::Tuple(items), _) if items.len() == 1 && matches!(items[0], State::Ref(_)) => {
+                Ok(Some(Ref::Cast(class, items[0].clone()).into()))
+            }
+            _ => Ok(Some(Ref::Cast(class, operand).into())),
+        };
+    }
+    Ok(cast::cast(&operand, class).ok())
+}
+
+fn name(document: Document) -> Result<Id> {
+    match document {
+        Document::String(text) => Id::parse(text.strip_prefix('$').unwrap_or(text)),
+        Document::Map([(NAME_LITERAL, Document::String(text))]) => Id::parse(text),
+        Document::Map([(text, Document::List([]) | Document::Map([]) | Document::Null)]) => {
+            Id::parse(text.strip_prefix('$').unwrap_or(text))
+        }
+        other => Err(Error::bad_request(format_args!("{} is not a name", other.kind()))),
+    }
+}
+
+const NAME_LITERAL: &str = "/state/scalar/value/id";
+
+fn body(document: Document) -> Result<Body> {
+    let Document::List(entries) = document else {
+        return Err(Error::bad_request(format_args!(
+            "the body of an op is a list of [name, state] pairs, not {}",
+            document.kind()
+        )));
+    };
+    entries
+        .iter()
+        .map(|entry| match entry {
+            Document::List([entry_name, state]) => {
+                let entry_name = name(*entry_name)?;
+                let state = scalar(*state)
+                    .map_err(|error| error.context(format_args!("in the entry {entry_name}")))?;
+                Ok((entry_name, state))
+            }
+            other => Err(Error::bad_request(format_args!(
+                "an entry in the body of an op is a [name, state] pair, not {}",
+                other.kind()
+            ))),
+        })
+        .collect()
+}
+
+fn op_definition(class: NativeClass, content: Document) -> Result<OpDef> {
+    match (class, content) {
+        (NativeClass::OpGet, Document::List([key, entries])) => {
+            Ok(OpDef::Get { key: name(*key)?, body: body(*entries)? })
+        }
+        (NativeClass::OpDelete, Document::List([key, entries])) => {
+            Ok(OpDef::Delete { key: name(*key)?, body: body(*entries)? })
+        }
+        (NativeClass::OpPut, Document::List([key, value, entries])) => {
+            Ok(OpDef::Put { key: name(*key)?, value: name(*value)?, body: body(*entries)? })
+        }
+        (NativeClass::OpPost, entries @ Document::List(_)) => Ok(OpDef::Post { body: body(entries)? }),
+        _ => Err(Error::bad_request(format_args!("this is not the definition of an {}", class.path()))),
+    }
+}
+
+fn conditional(condition: Document) -> Result<State> {
+    let condition = scalar(condition)?;
+    if matches!(condition, State::Ref(_)) {
+        Ok(condition)
+    } else {
+        Err(Error::bad_request(format_args!(
+            "a condition must be a reference, not {}",
+            cast::describe(&condition)
+        )))
+    }
+}
+
+fn scalars(document: Document) -> Result<Vec<State>> {
+    match document {
+        Document::List(items) => items.iter().map(|item| scalar(*item)).collect(),
+        other => Err(Error::bad_request(format_args!("expected a list, not {}", other.kind()))),
+    }
+}
+
+/// A reference written with its class (page 01 §3.1, §3.3).
+fn flow(class: NativeClass, content: Document) -> Result<State> {
+    let reference = match (class, content) {
+        (NativeClass::RefIf, Document::List([condition, then, or_else])) => {
+            Ref::If { condition: conditional(*condition)?, then: scalar(*then)?, or_else: scalar(*or_else)? }
+        }
+        (NativeClass::RefCase, Document::List([condition, switches, branches])) => {
+            let (switches, branches) = (scalars(*switches)?, scalars(*branches)?);
+            if branches.len() != switches.len() + 1 {
+                return Err(Error::bad_request(format_args!(
+                    "{} has {} switches, so it needs {} branches, not {}",
+                    class.path(),
+                    switches.len(),
+                    switches.len() + 1,
+                    branches.len()
+                )));
+            }
+            Ref::Case { condition: conditional(*condition)?, switches, branches }
+        }
+        (NativeClass::RefWhile, Document::List([condition, step, state])) => {
+            Ref::While { condition: scalar(*condition)?, step: scalar(*step)?, state: scalar(*state)? }
+        }
+        (NativeClass::RefWith, Document::List([Document::List(names), op])) => {
+            Ref::With(names.iter().map(|captured| name(*captured)).collect::<Result<_>>()?, scalar(*op)?)
+        }
+        (NativeClass::RefAfter, Document::List([when, then])) => {
+            Ref::After { when: scalar(*when)?, then: scalar(*then)? }
+        }
+        (NativeClass::RefBefore, Document::List([when, then])) => {
+            Ref::Before { when: scalar(*when)?, then: scalar(*then)? }
+        }
+        (NativeClass::RefNew, Document::List([class, data])) => {
+            Ref::New { class: scalar(*class)?, data: scalar(*data)? }
+        }
+        (NativeClass::RefId, content) => match content {
+            Document::List([one]) => Ref::Id(name(*one)?),
+            one => Ref::Id(name(one)?),
+        },
+        (NativeClass::RefGet, Document::List([on, key])) => {
+            Ref::Op(OpRef::Get(subject_of(*on)?, scalar(*key)?))
+        }
+        (NativeClass::RefPut, Document::List([on, key, value])) => {
+            Ref::Op(OpRef::Put(subject_of(*on)?, scalar(*key)?, scalar(*value)?))
+        }
+        (NativeClass::RefPost, Document::List([on, parameters])) => {
+            Ref::Op(OpRef::Post(subject_of(*on)?, parameters_of(*parameters)?))
+        }
+        (NativeClass::RefDelete, Document::List([on, key])) => {
+            Ref::Op(OpRef::Delete(subject_of(*on)?, scalar(*key)?))
+        }
+        _ => {
+            return Err(Error::bad_request(format_args!(
+                "these are not the arguments of {}: {}",
+                class.path(),
+                content.kind()
+            )));
+        }
+    };
+    Ok(reference.into())
+}
+
+fn parameters_of(document: Document) -> Result<Map> {
+    match scalar(document)? {
+        State::Map(parameters) => Ok(parameters),
+        other => match cast::pairs(&other) {
+            Some(pairs) => Map::new(pairs?.into_iter().collect()),
+            None => Err(Error::bad_request("the parameters of a POST are an object or a list of pairs")),
+        },
+    }
+}
+
+/// `{"$x": []}`, `"$x"`, `"/a/b"` or `{"/a/b": {}}`.
+fn subject_of(document: Document) -> Result<Subject> {
+    match document {
+        Document::String(text) => subject(text),
+        Document::Map([(text, Document::List([]) | Document::Map([]) | Document::Null)]) => subject(text),
+        other => Err(Error::bad_request(format_args!("{} is not the subject of a call", other.kind()))),
+    }
+}
+
+/// Parse `$id`, `$id/path`, a path or a link.
+///
+/// # Errors
+/// 400 that says what is wrong with it.
+pub fn subject(text: &str) -> Result<Subject> {
+    let Some(rest) = text.strip_prefix('$') else {
+        return Link::parse(text).map(Subject::Link);
+    };
+    match rest.split_once('/') {
+        None => Ok(Subject::Id(Id::parse(rest)?, Path::root())),
+        Some((id, _)) => Ok(Subject::Id(Id::parse(id)?, Path::parse(&rest[id.len()..])?)),
+    }
+}
+
+/// A reference by the shape of its content (page 01 §3.1).
+fn reference(text: &str, content: Document) -> Result<State> {
+    let on = subject(text)?;
+    let class = matches!(&on, Subject::Link(link) if is_native(link));
+    Ok(match (content, on) {
+        (Document::List([]) | Document::Null, Subject::Id(id, path)) if path.is_root() => Ref::Id(id).into(),
+        (Document::List([]) | Document::Null, on @ Subject::Id(..)) => {
+            Ref::Op(OpRef::Get(on, State::NONE)).into()
+        }
+        (Document::List([]) | Document::Null, Subject::Link(link)) => link.into(),
+        (Document::Map([]), Subject::Link(link)) if class => link.into(),
+        (Document::Map([]), on) => Ref::Op(OpRef::Call(on)).into(),
+        (Document::List([key]), on) => Ref::Op(OpRef::Get(on, scalar(*key)?)).into(),
+        (Document::List([key, value]), on) => Ref::Op(OpRef::Put(on, scalar(*key)?, scalar(*value)?)).into(),
+        (content @ Document::Map(_), on) => match scalar(content)? {
+            State::Map(parameters) => Ref::Op(OpRef::Post(on, parameters)).into(),
+            _ => return Err(Error::bad_request("a reference alone is not an argument: put it in a list")),
+        },
+        (content, _) => {
+            return Err(Error::bad_request(format_args!(
+                "the arguments of a call are [], [key], [key, value] or an object of parameters, not {}",
+                content.kind()
+            )));
+        }
+    })
+}
+
+fn is_native(link: &Link) -> bool {
+    link.origin().is_none() && link.path().segments().first().is_some_and(|first| first.as_str() == "state")
+}
+
+/// `/state/object/class`: a prototype, alone, under its parent, or in a list (page 01 §6.1).
+fn class_definition(content: Document) -> Result<State> {
+    let (parent, prototype) = match content {
+        Document::List([one]) => return class_definition(*one),
+        Document::Map([(parent, prototype)]) if is_subject(parent) => {
+            (Some(Link::parse(parent)?), *prototype)
+        }
+        prototype => (None, prototype),
+    };
+    match scalar(prototype)? {
+        State::Map(prototype) => Ok(State::Class(Arc::new(Class::new(parent, prototype)?))),
+        // `{"<class>": []}` is how a reply prints a class without members.
+        other if other.is_none() => Ok(State::Class(Arc::new(Class::new(parent, Map::empty())?))),
+        other => Err(Error::bad_request(format_args!(
+            "a class is an object of methods and attributes, not {}",
+            cast::describe(&other)
+        ))),
+    }
+}
+
+/// `/state/object/instance`: the data of an instance of an unknown class (page 01 §6.3).
+fn instance(content: Document) -> Result<State> {
+    let (parent, data) = match content {
+        Document::Map([(parent, data)]) if is_subject(parent) => (Some(Link::parse(parent)?), *data),
+        data => (None, data),
+    };
+    let class = Arc::new(Class::new(parent, Map::empty())?);
+    Ok(State::Instance(Arc::new(Instance::new(class, state(data)?)?)))
+}
+
+/// A chain that is not hosted: `[schema]`, `[schema, subject]` or `[schema, [block, …]]` (page 04 §4.1).
+fn chain(class: NativeClass, content: Document) -> Result<State> {
+    let kind = ChainKind::from_class(class).expect("a chain class");
+    let chain = match (kind, content) {
+        (_, Document::List([schema])) => LocalChain::new(kind, chain_value(*schema)?),
+        (ChainKind::Sync, Document::List([schema, subject])) => {
+            LocalChain::with_subject(chain_value(*schema)?, chain_value(*subject)?)
+        }
+        (ChainKind::Block, Document::List([schema, Document::List(blocks)])) => {
+            let blocks = blocks.iter().map(|one| block(*one)).collect::<Result<_>>()?;
+            LocalChain::with_history(chain_value(*schema)?, blocks)?
+        }
+        (ChainKind::Block, Document::List([_, other])) => {
+            return Err(Error::bad_request(format_args!(
+                "a history is a list of blocks, not {}",
+                other.kind()
+            )));
+        }
+        _ => {
+            return Err(Error::bad_request(format_args!(
+                "a {} is a list of a schema and its content",
+                class.path()
+            )));
+        }
+    };
+    Ok(State::Chain(Chain::Local(Arc::new(chain))))
+}
+
+/// The initial value or content of a chain around a value (page 04 §4.6).
+///
+/// # Errors
+/// 400 if it cannot be stored; 501 if it is a collection.
+pub fn chain_value(document: Document) -> Result<State> {
+    if let Document::Map([(class, _)]) = document
+        && class.starts_with("/state/collection")
+    {
+        return Err(Error::not_implemented(format_args!("a chain around a {class} is not supported yet")));
+    }
+    if let Document::List(items) = document
+        && items
+            .iter()
+            .any(|item| matches!(item, Document::Map([(class, _)]) if class.starts_with("/state/collection")))
+    {
+        return Err(Error::not_implemented("a chain around a tuple of collections is not supported yet"));
+    }
+    let subject = state(document)?;
+    if subject.has_ref() {
+        return Err(Error::bad_request("the subject of a chain must not contain a reference"));
+    }
+    // A class as a subject stands for its empty value.
+    if let State::Value(Value::Link(link)) = &subject
+        && let Some(class) = NativeClass::from_path(&link.path().to_string())
+    {
+        return Ok(match class {
+            NativeClass::Map | NativeClass::ScalarMap => State::Map(Map::empty()),
+            NativeClass::Tuple | NativeClass::ScalarTuple | NativeClass::ValueTuple => State::tuple(vec![])?,
+            NativeClass::String => State::string(""),
+            NativeClass::Number(class) => crate::Number::Bool(false).cast(class).into(),
+            _ => State::NONE,
+        });
+    }
+    crate::chain::stored(&subject)
+}
+
+fn block(document: Document) -> Result<Block> {
+    let malformed = || Error::bad_request("a block is [<previous hash>, {<transaction id>: [mutation, …]}]");
+    let Document::List([previous, Document::Map(transactions)]) = document else {
+        return Err(malformed());
+    };
+    let previous = match previous {
+        Document::String(text) if text.ends_with('=') => cast::base64(text)?.to_vec(),
+        Document::String(text) => hex::decode(text).map_err(Error::bad_request)?,
+        Document::Bytes(bytes) => bytes.to_vec(),
+        _ => return Err(malformed()),
+    };
+    let transactions = transactions
+        .iter()
+        .map(|(id, mutations)| {
+            let Document::List(mutations) = mutations else {
+                return Err(malformed());
+            };
+            let mutations = mutations.iter().map(|one| mutation(*one)).collect::<Result<_>>()?;
+            Ok((id.parse()?, mutations))
+        })
+        .collect::<Result<Vec<(TxnId, Vec<Mutation>)>>>()?;
+    if !transactions.is_sorted_by(|(this, _), (next, _)| this < next) {
+        return Err(Error::bad_request("the transaction ids of a block must ascend"));
+    }
+    Ok(Block { previous, transactions })
+}
+
+fn mutation(document: Document) -> Result<Mutation> {
+    match document {
+        Document::List([Document::String(path), key_document, value]) => {
+            Mutation::put(Path::parse(path)?, &key(*key_document)?, &chain_value(*value)?)
+        }
+        Document::List([Document::String(path), key_document]) => {
+            Ok(Mutation::delete(Path::parse(path)?, &key(*key_document)?))
+        }
+        _ => Err(Error::bad_request("a mutation is [path, key, value] or [path, key]")),
+    }
+}
+
+/// The context that a posted body is, if it is one: a list whose every item is a two-item list with a name
+/// first (page 01 §1.8).
+pub fn context(body: &State) -> Option<Vec<(Id, State)>> {
+    let State::Tuple(items) = body else {
+        return None;
+    };
+    items
+        .iter()
+        .map(|item| match item {
+            State::Tuple(pair) => match &**pair {
+                [State::Value(Value::String(name)), state] => Some((Id::parse(name).ok()?, state.clone())),
+                [State::Value(Value::Id(name)), state] => Some((name.clone(), state.clone())),
+                [State::Ref(reference), state] => match &**reference {
+                    Ref::Id(name) => Some((name.clone(), state.clone())),
+                    _ => None,
+                },
+                _ => None,
+            },
+            _ => None,
+        })
+        .collect()
+}

@@ -1,0 +1,291 @@
+//! States as JSON and TBON (protocol page 01 §2.4, §3.2, §4.2, §6; page 04 §4.1).
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use serde::ser::{Serialize, SerializeMap, SerializeSeq, Serializer};
+
+use crate::chain::{Block, Chain, ChainContent, ChainKind, Mutation, Previous};
+use crate::class::Class;
+use crate::error::{Error, Result};
+use crate::native::NativeClass;
+use crate::op::{Body, OpDef};
+use crate::reference::{OpRef, Ref, Subject};
+use crate::state::State;
+use crate::value::Value;
+
+/// A state as JSON text.
+///
+/// # Errors
+/// 400 if it holds a number that JSON has no form for: NaN or infinity.
+pub fn to_json(state: &State) -> Result<String> {
+    serde_json::to_string(state).map_err(Error::bad_request)
+}
+
+/// The body of an error reply: `{"/error/<name>": "<message>"}` (page 01 §1.5).
+pub fn error_json(error: &Error) -> String {
+    let path = format!("/error/{}", error.kind().name());
+    serde_json::json!({ path: error.message() }).to_string()
+}
+
+/// One entry, from the text of a path or subject.
+fn entry<S: Serializer, V: Serialize + ?Sized>(
+    serializer: S,
+    key: &str,
+    value: &V,
+) -> std::result::Result<S::Ok, S::Error> {
+    let mut map = serializer.serialize_map(Some(1))?;
+    map.serialize_entry(key, value)?;
+    map.end()
+}
+
+const EMPTY: [State; 0] = [];
+
+impl Serialize for Value {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        match self {
+            Self::None => serializer.serialize_unit(),
+            Self::Number(number) => number.serialize(serializer),
+            Self::Bytes(bytes) if serializer.is_human_readable() => {
+                serializer.serialize_str(&BASE64.encode(bytes))
+            }
+            Self::Bytes(bytes) => serializer.serialize_bytes(bytes),
+            Self::Id(id) => entry(serializer, id.as_str(), &EMPTY),
+            Self::String(text) => serializer.serialize_str(text),
+            Self::Link(link) => entry(serializer, &link.to_string(), &EMPTY),
+            Self::Tuple(items) => serializer.collect_seq(items.iter()),
+        }
+    }
+}
+
+impl Serialize for State {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        match self {
+            Self::Value(value) => value.serialize(serializer),
+            Self::Tuple(items) => serializer.collect_seq(items.iter()),
+            Self::Map(items) => {
+                let mut map = serializer.serialize_map(Some(items.len()))?;
+                for (name, item) in items.iter() {
+                    map.serialize_entry(name.as_str(), item)?;
+                }
+                map.end()
+            }
+            Self::Range(bounds) => entry(serializer, NativeClass::Range.path(), &(&bounds.0, &bounds.1)),
+            Self::Cluster(path) => entry(serializer, NativeClass::Cluster.path(), &path.to_string()),
+            Self::Ref(reference) => reference.serialize(serializer),
+            Self::Op(op) => op.serialize(serializer),
+            // The form that makes an equal closure when it is resolved where the names are known.
+            Self::Closure(closure) => {
+                let names = closure.captured().keys().map(|name| name.as_str());
+                let names: Vec<&str> = names.chain(closure.this().map(|_| "self")).collect();
+                entry(serializer, NativeClass::RefWith.path(), &(names, &**closure.op()))
+            }
+            Self::Class(class) => entry(serializer, NativeClass::ObjectClass.path(), &**class),
+            Self::Instance(instance) => {
+                let class = instance.class();
+                let name = class.link().or(class.parent());
+                let name =
+                    name.map_or_else(|| NativeClass::Class.path().to_string(), |link| link.to_string());
+                entry(serializer, NativeClass::ObjectInstance.path(), &Entry(&name, instance.data()))
+            }
+            Self::Chain(chain) => chain.serialize(serializer),
+        }
+    }
+}
+
+/// A map with one entry.
+struct Entry<'a, V: ?Sized>(&'a str, &'a V);
+
+impl<V: Serialize + ?Sized> Serialize for Entry<'_, V> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        entry(serializer, self.0, self.1)
+    }
+}
+
+impl Serialize for Class {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        let prototype = State::Map(self.prototype().clone());
+        match self.parent() {
+            Some(parent) => entry(serializer, &parent.to_string(), &prototype),
+            None => prototype.serialize(serializer),
+        }
+    }
+}
+
+/// A context as a list of pairs.
+struct Pairs<'a>(&'a Body);
+
+impl Serialize for Pairs<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.iter().map(|(name, state)| (name.as_str(), state)))
+    }
+}
+
+impl Serialize for OpDef {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        let path = self.class().path();
+        match self {
+            Self::Get { key, body } | Self::Delete { key, body } => {
+                entry(serializer, path, &(key.as_str(), Pairs(body)))
+            }
+            Self::Put { key, value, body } => {
+                entry(serializer, path, &(key.as_str(), value.as_str(), Pairs(body)))
+            }
+            Self::Post { body } => entry(serializer, path, &Pairs(body)),
+        }
+    }
+}
+
+impl Serialize for Subject {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        entry(serializer, &self.to_string(), &EMPTY)
+    }
+}
+
+impl Serialize for Ref {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        let path = self.class().path();
+        match self {
+            Self::Id(id) => entry(serializer, &format!("${id}"), &EMPTY),
+            Self::Op(op) => op.serialize(serializer),
+            Self::Cast(class, operand) => entry(serializer, class.path(), &[operand]),
+            Self::If { condition, then, or_else } => entry(serializer, path, &(condition, then, or_else)),
+            Self::Case { condition, switches, branches } => {
+                entry(serializer, path, &(condition, switches, branches))
+            }
+            Self::While { condition, step, state } => entry(serializer, path, &(condition, step, state)),
+            Self::With(names, op) => {
+                let names: Vec<&str> = names.iter().map(|name| name.as_str()).collect();
+                entry(serializer, path, &(names, op))
+            }
+            Self::After { when, then } | Self::Before { when, then } => {
+                entry(serializer, path, &(when, then))
+            }
+            Self::New { class, data } => entry(serializer, path, &(class, data)),
+        }
+    }
+}
+
+impl Serialize for OpRef {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        let subject = self.subject().to_string();
+        match self {
+            Self::Get(_, key) => entry(serializer, &subject, &[key]),
+            Self::Put(_, key, value) => entry(serializer, &subject, &[key, value]),
+            Self::Post(_, parameters) => {
+                // The short form of an empty map would read as a call that may be a GET.
+                if parameters.is_empty() {
+                    let parameters = State::Map(parameters.clone());
+                    return entry(serializer, NativeClass::RefPost.path(), &(self.subject(), parameters));
+                }
+                entry(serializer, &subject, &State::Map(parameters.clone()))
+            }
+            Self::Delete(subject, key) => entry(serializer, NativeClass::RefDelete.path(), &(subject, key)),
+            Self::Call(_) => entry(serializer, &subject, &State::Map(crate::Map::empty())),
+        }
+    }
+}
+
+impl Serialize for Mutation {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        match self {
+            Self::Put { path, key, value } => (path.to_string(), key, value).serialize(serializer),
+            Self::Delete { path, key } => (path.to_string(), key).serialize(serializer),
+        }
+    }
+}
+
+impl Serialize for Block {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        struct Transactions<'a>(&'a Block);
+        impl Serialize for Transactions<'_> {
+            fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+                let mut map = serializer.serialize_map(Some(self.0.transactions.len()))?;
+                for (id, mutations) in &self.0.transactions {
+                    map.serialize_entry(&id.to_string(), mutations)?;
+                }
+                map.end()
+            }
+        }
+        let mut list = serializer.serialize_seq(Some(2))?;
+        list.serialize_element(&Previous(&self.previous))?;
+        list.serialize_element(&Transactions(self))?;
+        list.end()
+    }
+}
+
+impl Serialize for ChainContent {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        let path = self.kind.class().path();
+        match self.kind {
+            ChainKind::Sync => entry(serializer, path, &(&self.schema, &self.subject)),
+            ChainKind::Block => entry(serializer, path, &(&self.schema, &self.blocks)),
+        }
+    }
+}
+
+impl Serialize for Chain {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        match self {
+            // The reader materialises what it shows; what is left is a name for it.
+            Self::Hosted(_, address) => entry(serializer, &address.to_string(), &EMPTY),
+            Self::Local(chain) => ChainContent {
+                kind: self.kind(),
+                schema: chain.schema().clone(),
+                subject: chain.subject(),
+                blocks: chain.blocks(),
+            }
+            .serialize(serializer),
+            Self::Content(content) => content.serialize(serializer),
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::name::{Id, Link};
+    use crate::number::Number;
+    use proptest::prelude::*;
+
+    fn any_stored_value() -> impl Strategy<Value = Value> {
+        prop_oneof![
+            Just(Value::None),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<u64>().prop_map(Value::from),
+            any::<u8>().prop_map(Value::from),
+            prop::num::f64::NORMAL.prop_map(Value::from),
+            ".*".prop_map(|text| Value::String(text.into())),
+            prop::collection::vec(any::<u8>(), 0..20).prop_map(|bytes| Value::Bytes(bytes.into())),
+            Just(Value::Link(Link::parse("/a/b").unwrap())),
+        ]
+    }
+
+    /// Any state that a chain can store.
+    pub(crate) fn any_stored_state() -> impl Strategy<Value = State> {
+        any_stored_value().prop_map(State::Value).prop_recursive(4, 40, 6, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..6).prop_map(|items| State::tuple(items).unwrap()),
+                prop::collection::btree_map("[a-z_]{1,8}", inner, 0..6).prop_map(|items| {
+                    let named = items.into_iter().map(|(name, item)| (Id::parse(&name).unwrap(), item));
+                    State::map(named.collect()).unwrap()
+                }),
+            ]
+        })
+    }
+
+    #[test]
+    fn json_escapes_control_characters_and_sorts_members() {
+        let items = [("b", State::string("é\n\u{1}\"\\")), ("a", State::NONE)];
+        let map = items.into_iter().map(|(name, item)| (Id::literal(name), item)).collect();
+        assert_eq!(to_json(&State::map(map).unwrap()).unwrap(), r#"{"a":null,"b":"é\n\u0001\"\\"}"#);
+    }
+
+    #[test]
+    fn json_has_no_nan() {
+        for float in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+            let error = to_json(&Number::F64(float).into()).unwrap_err();
+            assert_eq!(error.kind(), crate::ErrorKind::BadRequest);
+        }
+    }
+}

@@ -1,0 +1,320 @@
+//! Names of things: ids, paths and links (protocol page 01 §2.2).
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+
+/// The longest id, in bytes.
+pub const ID_BYTES_MAX: usize = 255;
+
+/// The most segments of a path.
+pub const PATH_SEGMENTS_MAX: usize = 64;
+
+/// The name of an entry, a member or a path segment.
+///
+/// Not empty, no whitespace or control character, and none of ``/ .. ~ $ ` & | = ^ { } < > ' " ? : @ # ( )``.
+#[derive(Clone, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Id(Arc<str>);
+
+impl Id {
+    /// Check a name; an error says what is wrong with it.
+    pub fn parse(name: &str) -> Result<Self> {
+        if name.is_empty() {
+            return Err(Error::bad_request("a name must not be empty"));
+        }
+        if name.len() > ID_BYTES_MAX {
+            return Err(Error::bad_request(format_args!(
+                "a name is longer than {ID_BYTES_MAX} bytes: {name}"
+            )));
+        }
+        let forbidden = |c: char| c.is_control() || c.is_whitespace() || "/~$`&|=^{}<>'\"?:@#()".contains(c);
+        if let Some(c) = name.chars().find(|c| forbidden(*c)) {
+            return Err(Error::bad_request(format_args!("{c:?} is not allowed in the name {name:?}")));
+        }
+        if name.contains("..") {
+            return Err(Error::bad_request(format_args!("'..' is not allowed in the name {name:?}")));
+        }
+        Ok(Self(name.into()))
+    }
+
+    /// An id that is known to be valid.
+    ///
+    /// # Panics
+    /// If it is not.
+    pub fn literal(name: &'static str) -> Self {
+        Self::parse(name).expect("a valid literal id")
+    }
+
+    /// The text of this id.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::borrow::Borrow<str> for Id {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Id {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for Id {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A path: `/` or `/id/id/…`.
+#[derive(Clone, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Path(Arc<[Id]>);
+
+impl Path {
+    /// The path `/`.
+    pub fn root() -> Self {
+        Self::default()
+    }
+
+    /// Parse a path; it starts with `/` and, unless it is `/`, does not end with one.
+    pub fn parse(text: &str) -> Result<Self> {
+        let Some(rest) = text.strip_prefix('/') else {
+            return Err(Error::bad_request(format_args!("a path starts with '/': {text:?}")));
+        };
+        if rest.is_empty() {
+            return Ok(Self::root());
+        }
+        if rest.ends_with('/') {
+            return Err(Error::bad_request(format_args!("a path does not end with '/': {text:?}")));
+        }
+        let segments =
+            rest.split('/').take(PATH_SEGMENTS_MAX + 1).map(Id::parse).collect::<Result<Vec<_>>>()?;
+        if segments.len() > PATH_SEGMENTS_MAX {
+            return Err(Error::bad_request(format_args!(
+                "a path has at most {PATH_SEGMENTS_MAX} segments: {}…",
+                &text[..text.floor_char_boundary(200)]
+            )));
+        }
+        Ok(Self(segments.into()))
+    }
+
+    /// The segments of this path.
+    pub fn segments(&self) -> &[Id] {
+        &self.0
+    }
+
+    /// Whether this is the path `/`.
+    pub fn is_root(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// This path with one more segment.
+    pub fn append(&self, segment: Id) -> Self {
+        Self(self.0.iter().cloned().chain([segment]).collect())
+    }
+
+    /// This path followed by the segments of another.
+    pub fn join(&self, rest: &[Id]) -> Self {
+        if rest.is_empty() { self.clone() } else { Self(self.0.iter().chain(rest).cloned().collect()) }
+    }
+}
+
+impl From<&[Id]> for Path {
+    fn from(segments: &[Id]) -> Self {
+        Self(segments.into())
+    }
+}
+
+impl FromIterator<Id> for Path {
+    fn from_iter<I: IntoIterator<Item = Id>>(segments: I) -> Self {
+        Self(segments.into_iter().collect())
+    }
+}
+
+impl fmt::Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        if self.0.is_empty() {
+            return f.write_str("/");
+        }
+        self.0.iter().try_for_each(|segment| write!(f, "/{segment}"))
+    }
+}
+
+/// A link: a path, on a named host or on this one.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Link {
+    /// The origin as written (`http://127.0.0.1:8702`), or none for this host.
+    origin: Option<Arc<str>>,
+    /// The path at that host.
+    path: Path,
+}
+
+impl Link {
+    /// Parse a link: a path, or `http://` or `https://`, a host name or address, an optional port and a path.
+    pub fn parse(text: &str) -> Result<Self> {
+        if text.starts_with('/') {
+            return Ok(Self { origin: None, path: Path::parse(text)? });
+        }
+        let invalid = |why: &str| Error::bad_request(format_args!("{why}: {text:?} is not a link"));
+        let scheme_len = ["http://", "https://"]
+            .into_iter()
+            .find(|scheme| text.starts_with(scheme))
+            .map(str::len)
+            .ok_or_else(|| invalid("a link starts with '/', 'http://' or 'https://'"))?;
+        let authority_len = text[scheme_len..].find('/').unwrap_or(text.len() - scheme_len);
+        let authority = &text[scheme_len..scheme_len + authority_len];
+        let allowed = |c: char| c.is_ascii_alphanumeric() || "-._:[]".contains(c);
+        if authority.is_empty() || !authority.chars().all(allowed) {
+            return Err(invalid("the host is not a name or address"));
+        }
+        // A port follows the last colon, unless that colon belongs to an unbracketed IPv6 address.
+        if let Some((host, port)) = authority.rsplit_once(':')
+            && (!host.contains(':') || host.ends_with(']'))
+            && (host.is_empty() || port.parse::<u16>().is_err())
+        {
+            return Err(invalid("the port is not a number below 65536"));
+        }
+        let rest = &text[scheme_len + authority_len..];
+        // After a host one trailing slash is dropped.
+        let rest = if rest.len() > 1 { rest.strip_suffix('/').unwrap_or(rest) } else { rest };
+        let path = if rest.is_empty() { Path::root() } else { Path::parse(rest)? };
+        Ok(Self { origin: Some(text[..scheme_len + authority_len].into()), path })
+    }
+
+    /// The link of a path at the given origin.
+    pub fn new(origin: Option<Arc<str>>, path: Path) -> Self {
+        Self { origin, path }
+    }
+
+    /// The origin, `http://host:port`, or none for a path on this host.
+    pub fn origin(&self) -> Option<&str> {
+        self.origin.as_deref()
+    }
+
+    /// The path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The same link with one more path segment.
+    pub fn append(&self, segment: Id) -> Self {
+        Self { origin: self.origin.clone(), path: self.path.append(segment) }
+    }
+}
+
+impl From<Path> for Link {
+    fn from(path: Path) -> Self {
+        Self { origin: None, path }
+    }
+}
+
+impl fmt::Display for Link {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        if let Some(origin) = &self.origin {
+            f.write_str(origin)?;
+        }
+        write!(f, "{}", self.path)
+    }
+}
+
+/// First path segments that no service may use (page 04 §1.3), sorted.
+pub const RESERVED_SEGMENTS: [&str; 52] = [
+    "actor",
+    "actors",
+    "admin",
+    "administration",
+    "administrator",
+    "auth",
+    "authenticate",
+    "authentication",
+    "authorization",
+    "authorize",
+    "authorized",
+    "boot",
+    "channel",
+    "const",
+    "crypt",
+    "crypto",
+    "decrypt",
+    "decrypted",
+    "decryption",
+    "dev",
+    "encrypt",
+    "encrypted",
+    "encryption",
+    "error",
+    "host",
+    "https",
+    "internal",
+    "kernel",
+    "link",
+    "market",
+    "null",
+    "official",
+    "op",
+    "operations",
+    "operator",
+    "ops",
+    "recycle",
+    "recycling",
+    "secure",
+    "security",
+    "shortcut",
+    "sink",
+    "socket",
+    "ssl",
+    "state",
+    "symbolic",
+    "symlink",
+    "sys",
+    "system",
+    "tls",
+    "token",
+    "transact",
+];
+
+/// Whether a first path segment is reserved (page 04 §1.3, and the operators' endpoints of this host).
+pub fn is_reserved(segment: &str) -> bool {
+    RESERVED_SEGMENTS.binary_search(&segment).is_ok()
+        || matches!(segment, "transaction" | "trash" | "user" | "users" | "waste")
+        || matches!(segment, "debug" | "metrics" | "healthz" | "readyz" | "version")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_refuse_separators_and_whitespace() {
+        for good in ["a", "a-b_c.d+e,f[g%h", "0", "é", "Ā", "_return"] {
+            assert_eq!(Id::parse(good).unwrap().as_str(), good);
+        }
+        for bad in ["", "a b", "a/b", "$a", "a..b", "a\n", "a:b", "a\"", "(a)", "a=b"] {
+            assert!(Id::parse(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn links_print_as_they_parse() {
+        for text in ["/", "/a/b", "http://127.0.0.1:8702/a", "https://example.com/x", "http://[::1]:80/x"] {
+            assert_eq!(Link::parse(text).unwrap().to_string(), text);
+        }
+        assert_eq!(Link::parse("http://127.0.0.1:80").unwrap().to_string(), "http://127.0.0.1:80/");
+        assert_eq!(Link::parse("http://127.0.0.1:80/a/").unwrap().to_string(), "http://127.0.0.1:80/a");
+        for bad in
+            ["a", "/a/", "//", "http://", "http:///a", "http://a b/", "ftp://x/", "http://x:99999/", "/a//b"]
+        {
+            assert!(Link::parse(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn reserved_segments_are_sorted() {
+        assert!(RESERVED_SEGMENTS.is_sorted());
+        assert!(is_reserved("transact") && is_reserved("waste") && !is_reserved("app"));
+    }
+}

@@ -1,0 +1,372 @@
+//! Every state of the language: values, containers of states, references, ops, classes and instances.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::chain::Chain;
+use crate::class::{Class, Instance};
+use crate::error::{Error, Result};
+use crate::name::{Id, Link, Path};
+use crate::native::NativeClass;
+use crate::number::Number;
+use crate::op::{Closure, OpDef};
+use crate::reference::Ref;
+use crate::value::Value;
+
+/// How deep containers may nest. Deeper is a 400: dropping, printing and resolving recurse.
+pub const STATE_DEPTH_MAX: u32 = 1_000;
+
+/// How large one state may be, counted as if nothing in it were shared, in bytes.
+pub const STATE_BYTES_MAX: u64 = 256 << 20;
+
+/// A state: what a request, a reply, an entry of a context or a parameter is.
+#[derive(Clone, Debug)]
+pub enum State {
+    /// A value.
+    Value(Value),
+    /// A list of states.
+    Tuple(Tuple),
+    /// States by name.
+    Map(Map),
+    /// A pair of bounds (`/state/scalar/range`).
+    Range(Arc<(State, State)>),
+    /// A reference to a hosted cluster (`/state/scalar/cluster`).
+    Cluster(Path),
+    /// A reference that has yet to be resolved.
+    Ref(Arc<Ref>),
+    /// The definition of an op.
+    Op(Arc<OpDef>),
+    /// An op with the states that it captured.
+    Closure(Arc<Closure>),
+    /// A user-defined class.
+    Class(Arc<Class>),
+    /// An instance of a user-defined class.
+    Instance(Arc<Instance>),
+    /// A chain.
+    Chain(Chain),
+}
+
+/// What a container knows about everything in it, so that limits cost nothing to check.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Extent {
+    /// Levels of nesting.
+    depth: u32,
+    /// Logical size: shared parts count every time that they occur.
+    bytes: u64,
+    /// Whether there is a reference to resolve.
+    has_ref: bool,
+}
+
+/// The logical size of one state without its content, in bytes.
+const STATE_BYTES: u64 = std::mem::size_of::<State>() as u64;
+
+impl Extent {
+    /// The extent of something that holds the given states, each with the size of its name.
+    ///
+    /// # Errors
+    /// 400 if it nests too deep or is too large.
+    pub(crate) fn of<'a>(items: impl Iterator<Item = (usize, &'a State)>) -> Result<Self> {
+        let mut extent = Extent::default();
+        for (name_bytes, item) in items {
+            let inner = item.extent();
+            extent.depth = extent.depth.max(inner.depth);
+            extent.bytes = extent.bytes.saturating_add(inner.bytes).saturating_add(name_bytes as u64);
+            extent.has_ref |= inner.has_ref;
+        }
+        extent.depth += 1;
+        if extent.depth > STATE_DEPTH_MAX {
+            return Err(Error::bad_request(format_args!("nested more than {STATE_DEPTH_MAX} levels deep")));
+        }
+        if extent.bytes > STATE_BYTES_MAX {
+            return Err(Error::bad_request(format_args!(
+                "this would take more than {} MiB",
+                STATE_BYTES_MAX >> 20
+            )));
+        }
+        Ok(extent)
+    }
+
+    /// The same extent of something that is not resolved when it is met: a class or closure.
+    pub(crate) fn opaque(self) -> Self {
+        Self { has_ref: false, ..self }
+    }
+
+    fn of_values(items: &[Value]) -> Self {
+        let mut extent = Extent::default();
+        for item in items {
+            let inner = match item {
+                Value::Tuple(items) => Extent::of_values(items),
+                _ => State::Value(item.clone()).extent(),
+            };
+            extent.depth = extent.depth.max(inner.depth);
+            extent.bytes = extent.bytes.saturating_add(inner.bytes);
+        }
+        extent.depth += 1;
+        extent
+    }
+}
+
+impl State {
+    /// Nothing.
+    pub const NONE: State = State::Value(Value::None);
+
+    /// The nesting, size and references of this state.
+    pub fn extent(&self) -> Extent {
+        let leaf = |bytes: usize| Extent { depth: 0, bytes: STATE_BYTES + bytes as u64, has_ref: false };
+        match self {
+            Self::Value(value) => match value {
+                Value::None | Value::Number(_) => leaf(0),
+                Value::Bytes(bytes) => leaf(bytes.len()),
+                Value::Id(id) => leaf(id.as_str().len()),
+                Value::String(text) => leaf(text.len()),
+                Value::Link(link) => leaf(link.path().segments().len() * 32),
+                Value::Tuple(items) => Extent::of_values(items),
+            },
+            Self::Tuple(tuple) => tuple.0.extent,
+            Self::Map(map) => map.0.extent,
+            Self::Ref(_) => Extent { has_ref: true, ..leaf(128) },
+            Self::Instance(instance) => instance.extent(),
+            Self::Class(class) => class.extent(),
+            Self::Closure(closure) => closure.extent(),
+            Self::Range(_) | Self::Cluster(_) | Self::Op(_) | Self::Chain(_) => leaf(128),
+        }
+    }
+
+    /// Whether this is, or contains, a reference that has yet to be resolved.
+    pub fn has_ref(&self) -> bool {
+        match self {
+            Self::Ref(_) => true,
+            Self::Tuple(tuple) => tuple.0.extent.has_ref,
+            Self::Map(map) => map.0.extent.has_ref,
+            Self::Instance(instance) => instance.data().has_ref(),
+            _ => false,
+        }
+    }
+
+    /// The logical size of this state, in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.extent().bytes
+    }
+
+    /// Whether this is nothing (page 01 §2.6): null, an empty container or the link `/`.
+    pub fn is_none(&self) -> bool {
+        match self {
+            Self::Value(value) => value.is_none(),
+            Self::Tuple(tuple) => tuple.is_empty(),
+            Self::Map(map) => map.is_empty(),
+            Self::Instance(instance) => instance.data().is_none(),
+            _ => false,
+        }
+    }
+
+    /// This state as a value, if it is one; tuples of values and instances with a value are.
+    pub fn to_value(&self) -> Option<Value> {
+        match self {
+            Self::Value(value) => Some(value.clone()),
+            Self::Tuple(tuple) => {
+                tuple.iter().map(State::to_value).collect::<Option<Arc<[Value]>>>().map(Value::Tuple)
+            }
+            Self::Instance(instance) => instance.data().to_value(),
+            _ => None,
+        }
+    }
+
+    /// This state as a tuple of states, if it is a tuple of any kind.
+    pub fn to_tuple(&self) -> Option<Tuple> {
+        match self {
+            Self::Tuple(tuple) => Some(tuple.clone()),
+            Self::Value(Value::Tuple(items)) => {
+                Tuple::new(items.iter().cloned().map(State::Value).collect()).ok()
+            }
+            Self::Instance(instance) => instance.data().to_tuple(),
+            _ => None,
+        }
+    }
+
+    /// This state as a map, if it is one.
+    pub fn as_map(&self) -> Option<&Map> {
+        match self {
+            Self::Map(map) => Some(map),
+            Self::Instance(instance) => instance.data().as_map(),
+            _ => None,
+        }
+    }
+
+    /// A tuple of the given states.
+    ///
+    /// # Errors
+    /// 400 if it nests too deep or is too large.
+    pub fn tuple(items: Vec<State>) -> Result<Self> {
+        Tuple::new(items).map(Self::Tuple)
+    }
+
+    /// A map of the given states.
+    ///
+    /// # Errors
+    /// 400 if it nests too deep or is too large.
+    pub fn map(items: BTreeMap<Id, State>) -> Result<Self> {
+        Map::new(items).map(Self::Map)
+    }
+
+    /// A string.
+    pub fn string(text: impl AsRef<str>) -> Self {
+        Self::Value(Value::String(text.as_ref().into()))
+    }
+
+    /// The native class of this state (page 01 §5.1).
+    pub fn class(&self) -> NativeClass {
+        match self {
+            Self::Value(value) => match value {
+                Value::None => NativeClass::None,
+                Value::Number(number) => NativeClass::Number(number.class()),
+                Value::Bytes(_) => NativeClass::Bytes,
+                Value::Id(_) => NativeClass::Id,
+                Value::String(_) => NativeClass::String,
+                Value::Link(_) => NativeClass::Link,
+                Value::Tuple(_) => NativeClass::ValueTuple,
+            },
+            Self::Tuple(_) => NativeClass::Tuple,
+            Self::Map(_) => NativeClass::Map,
+            Self::Range(_) => NativeClass::Range,
+            Self::Cluster(_) => NativeClass::Cluster,
+            Self::Ref(reference) => reference.class(),
+            Self::Op(op) => op.class(),
+            Self::Closure(_) => NativeClass::Closure,
+            Self::Class(_) => NativeClass::ObjectClass,
+            Self::Instance(instance) => instance.data().class(),
+            Self::Chain(chain) => chain.kind().class(),
+        }
+    }
+}
+
+impl From<Value> for State {
+    fn from(value: Value) -> Self {
+        Self::Value(value)
+    }
+}
+
+impl From<Number> for State {
+    fn from(number: Number) -> Self {
+        Self::Value(Value::Number(number))
+    }
+}
+
+impl From<bool> for State {
+    fn from(value: bool) -> Self {
+        Number::Bool(value).into()
+    }
+}
+
+impl From<Link> for State {
+    fn from(link: Link) -> Self {
+        Self::Value(Value::Link(link))
+    }
+}
+
+impl From<Ref> for State {
+    fn from(reference: Ref) -> Self {
+        Self::Ref(Arc::new(reference))
+    }
+}
+
+#[derive(Debug)]
+struct TupleData {
+    items: Vec<State>,
+    extent: Extent,
+}
+
+/// A list of states, shared and immutable.
+#[derive(Clone, Debug)]
+pub struct Tuple(Arc<TupleData>);
+
+impl Tuple {
+    /// A tuple of the given states.
+    ///
+    /// # Errors
+    /// 400 if it nests too deep or is too large.
+    pub fn new(items: Vec<State>) -> Result<Self> {
+        let extent = Extent::of(items.iter().map(|item| (0, item)))?;
+        Ok(Self(Arc::new(TupleData { items, extent })))
+    }
+}
+
+impl std::ops::Deref for Tuple {
+    type Target = [State];
+
+    fn deref(&self) -> &[State] {
+        &self.0.items
+    }
+}
+
+#[derive(Debug)]
+struct MapData {
+    items: BTreeMap<Id, State>,
+    extent: Extent,
+}
+
+/// States by name, shared and immutable, in order of name.
+#[derive(Clone, Debug)]
+pub struct Map(Arc<MapData>);
+
+impl Map {
+    /// A map of the given states.
+    ///
+    /// # Errors
+    /// 400 if it nests too deep or is too large.
+    pub fn new(items: BTreeMap<Id, State>) -> Result<Self> {
+        let extent = Extent::of(items.iter().map(|(name, item)| (name.as_str().len(), item)))?;
+        Ok(Self(Arc::new(MapData { items, extent })))
+    }
+
+    /// The map without entries.
+    pub fn empty() -> Self {
+        Self::new(BTreeMap::new()).expect("an empty map is within the limits")
+    }
+}
+
+impl std::ops::Deref for Map {
+    type Target = BTreeMap<Id, State>;
+
+    fn deref(&self) -> &BTreeMap<Id, State> {
+        &self.0.items
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nesting_is_bounded() {
+        let mut state = State::NONE;
+        let error = loop {
+            match State::tuple(vec![state.clone()]) {
+                Ok(deeper) => state = deeper,
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(error.kind(), crate::ErrorKind::BadRequest);
+        assert_eq!(state.extent().depth, STATE_DEPTH_MAX);
+    }
+
+    #[test]
+    fn size_counts_shared_parts_each_time() {
+        let mut state = State::string("x".repeat(1000));
+        let error = loop {
+            match State::tuple(vec![state.clone(), state.clone()]) {
+                Ok(doubled) => state = doubled,
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(error.kind(), crate::ErrorKind::BadRequest);
+        assert!(state.bytes() <= STATE_BYTES_MAX && state.bytes() > STATE_BYTES_MAX / 4);
+    }
+
+    #[test]
+    fn references_show_through_containers() {
+        let reference = State::from(Ref::Id(Id::literal("x")));
+        let nested = State::tuple(vec![State::tuple(vec![State::NONE, reference]).unwrap()]).unwrap();
+        assert!(nested.has_ref());
+        assert!(!State::tuple(vec![State::NONE]).unwrap().has_ref());
+    }
+}

@@ -1,0 +1,409 @@
+//! TBON: the binary, self-delimiting encoding that hosts use among themselves, that blocks are hashed in and
+//! that values are stored in (protocol page 01 §1.10). It keeps the width of every number.
+
+use std::fmt;
+
+use bumpalo::Bump;
+use bumpalo::collections::Vec as BumpVec;
+use serde::ser::{self, Serialize};
+
+use crate::document::{DEPTH_MAX, Document};
+use crate::error::{Error, Result};
+use crate::number::Number;
+
+/// Encode anything that serialises to lists, maps, strings, bytes and numbers.
+///
+/// # Panics
+/// If it serialises to anything else: that is a defect of the caller, not of its data.
+pub fn encode<T: Serialize + ?Sized>(value: &T) -> Vec<u8> {
+    let mut encoder = Encoder { out: Vec::new() };
+    value.serialize(&mut encoder).expect("only encodable kinds");
+    encoder.out
+}
+
+struct Encoder {
+    out: Vec<u8>,
+}
+
+impl Encoder {
+    fn delimited(&mut self, start: u8, content: &[u8], end: u8) {
+        self.out.push(start);
+        for byte in content {
+            if [start, end, b'\\'].contains(byte) {
+                self.out.push(b'\\');
+            }
+            self.out.push(*byte);
+        }
+        self.out.push(end);
+    }
+}
+
+/// A kind of value that TBON has no form for.
+#[derive(Debug)]
+pub struct Unencodable(String);
+
+impl fmt::Display for Unencodable {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Unencodable {}
+
+impl ser::Error for Unencodable {
+    fn custom<T: fmt::Display>(message: T) -> Self {
+        Self(message.to_string())
+    }
+}
+
+macro_rules! numbers {
+    ($($method:ident($type:ty) => $tag:literal;)*) => {
+        $(fn $method(self, number: $type) -> std::result::Result<(), Unencodable> {
+            self.out.push($tag);
+            self.out.extend_from_slice(&number.to_be_bytes());
+            Ok(())
+        })*
+    };
+}
+
+type Impossible = ser::Impossible<(), Unencodable>;
+
+impl ser::Serializer for &mut Encoder {
+    type Ok = ();
+    type Error = Unencodable;
+    type SerializeSeq = Self;
+    type SerializeTuple = Self;
+    type SerializeTupleStruct = Impossible;
+    type SerializeTupleVariant = Impossible;
+    type SerializeMap = Self;
+    type SerializeStruct = Impossible;
+    type SerializeStructVariant = Impossible;
+
+    numbers! {
+        serialize_f32(f32) => 3;
+        serialize_f64(f64) => 4;
+        serialize_i8(i8) => 5;
+        serialize_i16(i16) => 6;
+        serialize_i32(i32) => 7;
+        serialize_i64(i64) => 8;
+        serialize_u8(u8) => 9;
+        serialize_u16(u16) => 10;
+        serialize_u32(u32) => 11;
+        serialize_u64(u64) => 12;
+    }
+
+    fn is_human_readable(&self) -> bool {
+        false
+    }
+
+    fn serialize_bool(self, value: bool) -> std::result::Result<(), Unencodable> {
+        self.out.extend_from_slice(&[2, value.into()]);
+        Ok(())
+    }
+
+    fn serialize_unit(self) -> std::result::Result<(), Unencodable> {
+        self.out.push(1);
+        Ok(())
+    }
+
+    fn serialize_none(self) -> std::result::Result<(), Unencodable> {
+        self.serialize_unit()
+    }
+
+    fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> std::result::Result<(), Unencodable> {
+        value.serialize(self)
+    }
+
+    fn serialize_str(self, text: &str) -> std::result::Result<(), Unencodable> {
+        self.delimited(b'"', text.as_bytes(), b'"');
+        Ok(())
+    }
+
+    fn serialize_bytes(self, bytes: &[u8]) -> std::result::Result<(), Unencodable> {
+        self.delimited(b'<', bytes, b'>');
+        Ok(())
+    }
+
+    fn serialize_seq(self, _len: Option<usize>) -> std::result::Result<Self, Unencodable> {
+        self.out.push(b'[');
+        Ok(self)
+    }
+
+    fn serialize_tuple(self, _len: usize) -> std::result::Result<Self, Unencodable> {
+        self.out.push(b'[');
+        Ok(self)
+    }
+
+    fn serialize_map(self, _len: Option<usize>) -> std::result::Result<Self, Unencodable> {
+        self.out.push(b'{');
+        Ok(self)
+    }
+
+    fn serialize_newtype_struct<T: Serialize + ?Sized>(
+        self,
+        _name: &'static str,
+        value: &T,
+    ) -> std::result::Result<(), Unencodable> {
+        value.serialize(self)
+    }
+
+    fn serialize_char(self, _: char) -> std::result::Result<(), Unencodable> {
+        Err(ser::Error::custom("TBON has no characters"))
+    }
+
+    fn serialize_unit_struct(self, _: &'static str) -> std::result::Result<(), Unencodable> {
+        Err(ser::Error::custom("TBON has no structs"))
+    }
+
+    fn serialize_unit_variant(
+        self,
+        _: &'static str,
+        _: u32,
+        _: &'static str,
+    ) -> std::result::Result<(), Unencodable> {
+        Err(ser::Error::custom("TBON has no variants"))
+    }
+
+    fn serialize_newtype_variant<T: Serialize + ?Sized>(
+        self,
+        _: &'static str,
+        _: u32,
+        _: &'static str,
+        _: &T,
+    ) -> std::result::Result<(), Unencodable> {
+        Err(ser::Error::custom("TBON has no variants"))
+    }
+
+    fn serialize_tuple_struct(
+        self,
+        _: &'static str,
+        _: usize,
+    ) -> std::result::Result<Impossible, Unencodable> {
+        Err(ser::Error::custom("TBON has no structs"))
+    }
+
+    fn serialize_tuple_variant(
+        self,
+        _: &'static str,
+        _: u32,
+        _: &'static str,
+        _: usize,
+    ) -> std::result::Result<Impossible, Unencodable> {
+        Err(ser::Error::custom("TBON has no variants"))
+    }
+
+    fn serialize_struct(self, _: &'static str, _: usize) -> std::result::Result<Impossible, Unencodable> {
+        Err(ser::Error::custom("TBON has no structs"))
+    }
+
+    fn serialize_struct_variant(
+        self,
+        _: &'static str,
+        _: u32,
+        _: &'static str,
+        _: usize,
+    ) -> std::result::Result<Impossible, Unencodable> {
+        Err(ser::Error::custom("TBON has no variants"))
+    }
+}
+
+impl ser::SerializeSeq for &mut Encoder {
+    type Ok = ();
+    type Error = Unencodable;
+
+    fn serialize_element<T: Serialize + ?Sized>(&mut self, item: &T) -> std::result::Result<(), Unencodable> {
+        item.serialize(&mut **self)
+    }
+
+    fn end(self) -> std::result::Result<(), Unencodable> {
+        self.out.push(b']');
+        Ok(())
+    }
+}
+
+impl ser::SerializeTuple for &mut Encoder {
+    type Ok = ();
+    type Error = Unencodable;
+
+    fn serialize_element<T: Serialize + ?Sized>(&mut self, item: &T) -> std::result::Result<(), Unencodable> {
+        item.serialize(&mut **self)
+    }
+
+    fn end(self) -> std::result::Result<(), Unencodable> {
+        ser::SerializeSeq::end(self)
+    }
+}
+
+impl ser::SerializeMap for &mut Encoder {
+    type Ok = ();
+    type Error = Unencodable;
+
+    fn serialize_key<T: Serialize + ?Sized>(&mut self, key: &T) -> std::result::Result<(), Unencodable> {
+        key.serialize(&mut **self)
+    }
+
+    fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> std::result::Result<(), Unencodable> {
+        value.serialize(&mut **self)
+    }
+
+    fn end(self) -> std::result::Result<(), Unencodable> {
+        self.out.push(b'}');
+        Ok(())
+    }
+}
+
+/// Parse one TBON document.
+///
+/// # Errors
+/// 400 that says what is wrong and at which byte.
+pub fn parse<'a>(bytes: &[u8], arena: &'a Bump) -> Result<Document<'a>> {
+    let mut parser = Parser { bytes, position: 0, arena };
+    let document = parser.document(0)?;
+    if parser.position < bytes.len() {
+        return Err(parser.error("trailing bytes after the document"));
+    }
+    Ok(document)
+}
+
+struct Parser<'b, 'a> {
+    bytes: &'b [u8],
+    position: usize,
+    arena: &'a Bump,
+}
+
+impl<'a> Parser<'_, 'a> {
+    fn error(&self, what: &str) -> Error {
+        Error::bad_request(format_args!("invalid TBON at byte {}: {what}", self.position))
+    }
+
+    fn next(&mut self) -> Result<u8> {
+        let byte = *self.bytes.get(self.position).ok_or_else(|| self.error("unexpected end"))?;
+        self.position += 1;
+        Ok(byte)
+    }
+
+    fn peek(&self) -> Result<u8> {
+        self.bytes.get(self.position).copied().ok_or_else(|| self.error("unexpected end"))
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
+        let end = self.position + N;
+        let bytes = self.bytes.get(self.position..end).ok_or_else(|| self.error("unexpected end"))?;
+        self.position = end;
+        Ok(bytes.try_into().expect("N bytes"))
+    }
+
+    fn delimited(&mut self, end: u8) -> Result<BumpVec<'a, u8>> {
+        let mut content = BumpVec::new_in(self.arena);
+        loop {
+            match self.next()? {
+                b'\\' => content.push(self.next()?),
+                byte if byte == end => return Ok(content),
+                byte => content.push(byte),
+            }
+        }
+    }
+
+    fn string(&mut self) -> Result<&'a str> {
+        let start = self.position;
+        let bytes = self.delimited(b'"')?.into_bump_slice();
+        std::str::from_utf8(bytes)
+            .map_err(|_| Error::bad_request(format_args!("invalid UTF-8 in the TBON string at byte {start}")))
+    }
+
+    fn document(&mut self, depth: usize) -> Result<Document<'a>> {
+        if depth > DEPTH_MAX {
+            return Err(self.error("nested too deep"));
+        }
+        Ok(match self.next()? {
+            1 => Document::Null,
+            2 => match self.next()? {
+                0 => Document::Number(Number::Bool(false)),
+                1 => Document::Number(Number::Bool(true)),
+                _ => return Err(self.error("a bool is 0 or 1")),
+            },
+            b'"' => Document::String(self.string()?),
+            b'<' => Document::Bytes(self.delimited(b'>')?.into_bump_slice()),
+            b'[' => {
+                let mut items = BumpVec::new_in(self.arena);
+                while self.peek()? != b']' {
+                    items.push(self.document(depth + 1)?);
+                }
+                self.position += 1;
+                Document::List(items.into_bump_slice())
+            }
+            b'{' => {
+                let mut entries = BumpVec::new_in(self.arena);
+                while self.peek()? != b'}' {
+                    if self.next()? != b'"' {
+                        return Err(self.error("the key of a map is a string"));
+                    }
+                    let key = self.string()?;
+                    entries.push((key, self.document(depth + 1)?));
+                }
+                self.position += 1;
+                Document::Map(entries.into_bump_slice())
+            }
+            tag => Document::Number(self.number(tag)?),
+        })
+    }
+
+    fn number(&mut self, tag: u8) -> Result<Number> {
+        Ok(match tag {
+            3 => Number::F32(f32::from_be_bytes(self.array()?)),
+            4 => Number::F64(f64::from_be_bytes(self.array()?)),
+            5 => Number::I16(i8::from_be_bytes(self.array()?).into()),
+            6 => Number::I16(i16::from_be_bytes(self.array()?)),
+            7 => Number::I32(i32::from_be_bytes(self.array()?)),
+            8 => Number::I64(i64::from_be_bytes(self.array()?)),
+            9 => Number::U8(u8::from_be_bytes(self.array()?)),
+            10 => Number::U16(u16::from_be_bytes(self.array()?)),
+            11 => Number::U32(u32::from_be_bytes(self.array()?)),
+            12 => Number::U64(u64::from_be_bytes(self.array()?)),
+            b'=' => return Err(self.error("typed arrays are not supported")),
+            _ => return Err(self.error("unknown type")),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::State;
+    use proptest::prelude::*;
+
+    #[test]
+    fn malformed_bytes_say_where() {
+        let arena = Bump::new();
+        for bad in [
+            &b""[..],
+            b"[",
+            b"\"a",
+            b"{\x01\x01}",
+            b"\x02\x07",
+            b"\x08\x00",
+            b"\x01\x01",
+            b"\xff",
+            b"\"\xff\"",
+        ] {
+            let error = parse(bad, &arena).unwrap_err();
+            assert!(error.message().contains("byte"), "{bad:?}: {error}");
+        }
+        assert!(parse(&[b'['; 100_000], &arena).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_parse_or_fail(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = parse(&bytes, &Bump::new());
+        }
+
+        #[test]
+        fn states_round_trip(state in crate::encode::tests::any_stored_state()) {
+            let bytes = encode(&state);
+            let arena = Bump::new();
+            let decoded = crate::decode::state(parse(&bytes, &arena).unwrap()).unwrap();
+            prop_assert_eq!(bytes, encode::<State>(&decoded));
+        }
+    }
+}
