@@ -1,0 +1,26 @@
+//! Requests and replies, decoded: what crosses the edge of the world.
+
+use crate::error::Result;
+use crate::name::Path;
+use crate::reference::Verb;
+use crate::state::State;
+use crate::transaction_id::TxnId;
+use crate::value::Value;
+
+/// A decoded request (protocol page 01 §1.1, §1.2).
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// What to do.
+    pub verb: Verb,
+    /// What to do it to.
+    pub path: Path,
+    /// The `key` of the query; null if there is none.
+    pub key: Value,
+    /// The body of a PUT or POST; null for the other verbs.
+    pub body: State,
+    /// The transaction that the request opens, if the caller named one.
+    pub txn_id: Option<TxnId>,
+}
+
+/// The answer to a request.
+pub type Reply = Result<State>;
