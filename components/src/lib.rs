@@ -3,10 +3,13 @@
 pub mod cast;
 pub mod chain;
 pub mod class;
+pub mod cluster;
 pub mod decode;
 pub mod document;
 pub mod encode;
 pub mod error;
+pub mod ledger;
+pub mod lock;
 pub mod name;
 pub mod native;
 pub mod number;
@@ -14,9 +17,12 @@ pub mod op;
 pub mod reference;
 pub mod request;
 pub mod state;
+pub mod storage;
 pub mod tbon;
+pub mod transaction;
 pub mod transaction_id;
 pub mod value;
+pub mod versions;
 
 pub use error::{Error, ErrorKind, Result};
 pub use name::{Id, Link, Path};

@@ -17,7 +17,7 @@ use crate::value::Value;
 pub const STATE_DEPTH_MAX: u32 = 1_000;
 
 /// How large one state may be, counted as if nothing in it were shared, in bytes.
-pub const STATE_BYTES_MAX: u64 = 256 << 20;
+pub const STATE_BYTES_MAX: u64 = 64 << 20;
 
 /// A state: what a request, a reply, an entry of a context or a parameter is.
 #[derive(Clone, Debug)]
