@@ -1,0 +1,145 @@
+//! Routes of a chain (protocol page 04 §4.2, §4.6).
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::Poll;
+
+use components::chain::{Block, Chain, ChainAddress, ChainContent, ChainKind, LocalChain, Mutation};
+use components::cluster::{ChainId, Member};
+use components::ledger::LockMode;
+use components::{Error, Id, Path, Result, State};
+
+use crate::scalar::{Call, Interpreter, key_value};
+
+/// The route of a chain itself, below its subject's.
+const CHAIN: &str = "chain";
+
+impl Interpreter {
+    /// Call a chain that is held as a state.
+    pub(crate) async fn route_chain(
+        &self,
+        chain: &Chain,
+        path: &[Id],
+        call: Call,
+        depth: u32,
+    ) -> Result<State> {
+        match chain {
+            Chain::Hosted(_, address) => {
+                let id = self.chain_id(address)?;
+                self.route_hosted_chain(id, path, call, depth).await
+            }
+            Chain::Local(local) => self.route_local_chain(chain, local, path, call, depth).await,
+            Chain::Content(content) => self.route(content.subject.clone(), path, call, depth).await,
+        }
+    }
+
+    fn chain_id(&self, address: &ChainAddress) -> Result<ChainId> {
+        let cluster = self.catalog.clusters.get(&address.cluster);
+        match cluster.and_then(|cluster| cluster.members.get(&address.name)) {
+            Some(Member::Chain(id)) => Ok(*id),
+            _ => Err(Error::not_found(format_args!("there is no chain {address}"))),
+        }
+    }
+
+    /// Call a chain of this host.
+    pub(crate) async fn route_hosted_chain(
+        &self,
+        id: ChainId,
+        path: &[Id],
+        call: Call,
+        depth: u32,
+    ) -> Result<State> {
+        if let [name] = path
+            && name.as_str() == CHAIN
+        {
+            return match call.or_get() {
+                Call::Get(key) if key.is_none() => self.chain_content(id).await,
+                Call::Get(_) => Err(Error::bad_request("a chain takes no key")),
+                call => Err(call.not_allowed("a chain")),
+            };
+        }
+        match mutation(path, &call)? {
+            Some(mutation) => {
+                self.locked_subject(id, LockMode::Write).await;
+                self.step(0).await;
+                self.ledger.mutate(id, mutation)?;
+                Ok(State::NONE)
+            }
+            None => {
+                let subject = self.locked_subject(id, LockMode::Read).await;
+                self.route(subject, path, call, depth).await
+            }
+        }
+    }
+
+    async fn locked_subject(&self, id: ChainId, mode: LockMode) -> State {
+        poll_fn(|_| self.ledger.subject(id, mode).map_or(Poll::Pending, Poll::Ready)).await
+    }
+
+    async fn route_local_chain(
+        &self,
+        chain: &Chain,
+        local: &Arc<LocalChain>,
+        path: &[Id],
+        call: Call,
+        depth: u32,
+    ) -> Result<State> {
+        if let [name] = path
+            && name.as_str() == CHAIN
+        {
+            return match call.or_get() {
+                Call::Get(key) if key.is_none() => Ok(State::Chain(chain.clone())),
+                Call::Get(_) => Err(Error::bad_request("a chain takes no key")),
+                call => Err(call.not_allowed("a chain")),
+            };
+        }
+        match mutation(path, &call)? {
+            Some(mutation) => {
+                self.step(0).await;
+                // What a chain keeps lives as long as the transaction.
+                self.ledger.reserve(mutation.bytes())?;
+                local.mutate(self.ledger.id(), mutation)?;
+                Ok(State::NONE)
+            }
+            None => self.route(local.subject(), path, call, depth).await,
+        }
+    }
+
+    /// A chain with its content, as a reply shows it.
+    pub(crate) async fn show_chain(&self, chain: &Chain) -> Result<State> {
+        match chain {
+            Chain::Hosted(_, address) => self.chain_content(self.chain_id(address)?).await,
+            Chain::Local(_) | Chain::Content(_) => Ok(State::Chain(chain.clone())),
+        }
+    }
+
+    async fn chain_content(&self, id: ChainId) -> Result<State> {
+        let spec = &self.catalog.chains[&id];
+        let subject = self.locked_subject(id, LockMode::Read).await;
+        let blocks = match spec.kind {
+            ChainKind::Sync => Vec::new(),
+            ChainKind::Block => {
+                let (blocks, own) =
+                    poll_fn(|_| self.ledger.history(id).map_or(Poll::Pending, Poll::Ready)).await;
+                self.step(blocks.iter().map(|block| block.transactions.len()).sum()).await;
+                let mut blocks: Vec<Block> = blocks.iter().map(|block| (**block).clone()).collect();
+                if !own.is_empty() {
+                    let open = blocks.last_mut().expect("a chain has a block");
+                    open.transactions.push((self.ledger.id(), own));
+                }
+                blocks
+            }
+        };
+        let content = ChainContent { kind: spec.kind, schema: spec.schema.clone(), subject, blocks };
+        Ok(State::Chain(Chain::Content(Arc::new(content))))
+    }
+}
+
+/// What a call of a chain records, if it does.
+fn mutation(path: &[Id], call: &Call) -> Result<Option<Mutation>> {
+    Ok(match call {
+        Call::Put(key, value) => Some(Mutation::put(Path::from(path), &key_value(key)?, value)?),
+        Call::Delete(key) => Some(Mutation::delete(Path::from(path), &key_value(key)?)),
+        Call::Get(_) | Call::Post(_) | Call::Either => None,
+    })
+}

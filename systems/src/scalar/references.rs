@@ -1,0 +1,298 @@
+//! How references are resolved (protocol page 01 §3.4).
+
+use std::collections::BTreeMap;
+
+use components::cast;
+use components::class::{Class, Instance};
+use components::native::NativeClass;
+use components::op::Closure;
+use components::reference::{OpRef, Ref, Subject};
+use components::{Error, Id, Link, Map, Number, Result, State, Value};
+
+use super::scope::SELF;
+use super::{Call, Frame, Interpreter, objects};
+use crate::futures::{BoxFuture, join};
+
+use std::sync::Arc;
+
+/// A state whose parts are resolved, but for the writes in it: those happen in order, once everything that they
+/// write is known (protocol page 00).
+enum Prepared {
+    Done(State),
+    Write(Subject, Call),
+    Tuple(Vec<Prepared>),
+    Map(Vec<(Id, Prepared)>),
+}
+
+impl Interpreter {
+    /// Resolve a state completely.
+    pub fn resolve<'a>(&'a self, frame: Frame<'a>, state: State) -> BoxFuture<'a, Result<State>> {
+        if !state.has_ref() {
+            return Box::pin(std::future::ready(Ok(state)));
+        }
+        Box::pin(async move {
+            let frame = frame.deeper()?;
+            match self.prepare(frame, state).await? {
+                Prepared::Done(state) => Ok(state),
+                prepared => self.perform(frame, prepared).await,
+            }
+        })
+    }
+
+    fn prepare<'a>(&'a self, frame: Frame<'a>, state: State) -> BoxFuture<'a, Result<Prepared>> {
+        Box::pin(async move {
+            if !state.has_ref() {
+                return Ok(Prepared::Done(state));
+            }
+            let frame = frame.deeper()?;
+            match &state {
+                State::Tuple(items) => {
+                    self.step(items.len()).await;
+                    let items = join(items.iter().map(|item| self.prepare(frame, item.clone()))).await?;
+                    Ok(Prepared::Tuple(items))
+                }
+                State::Map(items) => {
+                    self.step(items.len()).await;
+                    let values = join(items.values().map(|item| self.prepare(frame, item.clone()))).await?;
+                    Ok(Prepared::Map(items.keys().cloned().zip(values).collect()))
+                }
+                State::Ref(reference) => {
+                    self.step(0).await;
+                    self.prepare_reference(frame, reference).await
+                }
+                State::Instance(instance) => {
+                    let data = self.resolve(frame, instance.data().clone()).await?;
+                    let resolved = Instance::new(instance.class().clone(), data)?;
+                    Ok(Prepared::Done(State::Instance(Arc::new(resolved))))
+                }
+                _ => Ok(Prepared::Done(state)),
+            }
+        })
+    }
+
+    fn perform<'a>(&'a self, frame: Frame<'a>, prepared: Prepared) -> BoxFuture<'a, Result<State>> {
+        Box::pin(async move {
+            match prepared {
+                Prepared::Done(state) => Ok(state),
+                Prepared::Write(subject, call) => {
+                    self.call(frame, &subject, call).await?;
+                    Ok(State::NONE)
+                }
+                Prepared::Tuple(items) => {
+                    let mut states = Vec::with_capacity(items.len());
+                    for item in items {
+                        states.push(self.perform(frame, item).await?);
+                    }
+                    State::tuple(states)
+                }
+                Prepared::Map(items) => {
+                    let mut states = BTreeMap::new();
+                    for (name, item) in items {
+                        states.insert(name, self.perform(frame, item).await?);
+                    }
+                    State::map(states)
+                }
+            }
+        })
+    }
+
+    async fn prepare_reference<'a>(&'a self, frame: Frame<'a>, reference: &'a Ref) -> Result<Prepared> {
+        let state = match reference {
+            Ref::Op(OpRef::Put(subject, key, value)) => {
+                let (key, value) = self.resolve_both(frame, key, value).await?;
+                return Ok(Prepared::Write(subject.clone(), Call::Put(key, value)));
+            }
+            Ref::Op(OpRef::Delete(subject, key)) => {
+                let key = self.resolve(frame, key.clone()).await?;
+                return Ok(Prepared::Write(subject.clone(), Call::Delete(key)));
+            }
+            Ref::Op(OpRef::Get(subject, key)) => {
+                let key = self.resolve(frame, key.clone()).await?;
+                self.call(frame, subject, Call::Get(key)).await?
+            }
+            Ref::Op(OpRef::Post(subject, parameters)) => self.post(frame, subject, parameters).await?,
+            Ref::Op(OpRef::Call(subject)) => self.call(frame, subject, Call::Either).await?,
+            Ref::Id(name) => self.lookup(frame, name).await?,
+            Ref::Cast(class, operand) => {
+                let operand = self.resolve(frame, operand.clone()).await?;
+                cast_resolved(&operand, *class)?
+            }
+            Ref::If { condition, then, or_else } => {
+                let condition = self.resolve_condition(frame, condition).await?;
+                self.resolve(frame, if condition { then } else { or_else }.clone()).await?
+            }
+            Ref::Case { condition, switches, branches } => {
+                let branch = self.choose_case(frame, condition, switches, branches).await?;
+                self.resolve(frame, branch.clone()).await?
+            }
+            Ref::While { condition, step, state } => self.run_while(frame, condition, step, state).await?,
+            Ref::With(names, op) => self.capture(frame, names, op).await?,
+            Ref::After { when: first, then: second } => {
+                self.resolve_names(frame, reference).await?;
+                self.resolve(frame, first.clone()).await?;
+                self.resolve(frame, second.clone()).await?
+            }
+            Ref::Before { when: second, then: first } => {
+                self.resolve_names(frame, reference).await?;
+                let result = self.resolve(frame, first.clone()).await?;
+                self.resolve(frame, second.clone()).await?;
+                result
+            }
+            Ref::New { class, data } => {
+                let (class, data) = self.resolve_both(frame, class, data).await?;
+                self.instantiate(&class, data, frame.depth).await?
+            }
+        };
+        Ok(Prepared::Done(state))
+    }
+
+    async fn resolve_both<'a>(
+        &'a self,
+        frame: Frame<'a>,
+        first: &'a State,
+        second: &'a State,
+    ) -> Result<(State, State)> {
+        let both = join([first, second].into_iter().map(|state| self.resolve(frame, state.clone()))).await?;
+        Ok(<[State; 2]>::try_from(both).expect("two states").into())
+    }
+
+    /// The names that a sequence needs are resolved before any part of it happens (page 01 §3.5).
+    async fn resolve_names<'a>(&'a self, frame: Frame<'a>, reference: &'a Ref) -> Result<()> {
+        let mut names = Vec::new();
+        reference.each_dependency(&mut |name| names.push(name));
+        join(names.into_iter().map(|name| -> BoxFuture<Result<State>> { Box::pin(self.lookup(frame, name)) }))
+            .await?;
+        Ok(())
+    }
+
+    async fn lookup<'a>(&'a self, frame: Frame<'a>, name: &'a Id) -> Result<State> {
+        if name.as_str() == SELF { frame.scope.this() } else { frame.scope.get(name, frame.entry).await }
+    }
+
+    pub(super) async fn resolve_condition<'a>(&'a self, frame: Frame<'a>, condition: &'a State) -> Result<bool> {
+        to_bool(&self.resolve(frame, condition.clone()).await?)
+    }
+
+    pub(super) async fn choose_case<'a, 's>(
+        &'a self,
+        frame: Frame<'a>,
+        condition: &'a State,
+        switches: &'a [State],
+        branches: &'s [State],
+    ) -> Result<&'s State> {
+        assert_eq!(branches.len(), switches.len() + 1, "a branch for each switch and a default");
+        let not_a_value =
+            |state: &State| Error::bad_request(format_args!("a {} has no equality", state.class().path()));
+        let condition = self.resolve(frame, condition.clone()).await?;
+        let condition = condition.to_value().ok_or_else(|| not_a_value(&condition))?;
+        for (switch, branch) in switches.iter().zip(branches) {
+            let switch = self.resolve(frame, switch.clone()).await?;
+            if condition == switch.to_value().ok_or_else(|| not_a_value(&switch))? {
+                return Ok(branch);
+            }
+        }
+        Ok(&branches[switches.len()])
+    }
+
+    async fn run_while<'a>(
+        &'a self,
+        frame: Frame<'a>,
+        condition: &'a State,
+        step: &'a State,
+        state: &'a State,
+    ) -> Result<State> {
+        let parts = [condition, step, state].into_iter().map(|part| self.resolve(frame, part.clone()));
+        let [condition, step, mut state] =
+            <[State; 3]>::try_from(join(parts).await?).expect("three states");
+        while to_bool(&self.apply(&condition, state.clone(), frame.depth).await?)? {
+            state = self.apply(&step, state, frame.depth).await?;
+        }
+        Ok(state)
+    }
+
+    async fn capture<'a>(&'a self, frame: Frame<'a>, names: &'a [Id], op: &'a State) -> Result<State> {
+        let mut captured = BTreeMap::new();
+        for name in names {
+            captured.insert(name.clone(), self.lookup(frame, name).await?);
+        }
+        match self.resolve(frame, op.clone()).await? {
+            State::Op(op) => Ok(State::Closure(Arc::new(Closure::new(captured, op)?))),
+            other => Err(Error::bad_request(format_args!("{} is not an op", cast::describe(&other)))),
+        }
+    }
+
+    async fn post<'a>(&'a self, frame: Frame<'a>, subject: &'a Subject, parameters: &'a Map) -> Result<State> {
+        if let Subject::Link(link) = subject
+            && native_class(link).is_some()
+        {
+            // The prototype of a class stays as it is: its references mean something to its callers only.
+            return objects::define_class(Some(link.clone()), parameters.clone());
+        }
+        let parameters = self.resolve(frame, State::Map(parameters.clone())).await?;
+        let parameters = parameters.as_map().expect("a map resolves to a map").clone();
+        self.call(frame, subject, Call::Post(parameters)).await
+    }
+
+    /// Make an instance of a class, of a map of members as a class without parent, or of a served class.
+    async fn instantiate(&self, class: &State, data: State, depth: u32) -> Result<State> {
+        match class {
+            State::Class(class) => self.instance(class, data),
+            State::Map(prototype) => self.instance(&Arc::new(Class::new(None, prototype.clone())?), data),
+            State::Value(Value::Link(link)) => {
+                let link = link.clone();
+                match self.served_class(&link) {
+                    Some(class) => self.instance(&class, data),
+                    None => self.dispatch_link(&link, Call::Get(data), depth).await,
+                }
+            }
+            other => Err(Error::bad_request(format_args!("{} is not a class", cast::describe(other)))),
+        }
+    }
+
+    /// Call a subject; what it names is resolved first.
+    async fn call<'a>(&'a self, frame: Frame<'a>, subject: &'a Subject, call: Call) -> Result<State> {
+        let (name, path) = match subject {
+            Subject::Link(link) => return self.dispatch_link(link, call, frame.depth).await,
+            Subject::Id(name, path) => (name, path.segments()),
+        };
+        let mut state = self.lookup(frame, name).await?;
+        let mut path = path;
+        // An attribute that is a reference means what it means where it is used.
+        if let State::Instance(instance) = &state
+            && let Some((first, rest)) = path.split_first()
+            && let Some(attribute) = self.member(instance.class(), first)
+            && attribute.has_ref()
+        {
+            state = self.resolve(frame, attribute).await?;
+            path = rest;
+        }
+        self.route(state, path, call, frame.depth).await
+    }
+}
+
+/// The native class that a link names, if it does.
+pub(super) fn native_class(link: &Link) -> Option<NativeClass> {
+    if link.origin().is_some() { None } else { NativeClass::from_path(&link.path().to_string()) }
+}
+
+/// The cast of an operand that was a reference (page 01 §2.5).
+fn cast_resolved(operand: &State, class: NativeClass) -> Result<State> {
+    let result = cast::cast(operand, class);
+    if result.is_err() && matches!(class, NativeClass::ValueTuple | NativeClass::Tuple | NativeClass::ScalarTuple) {
+        // `[$x]` is a tuple of one if `$x` is not a tuple.
+        return cast::cast(&State::tuple(vec![operand.clone()])?, class);
+    }
+    result
+}
+
+/// A condition must be a bool (page 01 §3.4).
+fn to_bool(state: &State) -> Result<bool> {
+    match state {
+        State::Value(Value::Number(Number::Bool(value))) => Ok(*value),
+        State::Instance(instance) => to_bool(instance.data()),
+        other => Err(Error::bad_request(format_args!(
+            "a condition must resolve to a bool, not {}",
+            cast::describe(other)
+        ))),
+    }
+}
