@@ -3,8 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bevy_ecs::prelude::Resource;
-
 use crate::chain::{ChainAddress, ChainKind};
 use crate::class::Class;
 use crate::decode;
@@ -191,7 +189,7 @@ impl MemberConfig {
 }
 
 /// Everything that this host serves. It does not change while the host runs.
-#[derive(Clone, Debug, Default, Resource)]
+#[derive(Clone, Debug, Default)]
 pub struct Catalog {
     /// Clusters by path.
     pub clusters: BTreeMap<Path, Arc<Cluster>>,

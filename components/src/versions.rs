@@ -117,6 +117,12 @@ pub struct BlockHeader {
     pub previous: Option<BlockHash>,
     /// How many transactions are in it.
     pub transactions: usize,
+    /// Its size, in bytes of TBON.
+    pub bytes: u64,
+    /// The batch that makes all of it durable.
+    pub batch: u64,
+    /// How often its content was used since it was last read from disk.
+    pub uses: u64,
     /// When its content was last used, as the number of a tick.
     pub last_used: u64,
 }

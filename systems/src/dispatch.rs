@@ -124,7 +124,8 @@ impl Interpreter {
         depth: u32,
     ) -> BoxFuture<'a, Result<State>> {
         if !self.catalog.is_local(link) {
-            let error = Error::bad_gateway(format_args!("cannot reach {link}: this host calls no other hosts yet"));
+            let error =
+                Error::bad_gateway(format_args!("cannot reach {link}: this host calls no other hosts yet"));
             return Box::pin(std::future::ready(Err(error)));
         }
         if matches!(call, Call::Either) && self.catalog.find(link.path().segments()).is_none() {
@@ -149,7 +150,9 @@ impl Interpreter {
                 "state" => static_state(path, call.or_get()),
                 "error" => raise(path, call.or_get()),
                 _ => match self.catalog.find(path) {
-                    Some((cluster, found, rest)) => self.route_cluster(cluster, found, rest, call, depth).await,
+                    Some((cluster, found, rest)) => {
+                        self.route_cluster(cluster, found, rest, call, depth).await
+                    }
                     None => Err(Error::not_found(format_args!("nothing is served at {}", Path::from(path)))),
                 },
             }
@@ -199,7 +202,9 @@ fn static_state(path: &[Id], call: Call) -> Result<State> {
         (Some(class), Call::Get(key)) if class.is_castable() && !is_scalar_container(class) => {
             cast::cast(&key, class)
         }
-        (Some(class), Call::Get(_)) if is_scalar_container(class) || text.starts_with(NativeClass::Op.path()) => {
+        (Some(class), Call::Get(_))
+            if is_scalar_container(class) || text.starts_with(NativeClass::Op.path()) =>
+        {
             Err(Error::bad_request(format_args!("a key cannot be cast into {text}")))
         }
         (Some(_), Call::Get(_)) => Err(not_found()),
@@ -212,7 +217,9 @@ fn static_state(path: &[Id], call: Call) -> Result<State> {
         (None, Call::Get(key)) if text == value(NativeClass::Id) => {
             Ok(Value::Id(Id::parse(&uuid_text(uuid(&key)?))?).into())
         }
-        (None, Call::Get(key)) if text == value(NativeClass::String) => Ok(State::string(uuid_text(uuid(&key)?))),
+        (None, Call::Get(key)) if text == value(NativeClass::String) => {
+            Ok(State::string(uuid_text(uuid(&key)?)))
+        }
         (None, _) if text.starts_with("/state/collection") => {
             Err(Error::not_implemented(format_args!("{text} is not supported yet")))
         }
@@ -257,7 +264,8 @@ fn raise(path: &[Id], call: Call) -> Result<State> {
         [_, name] => ErrorKind::from_name(name.as_str()),
         _ => None,
     };
-    let kind = kind.ok_or_else(|| Error::not_found(format_args!("there is no error {}", Path::from(path))))?;
+    let kind =
+        kind.ok_or_else(|| Error::not_found(format_args!("there is no error {}", Path::from(path))))?;
     match call {
         Call::Get(key) => match key_value(&key)? {
             message @ (Value::String(_) | Value::Number(_) | Value::Id(_) | Value::Link(_)) => {

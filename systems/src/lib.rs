@@ -1,7 +1,19 @@
 //! What happens: one file per stage of the tick, and the interpreters they call.
+//!
+//! The stages of a tick: [`intake`]; then [`arbitrate`], [`execute`], [`commit`] and [`apply`], again and again until
+//! nothing moves; then [`persist`], [`respond`] and [`evict`].
 
+pub mod apply;
+pub mod arbitrate;
 mod chain;
 mod cluster;
+pub mod commit;
 pub mod dispatch;
+pub mod evict;
+pub mod execute;
 pub mod futures;
+pub mod intake;
+pub mod persist;
+pub mod respond;
 pub mod scalar;
+pub mod tick;

@@ -83,8 +83,9 @@ impl Call {
 /// # Errors
 /// 400 if it is not a value.
 pub fn key_value(key: &State) -> Result<Value> {
-    key.to_value()
-        .ok_or_else(|| Error::bad_request(format_args!("a key must be a value, not a {}", key.class().path())))
+    key.to_value().ok_or_else(|| {
+        Error::bad_request(format_args!("a key must be a value, not a {}", key.class().path()))
+    })
 }
 
 /// Runs programs of one transaction.

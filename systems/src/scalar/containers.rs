@@ -36,9 +36,8 @@ fn eq_parameter(method: &Id, call: Call) -> Result<State> {
 
 /// Equality of containers of values.
 fn equal(this: &State, that: &State) -> Result<bool> {
-    let not_a_value = |state: &State| {
-        Error::bad_request(format_args!("a {} has no equality", state.class().path()))
-    };
+    let not_a_value =
+        |state: &State| Error::bad_request(format_args!("a {} has no equality", state.class().path()));
     match (this.as_map(), that.as_map()) {
         (Some(this), Some(that)) => {
             if this.len() != that.len() {
@@ -53,7 +52,9 @@ fn equal(this: &State, that: &State) -> Result<bool> {
                 if this.len() != that.len() {
                     return Ok(false);
                 }
-                this.iter().zip(that.iter()).try_fold(true, |so_far, (this, that)| Ok(so_far & equal(this, that)?))
+                this.iter()
+                    .zip(that.iter())
+                    .try_fold(true, |so_far, (this, that)| Ok(so_far & equal(this, that)?))
             }
             (Some(_), None) | (None, Some(_)) => Ok(false),
             (None, None) => {
@@ -113,7 +114,9 @@ impl Interpreter {
                 self.step(tuple.len()).await;
                 let pairs = tuple.iter().zip(other.iter());
                 State::tuple(
-                    pairs.map(|(this, that)| State::tuple(vec![this.clone(), that.clone()])).collect::<Result<_>>()?,
+                    pairs
+                        .map(|(this, that)| State::tuple(vec![this.clone(), that.clone()]))
+                        .collect::<Result<_>>()?,
                 )
             }
             // A tuple that came as a key is compared like any other value, by GET.

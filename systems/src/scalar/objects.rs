@@ -54,7 +54,8 @@ impl Interpreter {
 
     /// A class and its ancestors on this host, nearest first.
     fn lineage(&self, class: &Arc<Class>) -> impl Iterator<Item = Arc<Class>> {
-        std::iter::successors(Some(class.clone()), |class| self.served_class(class.parent()?)).take(ANCESTORS_MAX)
+        std::iter::successors(Some(class.clone()), |class| self.served_class(class.parent()?))
+            .take(ANCESTORS_MAX)
     }
 
     /// A member of a class or of an ancestor that this host serves.

@@ -160,8 +160,10 @@ impl Interpreter {
     async fn resolve_names<'a>(&'a self, frame: Frame<'a>, reference: &'a Ref) -> Result<()> {
         let mut names = Vec::new();
         reference.each_dependency(&mut |name| names.push(name));
-        join(names.into_iter().map(|name| -> BoxFuture<Result<State>> { Box::pin(self.lookup(frame, name)) }))
-            .await?;
+        join(
+            names.into_iter().map(|name| -> BoxFuture<Result<State>> { Box::pin(self.lookup(frame, name)) }),
+        )
+        .await?;
         Ok(())
     }
 
@@ -169,7 +171,11 @@ impl Interpreter {
         if name.as_str() == SELF { frame.scope.this() } else { frame.scope.get(name, frame.entry).await }
     }
 
-    pub(super) async fn resolve_condition<'a>(&'a self, frame: Frame<'a>, condition: &'a State) -> Result<bool> {
+    pub(super) async fn resolve_condition<'a>(
+        &'a self,
+        frame: Frame<'a>,
+        condition: &'a State,
+    ) -> Result<bool> {
         to_bool(&self.resolve(frame, condition.clone()).await?)
     }
 
@@ -202,8 +208,7 @@ impl Interpreter {
         state: &'a State,
     ) -> Result<State> {
         let parts = [condition, step, state].into_iter().map(|part| self.resolve(frame, part.clone()));
-        let [condition, step, mut state] =
-            <[State; 3]>::try_from(join(parts).await?).expect("three states");
+        let [condition, step, mut state] = <[State; 3]>::try_from(join(parts).await?).expect("three states");
         while to_bool(&self.apply(&condition, state.clone(), frame.depth).await?)? {
             state = self.apply(&step, state, frame.depth).await?;
         }
@@ -221,7 +226,12 @@ impl Interpreter {
         }
     }
 
-    async fn post<'a>(&'a self, frame: Frame<'a>, subject: &'a Subject, parameters: &'a Map) -> Result<State> {
+    async fn post<'a>(
+        &'a self,
+        frame: Frame<'a>,
+        subject: &'a Subject,
+        parameters: &'a Map,
+    ) -> Result<State> {
         if let Subject::Link(link) = subject
             && native_class(link).is_some()
         {
@@ -278,7 +288,9 @@ pub(super) fn native_class(link: &Link) -> Option<NativeClass> {
 /// The cast of an operand that was a reference (page 01 §2.5).
 fn cast_resolved(operand: &State, class: NativeClass) -> Result<State> {
     let result = cast::cast(operand, class);
-    if result.is_err() && matches!(class, NativeClass::ValueTuple | NativeClass::Tuple | NativeClass::ScalarTuple) {
+    if result.is_err()
+        && matches!(class, NativeClass::ValueTuple | NativeClass::Tuple | NativeClass::ScalarTuple)
+    {
         // `[$x]` is a tuple of one if `$x` is not a tuple.
         return cast::cast(&State::tuple(vec![operand.clone()])?, class);
     }

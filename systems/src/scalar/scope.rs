@@ -134,7 +134,8 @@ impl<'a> Scope<'a> {
         let slots = &mut *self.slots();
         let name = slots.ready.pop_front()?;
         let slot = slots.slots.get_mut(&name).expect("a ready entry");
-        let Slot::Blocked { state, missing } = std::mem::replace(slot, Slot::Running { waits: BTreeSet::new() })
+        let Slot::Blocked { state, missing } =
+            std::mem::replace(slot, Slot::Running { waits: BTreeSet::new() })
         else {
             unreachable!("an entry that is ready was blocked before");
         };
@@ -216,9 +217,10 @@ impl Slots {
         let needs = |name: &Id| -> Vec<&Id> {
             match self.slots.get(name) {
                 Some(Slot::Blocked { missing, .. }) => missing.iter().collect(),
-                Some(Slot::Running { waits }) => {
-                    waits.iter().filter(|need| !matches!(self.slots.get(*need), Some(Slot::Done(_)))).collect()
-                }
+                Some(Slot::Running { waits }) => waits
+                    .iter()
+                    .filter(|need| !matches!(self.slots.get(*need), Some(Slot::Done(_))))
+                    .collect(),
                 _ => Vec::new(),
             }
         };

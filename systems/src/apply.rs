@@ -1,0 +1,150 @@
+//! Apply: committed changes become versions of subjects, entries of blocks, and writes of the tick's batch.
+
+use std::sync::Arc;
+
+use bevy_ecs::prelude::World;
+use bytes::Bytes;
+use components::chain::{BLOCK_BYTES, Block, BlockHash, BlockHasher, Mutation};
+use components::cluster::ChainId;
+use components::storage::{Keyspace, Write};
+use components::versions::{BlockContent, BlockHeader, History, Stored, Version, Versions};
+use components::{State, TxnId, tbon};
+
+use crate::tick::{Outbox, Registry};
+
+/// A subject up to this size is written as a whole with each commit; of a larger one, only what has changed.
+const WHOLE_SUBJECT_BYTES_MAX: u64 = 2_048;
+
+/// Apply every commit, in order.
+pub fn apply(world: &mut World) {
+    let commits = std::mem::take(&mut world.resource_mut::<Registry>().commits);
+    for commit in commits {
+        for (chain, subject, mutations) in commit.changes {
+            apply_change(world, commit.id, commit.number, chain, subject, mutations);
+        }
+    }
+}
+
+fn apply_change(
+    world: &mut World,
+    id: TxnId,
+    number: u64,
+    chain: ChainId,
+    subject: State,
+    mutations: Vec<Mutation>,
+) {
+    let registry = world.resource::<Registry>();
+    let entity = registry.chains[&chain];
+    let (oldest_active, oldest_snapshot, batch) =
+        (registry.oldest_active(), registry.oldest_snapshot(), registry.batch);
+    let mut writes = Vec::new();
+    let stored = &mut *world.get_mut::<Stored>(entity).expect("a chain");
+    write_subject(chain, id, &subject, &mutations, stored, &mut writes);
+    let versions = &mut *world.get_mut::<Versions>(entity).expect("a chain");
+    versions.push(Version { id, commit: number, batch, subject });
+    versions.drop_before(oldest_active, oldest_snapshot);
+    if world.get::<History>(entity).is_some() {
+        append(world, chain, id, mutations, batch, &mut writes);
+    }
+    world.resource_mut::<Outbox>().writes.append(&mut writes);
+}
+
+fn write_subject(
+    chain: ChainId,
+    id: TxnId,
+    subject: &State,
+    mutations: &[Mutation],
+    stored: &mut Stored,
+    writes: &mut Vec<Write>,
+) {
+    let delta_bytes: u64 = mutations.iter().map(Mutation::bytes).sum();
+    let is_whole =
+        subject.bytes() <= WHOLE_SUBJECT_BYTES_MAX || delta_bytes + stored.delta_bytes >= subject.bytes();
+    if is_whole {
+        for delta in stored.deltas.drain(..) {
+            writes.push(Write { keyspace: Keyspace::Values, key: delta_key(chain, delta), value: None });
+        }
+        stored.delta_bytes = 0;
+        let value = Some(Bytes::from(tbon::encode(&(id.to_string(), subject))));
+        writes.push(Write { keyspace: Keyspace::Values, key: subject_key(chain), value });
+    } else {
+        stored.deltas.push(id);
+        stored.delta_bytes += delta_bytes;
+        let value = Some(Bytes::from(tbon::encode(mutations)));
+        writes.push(Write { keyspace: Keyspace::Values, key: delta_key(chain, id), value });
+    }
+}
+
+/// Where the subject of a chain is stored as a whole, with the id of its last transaction: chain, 0.
+pub fn subject_key(chain: ChainId) -> Vec<u8> {
+    [&chain.0.to_be_bytes()[..], &[0]].concat()
+}
+
+/// Where the changes of a transaction are stored that the whole subject lacks: chain, 1, transaction.
+pub fn delta_key(chain: ChainId, id: TxnId) -> Vec<u8> {
+    [&chain.0.to_be_bytes()[..], &[1], &id.to_bytes()].concat()
+}
+
+/// Where the hash before a block is stored: chain, ordinal.
+pub fn block_key(chain: ChainId, ordinal: u32) -> Vec<u8> {
+    [chain.0.to_be_bytes(), ordinal.to_be_bytes()].concat()
+}
+
+/// Where a transaction of a block is stored: chain, ordinal, transaction.
+pub fn block_entry_key(chain: ChainId, ordinal: u32, id: TxnId) -> Vec<u8> {
+    [&block_key(chain, ordinal)[..], &id.to_bytes()].concat()
+}
+
+/// What is stored at [`block_key`].
+pub fn block_header_value(previous: Option<&BlockHash>) -> Bytes {
+    Bytes::from(previous.map_or_else(Vec::new, |hash| hash.to_vec()))
+}
+
+/// Add a transaction to the open block of a chain; close the block when it is large enough (page 04 §4.4).
+fn append(
+    world: &mut World,
+    chain: ChainId,
+    id: TxnId,
+    mutations: Vec<Mutation>,
+    batch: u64,
+    writes: &mut Vec<Write>,
+) {
+    let entity = world.resource::<Registry>().chains[&chain];
+    let history = &mut *world.get_mut::<History>(entity).expect("a chain that keeps its blocks");
+    history.open.add(id, &mutations);
+    let bytes = history.open.bytes();
+    let hash = history.open.hash();
+    let ordinal = history.blocks.len() as u32 - 1;
+    let open = *history.blocks.last().expect("a chain has a block");
+    let value = Some(Bytes::from(tbon::encode(&mutations)));
+    writes.push(Write { keyspace: Keyspace::Blocks, key: block_entry_key(chain, ordinal, id), value });
+    let content = &mut world.get_mut::<BlockContent>(open).expect("a block").0;
+    let content = content.as_mut().expect("the open block stays in memory");
+    Arc::make_mut(content).transactions.push((id, mutations));
+    let header = &mut *world.get_mut::<BlockHeader>(open).expect("a block");
+    header.transactions += 1;
+    (header.bytes, header.batch) = (bytes, batch);
+    if bytes < BLOCK_BYTES {
+        return;
+    }
+    let next = BlockHeader {
+        chain,
+        ordinal: ordinal + 1,
+        previous: Some(hash),
+        transactions: 0,
+        bytes: 0,
+        batch,
+        uses: 0,
+        last_used: 0,
+    };
+    let value = Some(block_header_value(Some(&hash)));
+    writes.push(Write { keyspace: Keyspace::Blocks, key: block_key(chain, ordinal + 1), value });
+    let content = Block { previous: hash.to_vec(), transactions: Vec::new() };
+    let next = world.spawn((next, BlockContent(Some(Arc::new(content))))).id();
+    let history = &mut *world.get_mut::<History>(entity).expect("a chain that keeps its blocks");
+    history.blocks.push(next);
+    history.open = BlockHasher::new(&hash);
+    let registry = &mut *world.resource_mut::<Registry>();
+    registry.resident.insert((chain, ordinal), open);
+    registry.resident_bytes += bytes;
+}

@@ -1,0 +1,70 @@
+//! Evict: the content of blocks in memory stays within the cache, least frequently used first; transactions that
+//! together hold too much are thinned out, youngest first.
+
+use bevy_ecs::prelude::World;
+use components::Error;
+use components::transaction::{Program, Transaction};
+use components::versions::{BlockContent, BlockHeader};
+
+use crate::tick::{Limits, Registry};
+
+/// Drop the content of closed, durable blocks until the rest fits.
+pub fn evict(world: &mut World) {
+    let cache_bytes = world.resource::<Limits>().cache_bytes;
+    let registry = world.resource::<Registry>();
+    if registry.resident_bytes <= cache_bytes {
+        return;
+    }
+    let durable = registry.durable;
+    let mut candidates: Vec<_> = registry
+        .resident
+        .iter()
+        .map(|(key, entity)| {
+            let header = world.get::<BlockHeader>(*entity).expect("a block");
+            (header.uses, header.last_used, *key, *entity, header.bytes, header.batch)
+        })
+        .filter(|(.., batch)| *batch <= durable)
+        .collect();
+    candidates.sort_by_key(|(uses, last_used, key, ..)| (*uses, *last_used, *key));
+    for (_, _, key, entity, bytes, _) in candidates {
+        world.get_mut::<BlockContent>(entity).expect("a block").0 = None;
+        let registry = &mut *world.resource_mut::<Registry>();
+        registry.resident.remove(&key);
+        registry.resident_bytes -= bytes;
+        if registry.resident_bytes <= cache_bytes {
+            return;
+        }
+    }
+}
+
+/// Refuse the youngest transactions as long as all of them hold more than the host can give.
+pub fn shed(world: &mut World) {
+    let limit = world.resource::<Limits>().transactions_bytes_max;
+    let held = |world: &World| -> Vec<(components::TxnId, bevy_ecs::prelude::Entity, u64)> {
+        let active = &world.resource::<Registry>().active;
+        let bytes = |entity| world.get::<Program>(entity).map_or(0, |program| program.ledger.bytes());
+        active.iter().map(|(id, entity)| (*id, *entity, bytes(*entity))).collect()
+    };
+    // Most ticks end with no transaction open.
+    if world.resource::<Registry>().active.is_empty() {
+        return;
+    }
+    let mut transactions = held(world);
+    let mut total: u64 = transactions.iter().map(|(_, _, bytes)| bytes).sum();
+    while total > limit
+        && let Some((id, entity, bytes)) = transactions.pop()
+    {
+        total -= bytes;
+        if bytes == 0 {
+            continue;
+        }
+        let transaction = &mut *world.get_mut::<Transaction>(entity).expect("a transaction");
+        if transaction.outcome.is_none() {
+            transaction.outcome = Some(Err(Error::unavailable("the host is out of memory for transactions")));
+            let registry = &mut *world.resource_mut::<Registry>();
+            registry.runnable.remove(&id);
+            registry.out_of_fuel.remove(&id);
+            registry.finished.insert(id);
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! Intake: requests become transactions; time limits and finished jobs are noted.
+
+use std::sync::Arc;
+
+use bevy_ecs::prelude::{Entity, World};
+use components::ledger::Ledger;
+use components::transaction::{Authority, Phase, Program, RequestId, Transaction};
+use components::versions::{BlockContent, BlockHeader, HostedChain};
+use components::{Error, Request, Result, TxnId};
+
+use crate::dispatch::is_hypothetical;
+use crate::scalar::Interpreter;
+use crate::tick::{Expectations, Hosting, Inbox, Input, Inputs, Limits, Outbox, Registry, Statistics};
+
+/// The nonce of the ids of this host. Its ids differ in time, so one nonce will do until hosts share clusters.
+const NONCE: u16 = 1;
+
+/// Take in everything that came since the last tick.
+pub fn intake(world: &mut World) {
+    let Inputs { now_ns, events } = std::mem::take(&mut world.resource_mut::<Inbox>().0);
+    world.resource_mut::<Inbox>().0.now_ns = now_ns;
+    let registry = &mut *world.resource_mut::<Registry>();
+    registry.ticks += 1;
+    registry.runnable.append(&mut registry.out_of_fuel);
+    for event in events {
+        match event {
+            Input::Request { id, request } => begin(world, id, request, now_ns),
+            Input::Cancel(id) => cancel(world, id),
+            Input::Durable(sequence) => {
+                let registry = &mut *world.resource_mut::<Registry>();
+                assert!(sequence >= registry.durable, "what is durable stays durable");
+                registry.durable = sequence;
+            }
+            Input::Block { chain, ordinal, content } => {
+                let content = content.unwrap_or_else(|cause| {
+                    panic!("block {ordinal} of chain {} cannot be read: {cause}", chain.0)
+                });
+                let registry = world.resource::<Registry>();
+                let chain_entity = registry.chains[&chain];
+                let ticks = registry.ticks;
+                let history = world.get::<components::versions::History>(chain_entity).expect("a history");
+                let entity = history.blocks[ordinal as usize];
+                world.get_mut::<BlockContent>(entity).expect("a block").0 = Some(Arc::new(content));
+                let header = &mut *world.get_mut::<BlockHeader>(entity).expect("a block");
+                (header.uses, header.last_used) = (0, ticks);
+                let bytes = header.bytes;
+                debug_assert!(world.get::<HostedChain>(chain_entity).is_some_and(|it| it.id == chain));
+                let registry = &mut *world.resource_mut::<Registry>();
+                if registry.resident.insert((chain, ordinal), entity).is_none() {
+                    registry.resident_bytes += bytes;
+                }
+                registry.released.insert(chain);
+            }
+        }
+    }
+    expire(world, now_ns);
+}
+
+/// The next id of this host: later than the clock, and than every id before it.
+fn mint(registry: &mut Registry, now_ns: u64) -> TxnId {
+    let id = TxnId::new(now_ns.max(registry.last_id.time_ns() + 1), NONCE);
+    registry.last_id = id;
+    id
+}
+
+/// The id that a caller chose, if it may be used.
+fn accept(registry: &mut Registry, limits: &Limits, id: TxnId, now_ns: u64) -> Result<TxnId> {
+    if id.time_ns() > now_ns.saturating_add(limits.clock_skew_ns_max) {
+        return Err(Error::bad_request(format_args!("the transaction id {id} is in the future")));
+    }
+    if id.time_ns() < now_ns.saturating_sub(limits.request_ttl_ns) {
+        return Err(Error::bad_request(format_args!("the transaction id {id} is too old")));
+    }
+    if id <= registry.floor_id || registry.active.contains_key(&id) || !registry.chosen_ids.insert(id) {
+        return Err(Error::conflict(format_args!("the transaction {id} has been seen before")));
+    }
+    let oldest = TxnId::new(now_ns.saturating_sub(limits.request_ttl_ns), 0);
+    registry.chosen_ids = registry.chosen_ids.split_off(&oldest);
+    registry.last_id = registry.last_id.max(id);
+    Ok(id)
+}
+
+fn begin(world: &mut World, request_id: RequestId, request: Request, now_ns: u64) {
+    let limits = world.resource::<Limits>().clone();
+    let registry = &mut *world.resource_mut::<Registry>();
+    let id = if registry.requests.len() >= limits.transactions_max {
+        Err(Error::unavailable("too many transactions are open; try again in a second"))
+    } else {
+        match request.txn_id {
+            Some(id) => accept(registry, &limits, id, now_ns),
+            None => Ok(mint(registry, now_ns)),
+        }
+    };
+    let id = match id {
+        Ok(id) => id,
+        Err(error) => {
+            world.resource_mut::<Outbox>().replies.push((request_id, Err(error)));
+            return;
+        }
+    };
+    let authority = if is_hypothetical(&request) {
+        let snapshot = registry.commit_count;
+        *registry.snapshots.entry(snapshot).or_default() += 1;
+        Authority::Hypothetical { snapshot }
+    } else {
+        Authority::real()
+    };
+    let expected_writes = match &authority {
+        Authority::Real(_) => {
+            let expectations = world.resource::<Expectations>();
+            expectations.0.get(&(request.path.clone(), request.verb)).cloned().unwrap_or_default()
+        }
+        Authority::Hypothetical { .. } => Vec::new(),
+    };
+    let transaction = Transaction {
+        id,
+        request_id,
+        request: Arc::new(request),
+        deadline_ns: now_ns.saturating_add(limits.request_ttl_ns),
+        phase: Phase::Running,
+        authority,
+        attempts: 0,
+        durable_after: 0,
+        expected_writes,
+        outcome: None,
+    };
+    let deadline_ns = transaction.deadline_ns;
+    let entity = world.spawn(transaction).id();
+    let registry = &mut *world.resource_mut::<Registry>();
+    registry.requests.insert(request_id, entity);
+    registry.deadlines.insert((deadline_ns, request_id));
+    world.resource_mut::<Statistics>().begun += 1;
+    start(world, entity);
+}
+
+/// Begin (an attempt of) a transaction under its id.
+fn start(world: &mut World, entity: Entity) {
+    let catalog = world.resource::<Hosting>().0.clone();
+    let fuel = world.resource::<Limits>().fuel_per_tick;
+    let transaction = &mut *world.get_mut::<Transaction>(entity).expect("a transaction");
+    transaction.attempts += 1;
+    transaction.outcome = None;
+    let id = transaction.id;
+    let request = transaction.request.clone();
+    let expected = transaction.expected_writes.clone();
+    transaction.phase = if expected.is_empty() { Phase::Running } else { Phase::Waiting };
+    let ledger = Arc::new(Ledger::new(id));
+    ledger.refuel(fuel);
+    let interpreter = Interpreter { catalog, ledger: ledger.clone() };
+    let future = Box::pin(async move { interpreter.serve(&request).await });
+    world.entity_mut(entity).insert(Program::new(future, ledger));
+    let registry = &mut *world.resource_mut::<Registry>();
+    registry.active.insert(id, entity);
+    if expected.is_empty() {
+        registry.runnable.insert(id);
+    } else {
+        registry.expected.extend(expected.into_iter().map(|chain| (id, chain)));
+    }
+}
+
+/// Begin a transaction again, after everything that has begun so far, with locks on what it has wanted to write.
+pub(crate) fn restart(world: &mut World, entity: Entity) {
+    let now_ns = world.resource::<Inbox>().0.now_ns;
+    let id = mint(&mut world.resource_mut::<Registry>(), now_ns);
+    world.get_mut::<Transaction>(entity).expect("a transaction").id = id;
+    world.resource_mut::<Statistics>().retried += 1;
+    start(world, entity);
+}
+
+/// End a transaction before its program does.
+fn interrupt(world: &mut World, entity: Entity, cause: Error) {
+    let transaction = &mut *world.get_mut::<Transaction>(entity).expect("a transaction");
+    if matches!(transaction.phase, Phase::Running | Phase::Waiting) && transaction.outcome.is_none() {
+        transaction.outcome = Some(Err(cause));
+        let id = transaction.id;
+        let registry = &mut *world.resource_mut::<Registry>();
+        registry.runnable.remove(&id);
+        registry.finished.insert(id);
+    }
+}
+
+fn cancel(world: &mut World, request_id: RequestId) {
+    if let Some(entity) = world.resource::<Registry>().requests.get(&request_id).copied() {
+        interrupt(world, entity, Error::timeout("the client went away"));
+    }
+}
+
+fn expire(world: &mut World, now_ns: u64) {
+    loop {
+        let registry = &mut *world.resource_mut::<Registry>();
+        let Some((deadline_ns, request_id)) = registry.deadlines.first().copied() else {
+            return;
+        };
+        if deadline_ns > now_ns {
+            return;
+        }
+        registry.deadlines.pop_first();
+        if let Some(entity) = registry.requests.get(&request_id).copied() {
+            world.resource_mut::<Statistics>().timeouts += 1;
+            let limit_s = world.resource::<Limits>().request_ttl_ns as f64 / 1e9;
+            interrupt(world, entity, Error::timeout(format_args!("the request took more than {limit_s} s")));
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! What goes into a tick, what comes out of it, and what its stages hand to one another.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use bevy_ecs::prelude::{Entity, Resource};
+use components::chain::{Block, Mutation};
+use components::cluster::{Catalog, ChainId};
+use components::ledger::{LockMode, Want};
+use components::reference::Verb;
+use components::storage::{Batch, Write};
+use components::transaction::RequestId;
+use components::{Path, Reply, Request, State, TxnId};
+
+/// One input of a tick.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// A request to run as one transaction.
+    Request {
+        /// Names it until it is answered; never used twice.
+        id: RequestId,
+        /// What to run.
+        request: Request,
+    },
+    /// Nobody waits for the answer to this request any more.
+    Cancel(RequestId),
+    /// Every batch up to this sequence is durable.
+    Durable(u64),
+    /// A block that was asked for, or why it cannot be read.
+    Block {
+        /// The chain of the block.
+        chain: ChainId,
+        /// Its place in the chain.
+        ordinal: u32,
+        /// Its content.
+        content: Result<Block, String>,
+    },
+}
+
+/// What a tick is given.
+#[derive(Clone, Debug, Default)]
+pub struct Inputs {
+    /// The clock of the host, in nanoseconds since the Unix epoch.
+    pub now_ns: u64,
+    /// In order of arrival.
+    pub events: Vec<Input>,
+}
+
+/// What a tick gives back.
+#[derive(Debug, Default)]
+pub struct Outputs {
+    /// Answers, in the order in which they may leave.
+    pub replies: Vec<(RequestId, Reply)>,
+    /// What must become durable.
+    pub batch: Option<Batch>,
+    /// Blocks to read from storage.
+    pub loads: Vec<(ChainId, u32)>,
+    /// Whether there is more to do without further input.
+    pub is_busy: bool,
+    /// When to tick at the latest, in nanoseconds of the host's clock.
+    pub next_deadline_ns: Option<u64>,
+    /// Why the host cannot go on, if it cannot.
+    pub poisoned: Option<String>,
+}
+
+/// The inputs that the intake has yet to look at, and the time.
+#[derive(Debug, Default, Resource)]
+pub struct Inbox(pub Inputs);
+
+/// The outputs so far.
+#[derive(Debug, Default, Resource)]
+pub struct Outbox {
+    /// See [`Outputs::replies`].
+    pub replies: Vec<(RequestId, Reply)>,
+    /// Changes for the batch of this tick.
+    pub writes: Vec<Write>,
+    /// See [`Outputs::loads`].
+    pub loads: Vec<(ChainId, u32)>,
+}
+
+/// What this host serves.
+#[derive(Debug, Resource)]
+pub struct Hosting(pub Arc<Catalog>);
+
+/// Limits of a world. Each has a default that suits a small server.
+#[derive(Clone, Debug, Resource)]
+pub struct Limits {
+    /// How long a request may take, in nanoseconds.
+    pub request_ttl_ns: u64,
+    /// How many transactions may be open; a request beyond is answered 503.
+    pub transactions_max: usize,
+    /// What all open transactions may hold together, in bytes; beyond, the youngest is answered 503.
+    pub transactions_bytes_max: u64,
+    /// How many steps a program may take in one tick.
+    pub fuel_per_tick: u64,
+    /// How often the stages of a tick repeat before the rest is left to the next tick.
+    pub rounds_max: u32,
+    /// How much content of closed blocks stays in memory, in bytes.
+    pub cache_bytes: u64,
+    /// How far ahead of the clock a transaction id that a caller chose may be, in nanoseconds.
+    pub clock_skew_ns_max: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            request_ttl_ns: 30_000_000_000,
+            transactions_max: 65_536,
+            transactions_bytes_max: 1 << 30,
+            fuel_per_tick: 4_000,
+            rounds_max: 4_096,
+            cache_bytes: 1_000_000_000,
+            clock_skew_ns_max: 5_000_000_000,
+        }
+    }
+}
+
+/// A transaction that has its place in the order, on its way to being applied.
+#[derive(Debug)]
+pub struct Commit {
+    /// The transaction.
+    pub id: TxnId,
+    /// Its number in the order of commits.
+    pub number: u64,
+    /// For each chain that it changed: the subject after it, and the changes.
+    pub changes: Vec<(ChainId, State, Vec<Mutation>)>,
+}
+
+/// The registers of a world: which entity is which, and what has to be looked at.
+///
+/// Everything here is ordered: what is done in this order is the same on every run.
+#[derive(Debug, Default, Resource)]
+pub struct Registry {
+    /// Open transactions whose order is not decided.
+    pub active: BTreeMap<TxnId, Entity>,
+    /// Open transactions by the request that they answer.
+    pub requests: BTreeMap<RequestId, Entity>,
+    /// When each of them is answered 408.
+    pub deadlines: BTreeSet<(u64, RequestId)>,
+    /// Chains by number.
+    pub chains: BTreeMap<ChainId, Entity>,
+    /// Active transactions whose programs can be polled.
+    pub runnable: BTreeSet<TxnId>,
+    /// Active transactions whose programs have spent their fuel for this tick.
+    pub out_of_fuel: BTreeSet<TxnId>,
+    /// What programs have asked for.
+    pub wants: Vec<(TxnId, Want)>,
+    /// Locks to take before a transaction begins.
+    pub expected: Vec<(TxnId, ChainId)>,
+    /// Chains on which a lock was released.
+    pub released: BTreeSet<ChainId>,
+    /// Transactions that were refused a lock.
+    pub refused: BTreeSet<TxnId>,
+    /// Transactions whose outcome is known.
+    pub finished: BTreeSet<TxnId>,
+    /// Commits on their way to being applied, in order.
+    pub commits: Vec<Commit>,
+    /// Transactions that wait for the content of blocks: chain, reader.
+    pub history_readers: BTreeSet<(ChainId, TxnId)>,
+    /// Answers that wait for a batch to be durable.
+    pub held: BTreeMap<u64, Vec<Entity>>,
+    /// The snapshots that hypothetical transactions read, with how many read each.
+    pub snapshots: BTreeMap<u64, usize>,
+    /// The locks of each active transaction.
+    pub locks: BTreeMap<TxnId, Vec<Entity>>,
+    /// The last id that was given out or seen.
+    pub last_id: TxnId,
+    /// Ids at or below were used before this process began.
+    pub floor_id: TxnId,
+    /// Ids that callers chose, as long as they could come again.
+    pub chosen_ids: BTreeSet<TxnId>,
+    /// How many transactions have committed.
+    pub commit_count: u64,
+    /// The sequence of the batch that is being filled.
+    pub batch: u64,
+    /// The sequence up to which everything is durable.
+    pub durable: u64,
+    /// Closed blocks whose content is in memory.
+    pub resident: BTreeMap<(ChainId, u32), Entity>,
+    /// The size of that content, in bytes.
+    pub resident_bytes: u64,
+    /// How many ticks have run.
+    pub ticks: u64,
+}
+
+impl Registry {
+    /// Whether the stages of a tick have something left to do.
+    pub fn has_work(&self) -> bool {
+        !(self.runnable.is_empty()
+            && self.wants.is_empty()
+            && self.expected.is_empty()
+            && self.released.is_empty()
+            && self.refused.is_empty()
+            && self.finished.is_empty())
+    }
+
+    /// The snapshot before which no transaction reads.
+    pub fn oldest_snapshot(&self) -> u64 {
+        self.snapshots.keys().next().copied().unwrap_or(u64::MAX)
+    }
+
+    /// The id before which no transaction reads.
+    pub fn oldest_active(&self) -> TxnId {
+        self.active.keys().next().copied().unwrap_or(TxnId::MAX)
+    }
+}
+
+/// What chains a request is expected to write: those that the last one of its kind wrote. They are locked before
+/// it begins, so that transactions on one hot value queue up instead of refusing one another.
+#[derive(Debug, Default, Resource)]
+pub struct Expectations(pub BTreeMap<(Path, Verb), Vec<ChainId>>);
+
+/// How many kinds of request are remembered; beyond, no new ones are learned.
+pub const EXPECTATIONS_MAX: usize = 16_384;
+
+/// What has happened, for operators.
+#[derive(Clone, Copy, Debug, Default, Resource)]
+pub struct Statistics {
+    /// Transactions that were begun, retries not counted.
+    pub begun: u64,
+    /// Transactions that committed a change.
+    pub committed: u64,
+    /// Transactions that ended without a change.
+    pub read_only: u64,
+    /// Transactions that failed.
+    pub failed: u64,
+    /// Attempts that were refused a lock and begun again.
+    pub retried: u64,
+    /// Transactions that ended in a conflict.
+    pub conflicts: u64,
+    /// Transactions that ran out of time.
+    pub timeouts: u64,
+    /// Rounds of the stages within ticks.
+    pub rounds: u64,
+    /// Polls of programs.
+    pub polls: u64,
+    /// Polls of programs that ran on more than one thread.
+    pub parallel_polls: u64,
+}
+
+/// The threads that poll programs when there are many. None: the thread of the tick alone.
+#[derive(Default, Resource)]
+pub struct Pool(pub Option<rayon::ThreadPool>);
+
+/// The mode of the lock that a transaction is expected to need.
+pub const EXPECTED_MODE: LockMode = LockMode::Write;
