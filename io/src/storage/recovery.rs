@@ -6,7 +6,7 @@ use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::log::{
-    self, RecordKeys, SEGMENT_HEADER_BYTES, SEGMENT_NAMES, Segment, SegmentHeader, decode_batch, segment_name,
+    self, RecordKeys, SEGMENT_HEADER_BYTES, SEGMENT_NAMES, Segment, SegmentHeader, segment_name,
 };
 use super::{CheckpointStore, Disk, DiskFile, DiskId, FORMAT_VERSION, Overlay, StorageError, StoreOptions};
 
@@ -24,7 +24,7 @@ pub(crate) struct Metadata {
     pub disk_id: DiskId,
     /// The last record whose changes the checkpoint holds.
     pub checkpointed_sequence: u64,
-    /// A generation that the log has reached: it must not be found without it. 0 before the first.
+    /// A generation that the log has durably reached, so that it is corrupt without it. 0 before the first.
     pub log_generation: u64,
 }
 
@@ -120,31 +120,28 @@ pub(crate) fn recover(disk: &dyn Disk, options: &StoreOptions) -> Result<Recover
         }
     };
 
+    // A log that the checkpoint knows of has both files.
+    if metadata.log_generation > 0
+        && let Some(position) = files.iter().position(Option::is_none)
+    {
+        return Err(found[position].corrupt(0, "the file is missing"));
+    }
+
     let replayed = replay(&metadata, &found)?;
-    if !replayed.changes.is_empty() || replayed.generation != metadata.log_generation {
-        tracing::debug!(
-            records = replayed.last_sequence - metadata.checkpointed_sequence,
-            "replayed the log into the checkpoint"
-        );
-        // From here on the log has been read, and may have been read from a cache that is not on the disk yet.
-        let metadata = Metadata {
-            checkpointed_sequence: replayed.last_sequence,
-            log_generation: replayed.generation,
-            ..metadata
-        };
+    let mut metadata = Metadata { checkpointed_sequence: replayed.last_sequence, ..metadata };
+    if !replayed.changes.is_empty() {
+        tracing::debug!(last_sequence = replayed.last_sequence, "replays the log into the checkpoint");
+        // This also makes durable what was read from a cache and is not on the disk yet.
         checkpoint.apply(&replayed.changes, &metadata.encode())?;
     }
 
-    let mut is_new = false;
     for (file, name) in files.iter_mut().zip(SEGMENT_NAMES) {
         if file.is_none() {
             *file = Some(disk.create_file(name).map_err(StorageError::io(format!("create {name}")))?);
-            is_new = true;
         }
     }
-    if is_new {
-        disk.sync_directory().map_err(StorageError::io("sync the data directory"))?;
-    }
+    // Also when both files were there: who created them may have died before this.
+    disk.sync_directory().map_err(StorageError::io("sync the data directory"))?;
     let [even, odd] = <[_; 2]>::try_from(files.into_iter().flatten().collect::<Vec<_>>())
         .unwrap_or_else(|_| unreachable!("both files exist now"));
 
@@ -156,6 +153,9 @@ pub(crate) fn recover(disk: &dyn Disk, options: &StoreOptions) -> Result<Recover
     let (file, other_file) =
         if segment_name(header.generation) == SEGMENT_NAMES[0] { (even, odd) } else { (odd, even) };
     let active = Segment::start(file, header, options.segment_bytes, options.growth_bytes)?;
+    // With this, a log that loses its newest segment is found out.
+    metadata.log_generation = header.generation;
+    checkpoint.apply(&Overlay::default(), &metadata.encode())?;
     Ok(Recovered { checkpoint, active, other_file, last_sequence: replayed.last_sequence })
 }
 

@@ -1,6 +1,7 @@
 //! The store: commits go to the log, reads to the overlays and the checkpoint.
 
 use std::ops::ControlFlow;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::thread::{self, JoinHandle};
@@ -105,8 +106,12 @@ impl Shared {
 
     /// Lets nothing happen after an error that leaves it unknown what is durable.
     fn poison(&self, error: &StorageError) {
-        if self.poison.set(error.to_string().into()).is_ok() {
-            tracing::error!(%error, "storage stops");
+        self.poison_with(error.to_string().into());
+    }
+
+    fn poison_with(&self, reason: Arc<str>) {
+        if self.poison.set(reason.clone()).is_ok() {
+            tracing::error!(%reason, "storage stops");
         }
     }
 
@@ -397,14 +402,21 @@ impl Store {
         let metadata = Metadata {
             disk_id: full.disk_id,
             checkpointed_sequence: self.last_sequence,
-            log_generation: full.generation,
+            log_generation: header.generation,
         };
         self.pending = Some(match self.options.checkpoint_mode {
             CheckpointMode::Deferred { commits } => PendingCheckpoint::Deferred { commits, frozen, metadata },
             CheckpointMode::Background => {
                 let shared = self.shared.clone();
                 let thread = thread::Builder::new().name(CHECKPOINT_THREAD_NAME.into());
-                let handle = thread.spawn(move || shared.write_checkpoint(&frozen, &metadata));
+                let handle = thread.spawn(move || {
+                    // A panic must not leave the frozen changes waiting for ever.
+                    let written =
+                        catch_unwind(AssertUnwindSafe(|| shared.write_checkpoint(&frozen, &metadata)));
+                    if written.is_err() {
+                        shared.poison_with("the thread that writes the checkpoint panicked".into());
+                    }
+                });
                 PendingCheckpoint::Running(handle.map_err(StorageError::io("start the checkpoint thread"))?)
             }
         });
@@ -416,7 +428,8 @@ impl Store {
         match self.pending.take() {
             None => {}
             Some(PendingCheckpoint::Running(handle)) => {
-                handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+                // A panic of the thread has poisoned the store.
+                handle.join().ok();
             }
             Some(PendingCheckpoint::Deferred { frozen, metadata, .. }) => {
                 self.shared.write_checkpoint(&frozen, &metadata);
