@@ -370,6 +370,61 @@ fn a_missing_log_is_refused() {
     }
 }
 
+/// A disk with records of two generations, none of them in the checkpoint: `log-1` is full, `log-0` follows it.
+fn disk_with_two_segments() -> (SimulatedDisk, usize) {
+    let disk = SimulatedDisk::new(1);
+    let checkpoint_mode = CheckpointMode::Deferred { commits: u32::MAX };
+    let mut store =
+        Store::open(Arc::new(disk.clone()), StoreOptions { checkpoint_mode, ..options(1) }).unwrap();
+    let mut random = Random(1);
+    let mut count = 0;
+    let is_second_used = || disk.file_contents("log-0").unwrap().iter().skip(4096).any(|byte| *byte != 0);
+    while !is_second_used() {
+        count += 1;
+        store.commit(&[random_batch(&mut random, count)]).unwrap();
+    }
+    drop(store);
+    (disk.restart(CrashKind::Power), count)
+}
+
+#[test]
+fn both_segments_are_replayed() {
+    let (disk, count) = disk_with_two_segments();
+    assert_eq!(batch_number(&open(&disk, 1).unwrap()), count);
+}
+
+#[test]
+fn damage_to_either_of_two_segments_is_refused() {
+    // The last record of the full segment is acknowledged, because the next segment continues after it.
+    let (disk, _) = disk_with_two_segments();
+    let contents = disk.file_contents("log-1").unwrap();
+    let last = contents.iter().rposition(|byte| *byte != 0).unwrap();
+    for offset in [0, 40, 4096, 5000, last] {
+        let (disk, _) = disk_with_two_segments();
+        disk.damage_file("log-1", offset, |byte| byte ^ 0x20);
+        assert!(matches!(open(&disk, 1), Err(StorageError::CorruptLog { .. })), "byte {offset}");
+    }
+    // The header of the next segment was durable before its records.
+    for offset in [0, 20, 35, 45, 50] {
+        let (disk, _) = disk_with_two_segments();
+        disk.damage_file("log-0", offset, |byte| byte ^ 0x20);
+        assert!(matches!(open(&disk, 1), Err(StorageError::CorruptLog { .. })), "byte {offset}");
+    }
+}
+
+#[test]
+fn a_segment_that_became_blank_is_refused() {
+    let (disk, _) = disk_with_log(2);
+    // A second start makes the first generation the older one, which would be readable.
+    drop(open(&disk, 1).unwrap());
+    let disk = disk.restart(CrashKind::Power);
+    for offset in 0..disk.file_contents("log-0").unwrap().len() {
+        disk.damage_file("log-0", offset, |_| 0);
+    }
+    let error = open(&disk, 1).err().unwrap();
+    assert!(error.to_string().contains("the checkpoint knows of generation 2"), "{error}");
+}
+
 #[test]
 fn an_unknown_version_is_refused() {
     let (disk, _) = disk_with_log(2);
