@@ -11,7 +11,7 @@ use bytes::Bytes;
 use io::storage::simulated::{CrashKind, Fault, SimulatedCounts, SimulatedDisk};
 use io::storage::{CheckpointMode, Keyspace, StorageError, Store, StoreOptions, Write};
 
-const DEFAULT_SEED_COUNT: u64 = 12;
+const DEFAULT_SEED_COUNT: u64 = 24;
 const STEP_COUNT: usize = 36;
 
 /// The key that names the last batch of a state, so that no two prefixes of the history look the same.
@@ -176,23 +176,24 @@ fn work(disk: &SimulatedDisk, seed: u64, step_count: usize, history: &mut Histor
     Ok(())
 }
 
-/// Works with a fault at one operation, recovers with a crash at another, and then works and recovers unharmed.
+/// Works with a fault at one operation, recovers with crashes at others, and then works and recovers unharmed.
 fn run(
     disk: SimulatedDisk,
     seed: u64,
     (first_fault_after, fault): (u64, Fault),
-    second_crash_after: u64,
+    recovery_crashes_after: [u64; 2],
 ) -> Result<SimulatedDisk, String> {
     let mut history = History::default();
     disk.inject(first_fault_after, fault);
     work(&disk, seed, STEP_COUNT, &mut history)?;
 
     let kind = |number: u64| if number.is_multiple_of(3) { CrashKind::Process } else { CrashKind::Power };
-    let disk = disk.restart(kind(first_fault_after + seed));
-    disk.inject(second_crash_after, Fault::Crash);
-    work(&disk, seed, 3, &mut history)?;
-
-    let disk = disk.restart(kind(first_fault_after + second_crash_after));
+    let mut disk = disk.restart(kind(first_fault_after + seed));
+    for crash_after in recovery_crashes_after {
+        disk.inject(crash_after, Fault::Crash);
+        work(&disk, seed, 4, &mut history)?;
+        disk = disk.restart(kind(first_fault_after + crash_after));
+    }
     work(&disk, seed, 8, &mut history)?;
     let disk = disk.restart(CrashKind::Power);
     work(&disk, seed, 0, &mut history)?;
@@ -211,11 +212,11 @@ fn run_everywhere(fault: Fault, prepare: impl Fn(&SimulatedDisk)) -> Result<Simu
     let mut total = SimulatedCounts::default();
     for seed in 0..seed_count() {
         for operation in 0..operation_count(seed) {
-            // A recovery takes about eight operations: the second crash hits it, or the work after it.
-            let second_crash_after = (operation + seed) % 12;
+            // A recovery takes about ten operations: these crashes hit it, or the work after it.
+            let recovery_crashes_after = [(operation + seed) % 14, (operation / 14 + 5 * seed) % 14];
             let disk = SimulatedDisk::new(seed * 1_000_003 + operation);
             prepare(&disk);
-            let disk = run(disk, seed, (operation, fault), second_crash_after)
+            let disk = run(disk, seed, (operation, fault), recovery_crashes_after)
                 .map_err(|error| format!("seed {seed}, operation {operation}: {error}"))?;
             let counts = disk.counts();
             total.operations += counts.operations;
@@ -255,7 +256,7 @@ fn the_checker_notices_a_disk_that_lies_about_syncs() {
     for operation in 0..count {
         let disk = SimulatedDisk::new(operation);
         disk.lie_about_syncs();
-        if let Err(reason) = run(disk, 1, (operation, Fault::Crash), 100) {
+        if let Err(reason) = run(disk, 1, (operation, Fault::Crash), [100, 100]) {
             noticed_count += 1;
             loss_count += u64::from(reason.contains("were acknowledged"));
         }
@@ -298,7 +299,7 @@ fn a_failed_store_never_works_again() {
 #[test]
 fn a_seed_replays_byte_for_byte() {
     let contents = |seed| {
-        let disk = run(SimulatedDisk::new(seed), seed, (40, Fault::Crash), 5).unwrap();
+        let disk = run(SimulatedDisk::new(seed), seed, (40, Fault::Crash), [5, 6]).unwrap();
         (disk.file_contents("log-0"), disk.file_contents("log-1"), disk.counts())
     };
     assert_eq!(contents(5), contents(5));

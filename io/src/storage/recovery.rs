@@ -145,6 +145,17 @@ pub(crate) fn recover(disk: &dyn Disk, options: &StoreOptions) -> Result<Recover
     let [even, odd] = <[_; 2]>::try_from(files.into_iter().flatten().collect::<Vec<_>>())
         .unwrap_or_else(|_| unreachable!("both files exist now"));
 
+    // The next header overwrites the segment before the newest, so the newest must be durable by now. It may have
+    // been read from a cache after a sync that failed, which only writing it again puts right.
+    let newest = found
+        .iter()
+        .zip([&even, &odd])
+        .find(|(segment, _)| segment.header.is_some_and(|header| header.generation == replayed.generation));
+    if let Some((Found { name, header: Some(header), .. }, file)) = newest {
+        file.write_at(0, &header.encode()).map_err(StorageError::io(format!("write to {name}")))?;
+        file.sync().map_err(StorageError::io(format!("sync {name}")))?;
+    }
+
     let header = SegmentHeader {
         disk_id: metadata.disk_id,
         generation: replayed.generation + 1,

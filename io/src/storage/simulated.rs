@@ -425,8 +425,10 @@ impl DiskFile for SimulatedFile {
             Verdict::Succeed if state.is_sync_a_lie => Ok(()),
             Verdict::Succeed => {
                 state.counts.syncs += 1;
-                file.unsynced.clear();
-                file.durable.clone_from(&file.current);
+                // What an earlier sync failed to write counts as clean, so that only memory still has it.
+                for change in std::mem::take(&mut file.unsynced) {
+                    change.apply(&mut file.durable);
+                }
                 Ok(())
             }
             // The machine stops: what is unsynced is decided at the restart.
