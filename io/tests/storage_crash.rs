@@ -250,6 +250,25 @@ fn nothing_acknowledged_is_lost_when_any_operation_fails() {
 }
 
 #[test]
+fn nothing_is_lost_when_the_power_fails_after_the_process_died() {
+    // What the process leaves in the cache of the operating system is read by the next, and lost after that.
+    for operation in 0..operation_count(1) {
+        for recovery_operation in 0..12 {
+            let mut history = History::default();
+            let disk = SimulatedDisk::new(operation * 1_000_003 + recovery_operation);
+            disk.inject(operation, Fault::Crash);
+            work(&disk, 1, STEP_COUNT, &mut history).unwrap();
+            let disk = disk.restart(CrashKind::Process);
+            disk.inject(recovery_operation, Fault::Crash);
+            work(&disk, 1, 0, &mut history).unwrap();
+            let disk = disk.restart(CrashKind::Power);
+            work(&disk, 1, 0, &mut history)
+                .unwrap_or_else(|error| panic!("operations {operation}, {recovery_operation}: {error}"));
+        }
+    }
+}
+
+#[test]
 fn the_checker_notices_a_disk_that_lies_about_syncs() {
     let count = operation_count(1);
     let (mut noticed_count, mut loss_count) = (0, 0);
