@@ -1,9 +1,11 @@
 //! What the world asks the storage to keep: plain keys and values.
 
-/// One named keyspace of the storage.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+use std::fmt;
+
+/// One named keyspace.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Ord, PartialOrd, Hash)]
 pub enum Keyspace {
-    /// Format version, disk id, keys of the host.
+    /// Keys and settings of the host.
     Meta,
     /// Chains by address.
     Catalog,
@@ -13,6 +15,50 @@ pub enum Keyspace {
     Blocks,
     /// Decisions about transactions.
     Outcomes,
+}
+
+impl Keyspace {
+    /// Every keyspace, in order.
+    pub const ALL: [Keyspace; 5] =
+        [Keyspace::Meta, Keyspace::Catalog, Keyspace::Values, Keyspace::Blocks, Keyspace::Outcomes];
+
+    /// The stored number of this keyspace. Never reuse or renumber one.
+    pub const fn number(self) -> u8 {
+        match self {
+            Keyspace::Meta => 0,
+            Keyspace::Catalog => 1,
+            Keyspace::Values => 2,
+            Keyspace::Blocks => 3,
+            Keyspace::Outcomes => 4,
+        }
+    }
+
+    /// The keyspace with this stored number.
+    pub fn from_number(number: u8) -> Option<Keyspace> {
+        Keyspace::ALL.get(usize::from(number)).copied()
+    }
+
+    /// The position of this keyspace in [`Keyspace::ALL`].
+    pub const fn index(self) -> usize {
+        self.number() as usize
+    }
+
+    /// The name of this keyspace, also that of its LMDB database.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Keyspace::Meta => "meta",
+            Keyspace::Catalog => "catalog",
+            Keyspace::Values => "values",
+            Keyspace::Blocks => "blocks",
+            Keyspace::Outcomes => "outcomes",
+        }
+    }
+}
+
+impl fmt::Display for Keyspace {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.name())
+    }
 }
 
 /// One change of the storage.

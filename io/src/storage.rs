@@ -1,0 +1,69 @@
+//! Durable storage: an append-only log in front of an LMDB checkpoint.
+//!
+//! ```text
+//!            commit                       get, scan
+//!              │                              │
+//!              ▼                              ▼
+//!   ┌─────────────────────┐  after    ┌────────────────┐
+//!   │ log, active segment │  the sync │ active overlay │  everything in the log
+//!   │ one sync per commit │ ────────► ├────────────────┤  that is not yet in the
+//!   ├─────────────────────┤           │ frozen overlay │  checkpoint, in memory
+//!   │ log, other segment  │           └───────┬────────┘
+//!   └─────────────────────┘     checkpoint    │ one transaction,
+//!                                             ▼ on a thread of its own
+//!                                     ┌───────────────┐
+//!                                     │ heed (LMDB)   │
+//!                                     └───────────────┘
+//! ```
+//!
+//! A commit appends one record per batch to the active segment of the [log](mod@log) and syncs once. It is
+//! acknowledged, and becomes visible, after that sync. When the segment or its overlay is full, the two segments
+//! change places: the overlay is frozen and written into LMDB in one transaction while commits go on in the other
+//! segment. A segment is reused only when LMDB holds everything that is in it.
+//!
+//! Recovery replays the records that LMDB does not hold, stops at the torn tail of the last commit, and refuses to
+//! open when a record that had been acknowledged is damaged.
+//!
+//! Any failure of the disk *poisons* the [`Store`]: it cannot know any more what is durable, so every later call
+//! returns [`StorageError::Poisoned`], and no sync is ever retried.
+//!
+//! Everything lives in the folder [`DIRECTORY_NAME`] of the data directory:
+//!
+//! | name | holds |
+//! | --- | --- |
+//! | `lock` | the lock that keeps other processes out |
+//! | `log-0`, `log-1` | the two log segments |
+//! | `checkpoint/` | the LMDB environment |
+
+mod checkpoint;
+mod disk;
+mod error;
+pub mod log;
+mod overlay;
+mod real;
+mod recovery;
+mod sealed;
+pub mod simulated;
+mod store;
+
+pub use checkpoint::HeedCheckpoint;
+pub use disk::{CheckpointSnapshot, CheckpointStore, Disk, DiskFile};
+pub use error::StorageError;
+pub use overlay::Overlay;
+pub use real::{DIRECTORY_NAME, RealDisk};
+pub use sealed::{SEALED_HEADER_BYTES, SEALED_VERSION, seal, unseal};
+pub use store::{CheckpointMode, Reader, Store, StoreOptions};
+
+/// The version of everything that is stored. A directory of another version is refused.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// The longest key. LMDB takes 511 bytes; the rest is kept in reserve.
+pub const MAXIMUM_KEY_BYTES: usize = 500;
+
+/// The most bytes that one batch may take in the log.
+pub const MAXIMUM_BATCH_BYTES: usize = 256 * 1024 * 1024;
+
+/// A random name for one data directory, made when it is created.
+pub type DiskId = [u8; 16];
+
+pub use components::storage::{Keyspace, Write};

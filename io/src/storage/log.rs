@@ -1,0 +1,385 @@
+//! The format of the log, and one segment of it.
+//!
+//! There are two segment files, `log-0` and `log-1`. Generation `g` of the log lives in file `g % 2`; generations
+//! follow each other without gaps. All numbers are little endian.
+//!
+//! ```text
+//!  the header of a segment, in its first 4,096 bytes
+//!
+//!   byte 0          8        12       16                32           40               48         56
+//!        ┌──────────┬────────┬────────┬─────────────────┬────────────┬────────────────┬──────────┬──────┐
+//!        │ TINYLOG\0│ version│ zero   │ disk id         │ generation │ first sequence │ checksum │ zero │
+//!        └──────────┴────────┴────────┴─────────────────┴────────────┴────────────────┴──────────┴──────┘
+//!                                            checksum: xxh3-64 of bytes 0 to 48
+//!
+//!  a record; records follow each other from byte 4,096, each padded with zeros to a multiple of 8
+//!
+//!   byte 0          8         12     16          24                 32
+//!        ┌──────────┬─────────┬──────┬───────────┬──────────────────┬───────────┬─────────┐
+//!        │ checksum │ length  │ mark │ sequence  │ durable sequence │ payload … │ padding │
+//!        └──────────┴─────────┴──────┴───────────┴──────────────────┴───────────┴─────────┘
+//!          checksum: xxh3-64 of bytes 8 to 32 + length, seeded with disk id, generation and sequence
+//!          length: of the payload in bytes         mark: derived from disk id and generation
+//!          durable sequence: the last record that had been synced when this one was written
+//!
+//!  the payload of a record: one batch
+//!
+//!   byte 0       4          5      6            8              12
+//!        ┌───────┬──────────┬──────┬────────────┬──────────────┬───────┬─────────┬───────────────
+//!        │ count │ keyspace │ kind │ key length │ value length │ key … │ value … │ next write …
+//!        └───────┴──────────┴──────┴────────────┴──────────────┴───────┴─────────┴───────────────
+//!          kind: 0 deletes, 1 puts
+//! ```
+//!
+//! Sequences count records from 1 over all generations. Because generation and sequence seed the checksum, what
+//! an earlier use left in a file never passes for a record. The mark only makes the search for records cheap; it is
+//! not guessable, so nobody can plant bytes that make the search expensive.
+//!
+//! **Torn or corrupt?** The records of one commit become durable in any order, so after a crash the last of them
+//! may be there without the first. What a valid record names as *durable* must be there, though: if it is not,
+//! the log is corrupt.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
+
+use super::{DiskFile, DiskId, FORMAT_VERSION, Keyspace, StorageError, Write};
+
+/// The names of the two segment files; generation `g` is in file `g % 2`.
+pub const SEGMENT_NAMES: [&str; 2] = ["log-0", "log-1"];
+
+/// Where records begin.
+pub const SEGMENT_HEADER_BYTES: u64 = 4096;
+
+/// The part of the header that is in use.
+const HEADER_FIELDS_BYTES: usize = 56;
+const HEADER_CHECKED_BYTES: usize = 48;
+const MAGIC: &[u8; 8] = b"TINYLOG\0";
+
+/// The bytes of a record before its payload.
+pub const RECORD_HEADER_BYTES: usize = 32;
+const CHECKSUM_BYTES: usize = 8;
+
+/// Records begin at multiples of this.
+pub const RECORD_ALIGNMENT_BYTES: usize = 8;
+
+const BATCH_HEADER_BYTES: usize = 4;
+const WRITE_HEADER_BYTES: usize = 8;
+const KIND_DELETE: u8 = 0;
+const KIND_PUT: u8 = 1;
+
+/// The name of the file that holds a generation.
+pub(crate) fn segment_name(generation: u64) -> &'static str {
+    SEGMENT_NAMES[(generation % 2) as usize]
+}
+
+/// What the header of a segment says.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct SegmentHeader {
+    pub disk_id: DiskId,
+    pub generation: u64,
+    pub first_sequence: u64,
+}
+
+impl SegmentHeader {
+    pub fn encode(&self) -> [u8; HEADER_FIELDS_BYTES] {
+        let mut bytes = [0; HEADER_FIELDS_BYTES];
+        bytes[0..8].copy_from_slice(MAGIC);
+        bytes[8..12].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
+        bytes[16..32].copy_from_slice(&self.disk_id);
+        bytes[32..40].copy_from_slice(&self.generation.to_le_bytes());
+        bytes[40..48].copy_from_slice(&self.first_sequence.to_le_bytes());
+        let checksum = xxh3_64(&bytes[..HEADER_CHECKED_BYTES]);
+        bytes[48..56].copy_from_slice(&checksum.to_le_bytes());
+        bytes
+    }
+
+    /// The header at the start of a file; `None` when it was never written whole.
+    pub fn decode(name: &str, bytes: &[u8]) -> Result<Option<SegmentHeader>, StorageError> {
+        if bytes.len() < HEADER_FIELDS_BYTES || &bytes[0..8] != MAGIC {
+            return Ok(None);
+        }
+        // A torn write leaves the low byte of the version either old or new, so 0 is a header that tore.
+        let version = read_u32(bytes, 8);
+        if version != FORMAT_VERSION && version != 0 {
+            return Err(StorageError::UnknownVersion {
+                location: format!("the log file {name}"),
+                found: version,
+            });
+        }
+        if version == 0 || read_u64(bytes, HEADER_CHECKED_BYTES) != xxh3_64(&bytes[..HEADER_CHECKED_BYTES]) {
+            return Ok(None);
+        }
+        let mut disk_id = DiskId::default();
+        disk_id.copy_from_slice(&bytes[16..32]);
+        let generation = read_u64(bytes, 32);
+        let first_sequence = read_u64(bytes, 40);
+        Ok(Some(SegmentHeader { disk_id, generation, first_sequence }))
+    }
+
+    /// The keys to the records of this segment.
+    pub fn record_keys(&self) -> RecordKeys {
+        RecordKeys::new(self.disk_id, self.generation)
+    }
+}
+
+/// What ties records to their disk and generation.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RecordKeys {
+    seed: u64,
+    mark: u32,
+}
+
+impl RecordKeys {
+    pub fn new(disk_id: DiskId, generation: u64) -> RecordKeys {
+        let seed = xxh3_64_with_seed(&disk_id, generation);
+        // Never zero: the rest of a segment is zeros.
+        let mark = (xxh3_64_with_seed(b"mark", seed) as u32) | 1;
+        RecordKeys { seed, mark }
+    }
+
+    fn checksum(&self, sequence: u64, checked: &[u8]) -> u64 {
+        xxh3_64_with_seed(checked, xxh3_64_with_seed(&sequence.to_le_bytes(), self.seed))
+    }
+
+    /// Appends a record with this batch to the buffer.
+    pub fn encode(&self, buffer: &mut Vec<u8>, sequence: u64, durable_sequence: u64, batch: &[Write]) {
+        let start = buffer.len();
+        debug_assert!(start.is_multiple_of(RECORD_ALIGNMENT_BYTES));
+        let payload_bytes = payload_bytes(batch);
+        let payload_length = u32::try_from(payload_bytes).expect("a batch is limited to less than 4 GiB");
+        buffer.reserve(record_bytes(payload_bytes));
+        buffer.extend_from_slice(&[0; CHECKSUM_BYTES]);
+        buffer.extend_from_slice(&payload_length.to_le_bytes());
+        buffer.extend_from_slice(&self.mark.to_le_bytes());
+        buffer.extend_from_slice(&sequence.to_le_bytes());
+        buffer.extend_from_slice(&durable_sequence.to_le_bytes());
+        encode_batch(buffer, batch);
+        assert_eq!(buffer.len(), start + RECORD_HEADER_BYTES + payload_bytes, "the payload has its length");
+        let checksum = self.checksum(sequence, &buffer[start + CHECKSUM_BYTES..]);
+        buffer[start..start + CHECKSUM_BYTES].copy_from_slice(&checksum.to_le_bytes());
+        buffer.resize(start + record_bytes(payload_bytes), 0);
+    }
+
+    /// The valid record at this offset of a segment, whatever its sequence.
+    pub fn record_at(&self, segment: &[u8], offset: usize) -> Option<Record> {
+        let header = segment.get(offset..offset.checked_add(RECORD_HEADER_BYTES)?)?;
+        if read_u32(header, 12) != self.mark {
+            return None;
+        }
+        let payload_start = offset + RECORD_HEADER_BYTES;
+        let payload_end = payload_start.checked_add(read_u32(header, 8) as usize)?;
+        let checked = segment.get(offset + CHECKSUM_BYTES..payload_end)?;
+        let sequence = read_u64(header, 16);
+        if read_u64(header, 0) != self.checksum(sequence, checked) {
+            return None;
+        }
+        let end = offset + record_bytes(payload_end - payload_start);
+        Some(Record { sequence, durable_sequence: read_u64(header, 24), payload_start, payload_end, end })
+    }
+
+    /// The first valid record at or after an offset that passes the test.
+    pub fn find_record(&self, segment: &[u8], from: usize, test: impl Fn(&Record) -> bool) -> Option<usize> {
+        let from = from.next_multiple_of(RECORD_ALIGNMENT_BYTES);
+        (from..segment.len())
+            .step_by(RECORD_ALIGNMENT_BYTES)
+            .find(|offset| self.record_at(segment, *offset).is_some_and(|record| test(&record)))
+    }
+}
+
+/// Where a valid record is, and what its header says.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Record {
+    pub sequence: u64,
+    pub durable_sequence: u64,
+    pub payload_start: usize,
+    pub payload_end: usize,
+    /// Where the next record begins.
+    pub end: usize,
+}
+
+/// The length of a batch in a record.
+pub(crate) fn payload_bytes(batch: &[Write]) -> usize {
+    let write_bytes =
+        |write: &Write| WRITE_HEADER_BYTES + write.key.len() + write.value.as_ref().map_or(0, Bytes::len);
+    BATCH_HEADER_BYTES + batch.iter().map(write_bytes).sum::<usize>()
+}
+
+/// The length of a record with a payload of this length.
+pub(crate) fn record_bytes(payload_bytes: usize) -> usize {
+    (RECORD_HEADER_BYTES + payload_bytes).next_multiple_of(RECORD_ALIGNMENT_BYTES)
+}
+
+fn encode_batch(buffer: &mut Vec<u8>, batch: &[Write]) {
+    let length_of = |length: usize| u32::try_from(length).expect("a batch is limited to less than 4 GiB");
+    buffer.extend_from_slice(&length_of(batch.len()).to_le_bytes());
+    for write in batch {
+        let (kind, value) = match &write.value {
+            Some(value) => (KIND_PUT, value.as_ref()),
+            None => (KIND_DELETE, [].as_slice()),
+        };
+        let key_length = u16::try_from(write.key.len()).expect("the length of a key is checked before");
+        buffer.extend_from_slice(&[write.keyspace.number(), kind]);
+        buffer.extend_from_slice(&key_length.to_le_bytes());
+        buffer.extend_from_slice(&length_of(value.len()).to_le_bytes());
+        buffer.extend_from_slice(&write.key);
+        buffer.extend_from_slice(value);
+    }
+}
+
+/// The writes of a batch; `None` when the payload is not a batch. Values share the memory of the payload.
+pub(crate) fn decode_batch(payload: &Bytes) -> Option<Vec<Write>> {
+    let count = read_u32(payload.get(..BATCH_HEADER_BYTES)?, 0) as usize;
+    let mut offset = BATCH_HEADER_BYTES;
+    let mut take = |length: usize| {
+        let start = offset;
+        offset = start.checked_add(length).filter(|end| *end <= payload.len())?;
+        Some(payload.slice(start..offset))
+    };
+    // The count is not trusted with memory.
+    let mut batch = Vec::with_capacity(count.min(payload.len() / WRITE_HEADER_BYTES));
+    for _ in 0..count {
+        let header = take(WRITE_HEADER_BYTES)?;
+        let keyspace = Keyspace::from_number(header[0])?;
+        let key = take(usize::from(u16::from_le_bytes([header[2], header[3]])))?.to_vec();
+        let value = take(read_u32(&header, 4) as usize)?;
+        let value = match header[1] {
+            KIND_DELETE if value.is_empty() => None,
+            KIND_PUT => Some(value),
+            _ => return None,
+        };
+        batch.push(Write { keyspace, key, value });
+    }
+    (offset == payload.len()).then_some(batch)
+}
+
+fn read_u32(bytes: &[u8], offset: usize) -> u32 {
+    u32::from_le_bytes(bytes[offset..offset + 4].try_into().expect("four bytes"))
+}
+
+fn read_u64(bytes: &[u8], offset: usize) -> u64 {
+    u64::from_le_bytes(bytes[offset..offset + 8].try_into().expect("eight bytes"))
+}
+
+/// The segment that commits are appended to.
+pub(crate) struct Segment {
+    file: Arc<dyn DiskFile>,
+    name: &'static str,
+    header: SegmentHeader,
+    /// Where the next record goes.
+    end: u64,
+    /// How far the file is filled with zeros.
+    allocated_bytes: u64,
+}
+
+impl Segment {
+    /// Starts a generation in a file whose records the checkpoint holds. Durable on `Ok`.
+    pub fn start(
+        file: Arc<dyn DiskFile>,
+        header: SegmentHeader,
+        segment_bytes: u64,
+        growth_bytes: u64,
+    ) -> Result<Segment, StorageError> {
+        let name = segment_name(header.generation);
+        let length = file.length().map_err(StorageError::io(format!("read the length of {name}")))?;
+        let mut segment = Segment { file, name, header, end: SEGMENT_HEADER_BYTES, allocated_bytes: length };
+        // Give back what one very large commit took.
+        if length > segment_bytes.next_multiple_of(growth_bytes) + growth_bytes {
+            segment.file.truncate(segment_bytes).map_err(StorageError::io(format!("truncate {name}")))?;
+            segment.allocated_bytes = segment_bytes;
+        }
+        segment.reserve(SEGMENT_HEADER_BYTES, growth_bytes)?;
+        segment.file.write_at(0, &header.encode()).map_err(StorageError::io(format!("write to {name}")))?;
+        segment.sync()?;
+        Ok(segment)
+    }
+
+    pub fn header(&self) -> &SegmentHeader {
+        &self.header
+    }
+
+    pub fn into_file(self) -> Arc<dyn DiskFile> {
+        self.file
+    }
+
+    pub fn end(&self) -> u64 {
+        self.end
+    }
+
+    /// Appends records and syncs. They are durable on `Ok`.
+    pub fn append(&mut self, records: &[u8], growth_bytes: u64) -> Result<(), StorageError> {
+        assert!(records.len().is_multiple_of(RECORD_ALIGNMENT_BYTES));
+        let end = self.end + records.len() as u64;
+        self.reserve(end, growth_bytes)?;
+        self.file.write_at(self.end, records).map_err(StorageError::io(format!("write to {}", self.name)))?;
+        self.sync()?;
+        self.end = end;
+        Ok(())
+    }
+
+    /// Fills the file with zeros at least up to here. The sync of the commit makes them durable, too.
+    fn reserve(&mut self, end: u64, growth_bytes: u64) -> Result<(), StorageError> {
+        if end > self.allocated_bytes {
+            let length = end.next_multiple_of(growth_bytes);
+            self.file
+                .allocate(self.allocated_bytes, length)
+                .map_err(StorageError::io(format!("grow {}", self.name)))?;
+            self.allocated_bytes = length;
+        }
+        Ok(())
+    }
+
+    fn sync(&self) -> Result<(), StorageError> {
+        self.file.sync().map_err(StorageError::io(format!("sync {}", self.name)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn batch() -> Vec<Write> {
+        vec![
+            Write { keyspace: Keyspace::Values, key: b"a".to_vec(), value: Some(Bytes::from_static(b"one")) },
+            Write { keyspace: Keyspace::Outcomes, key: b"b".to_vec(), value: None },
+            Write { keyspace: Keyspace::Meta, key: b"c".to_vec(), value: Some(Bytes::new()) },
+        ]
+    }
+
+    #[test]
+    fn a_record_is_read_back_only_as_it_was_written() {
+        let keys = RecordKeys::new([7; 16], 3);
+        let mut buffer = Vec::new();
+        keys.encode(&mut buffer, 9, 8, &batch());
+        let record = keys.record_at(&buffer, 0).unwrap();
+        assert_eq!((record.sequence, record.durable_sequence, record.end), (9, 8, buffer.len()));
+        let payload = Bytes::from(buffer.clone()).slice(record.payload_start..record.payload_end);
+        assert_eq!(decode_batch(&payload).unwrap(), batch());
+
+        assert!(RecordKeys::new([7; 16], 4).record_at(&buffer, 0).is_none(), "another generation");
+        assert!(RecordKeys::new([8; 16], 3).record_at(&buffer, 0).is_none(), "another disk");
+        for position in 0..record.payload_end {
+            let mut damaged = buffer.clone();
+            damaged[position] ^= 0x01;
+            assert!(keys.record_at(&damaged, 0).is_none(), "byte {position}");
+        }
+        for length in 0..record.payload_end {
+            assert!(keys.record_at(&buffer[..length], 0).is_none(), "length {length}");
+        }
+    }
+
+    #[test]
+    fn no_payload_panics_the_decoder() {
+        let mut payload = Vec::new();
+        encode_batch(&mut payload, &batch());
+        for position in 0..payload.len() {
+            for value in [0, 1, 2, 0x7F, 0xFF] {
+                let mut damaged = payload.clone();
+                damaged[position] = value;
+                decode_batch(&Bytes::from(damaged));
+            }
+            assert!(decode_batch(&Bytes::copy_from_slice(&payload[..position])).is_none());
+        }
+    }
+}
