@@ -1,6 +1,7 @@
 """The self-check of protocol page 01, section 11, line by line."""
 
 import json
+import urllib.parse
 
 import pytest
 
@@ -100,6 +101,7 @@ def test_posted_bodies_get_the_documented_replies(hypothetical, line, body, stat
     "line, verb, target, body, headers, status, expected", REQUESTED,
     ids=[f"line {case[0]} {case[1]} {case[2]} {case[3]}" for case in REQUESTED])
 def test_requests_get_the_documented_replies(host, line, verb, target, body, headers, status, expected):
+    target = urllib.parse.quote(target, safe="/?=")
     check(support.call(host, verb, target, raw=body, headers=headers), status, expected)
 
 
