@@ -3,6 +3,8 @@
 Each case is (what it shows, body of a POST to /transact/hypothetical, status, reply); an error case has no reply.
 """
 
+import http.client
+
 import pytest
 
 import support
@@ -87,8 +89,6 @@ def test_a_duplicate_name_is_refused(host, text):
 
 
 def test_members_of_an_object_are_sorted_by_name_in_the_reply(host):
-    import http.client
-
     connection = http.client.HTTPConnection("127.0.0.1", support.port_of(host), timeout=30)
     connection.request("POST", HYPOTHETICAL, '{"b": 1, "c": {"z": 1, "y": 2}, "a": 3}')
     text = connection.getresponse().read().decode()
@@ -125,7 +125,8 @@ def test_exponents_are_read_in_any_case(host, text, number):
 
 
 @pytest.mark.parametrize("text", [
-    "", "plain", "é", "日本語", "😀", "\n\t\r\b\f", "\x00\x01\x1f\x7f", "\"\\/", "\u2028\u2029", "{{x}}", "$x", "a" * 100_000])
+    "", "plain", "é", "日本語", "😀", "\n\t\r\b\f", "\x00\x01\x1f\x7f", "\"\\/", "\u2028\u2029", "{{x}}", "$x", "a" * 100_000],
+    ids=lambda text: ascii(text[:20]))
 def test_text_round_trips_through_bodies_and_keys(host, text):
     support.assert_reply(support.post(host, text), 200, text)
     support.assert_reply(support.post(host, [["x", {"a": [text]}], ["r", {"$x/a": [0]}]]), 200, text)
@@ -485,7 +486,7 @@ def test_an_op_sees_its_parameters_only(hypothetical, what, body, status, expect
     ids=str)
 def test_a_malformed_op_definition_is_refused(hypothetical, definition):
     status, body = hypothetical([["f", definition], ["r", ref("f")]])
-    assert status in (400, 405), body
+    assert status in (400, 404, 405), body
     support.error_name(body)
 
 
@@ -732,8 +733,6 @@ FEET = {N: {"feet": get_op("key", ["_return", {"$self/mul": [3.28]}])}}
     ("an override holds through $self", [
         ["M", {N: {"add": get_op("k", ["r", "mine"]), "f": get_op("k", ["r", {"$self/add": [1]}])}}],
         ["m", {"$M": [5]}], ["r", {"$m/f": [None]}]], 200, "mine"),
-    ("POST makes an instance of a class with a native parent", [
-        ["C", {"/state/map": {"n": 5}}], ["o", {"$C": {"a": 1}}], ["r", {"$o": ["a"]}]], 200, 1),
     ("POST makes an instance of a class without parent", [
         ["C", {"/state/object/class": {"n": 5}}], ["o", {"$C": {"a": 1}}], ["r", {"$o/n": [None]}]], 200, 5),
     ("a method reads the data of the instance", [
