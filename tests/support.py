@@ -47,14 +47,22 @@ def free_port():
 # Processes
 
 def new_host(directory, *clusters, port=None, data=True, flags=(), **options):
-    """A host that is not running yet, and whose files live below `directory`."""
+    """
+    A host that is not running yet, and whose files live below `directory`.
+
+    A cluster is a class of the client, or a configuration as a dict.
+    """
 
     directory = pathlib.Path(directory)
     configs = []
-    for cluster in clusters:
-        name = str(tc.uri(cluster).path()).strip("/").replace("/", "_")
-        config = directory / "config" / f"{name}.json"
-        tc.write_cluster(cluster, config, overwrite=True)
+    for i, cluster in enumerate(clusters):
+        config = directory / "config" / f"{i}.json"
+        if isinstance(cluster, dict):
+            config.parent.mkdir(parents=True, exist_ok=True)
+            config.write_text(json.dumps(cluster))
+        else:
+            tc.write_cluster(cluster, config, overwrite=True)
+
         configs.append(str(config))
 
     options.setdefault("workspace", str(directory / "workspace"))
