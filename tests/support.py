@@ -118,7 +118,7 @@ def rss(host):
 def run_to_exit(*flags):
     """Run the binary with these flags until it exits."""
 
-    return subprocess.run([binary(), *map(str, flags)], capture_output=True, text=True, timeout=20)
+    return subprocess.run([binary(), *map(str, flags)], capture_output=True, text=True, timeout=5)
 
 
 # Requests
