@@ -9,7 +9,7 @@ import pytest
 import tinychain as tc
 
 import support
-from support import HYPOTHETICAL, OP, R, call, post
+from support import OP, R, call, post
 
 TTL = 1
 MAX_MEMORY = 1_000_000_000
