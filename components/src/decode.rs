@@ -574,6 +574,55 @@ fn mutation(document: Document) -> Result<Mutation> {
     }
 }
 
+/// Decode what [`crate::encode::Stored`] wrote.
+///
+/// # Errors
+/// 400 if it wrote no such thing.
+pub fn stored(document: Document) -> Result<State> {
+    match document {
+        Document::List(items) => State::tuple(items.iter().map(|item| stored(*item)).collect::<Result<_>>()?),
+        Document::Map([(NAME_LITERAL, Document::String(text))]) => Ok(Value::Id(Id::parse(text)?).into()),
+        Document::Map([(text, Document::List([]))]) if is_subject(text) => Ok(Link::parse(text)?.into()),
+        Document::Map([(text, content)]) if is_subject(text) => {
+            let class = NativeClass::from_path(text)
+                .filter(|class| matches!(class, NativeClass::Number(_)))
+                .ok_or_else(|| Error::bad_request(format_args!("{text} is not stored in chains")))?;
+            cast::cast(&stored(*content)?, class)
+        }
+        Document::Map(entries) => State::map(
+            entries
+                .iter()
+                .map(|(name, item)| Ok((Id::parse(name)?, stored(*item)?)))
+                .collect::<Result<_>>()?,
+        ),
+        leaf => Decoder::SCALAR.decode(leaf),
+    }
+}
+
+/// Decode what [`crate::encode::StoredMutations`] wrote.
+///
+/// # Errors
+/// 400 if it wrote no such thing.
+pub fn stored_mutations(document: Document) -> Result<Vec<Mutation>> {
+    let malformed = || Error::bad_request("this is not a list of mutations");
+    let Document::List(mutations) = document else {
+        return Err(malformed());
+    };
+    let stored_key = |key: &Document| stored(*key)?.to_value().ok_or_else(malformed);
+    mutations
+        .iter()
+        .map(|mutation| match mutation {
+            Document::List([Document::String(path), key, value]) => {
+                Ok(Mutation::Put { path: Path::parse(path)?, key: stored_key(key)?, value: stored(*value)? })
+            }
+            Document::List([Document::String(path), key]) => {
+                Ok(Mutation::Delete { path: Path::parse(path)?, key: stored_key(key)? })
+            }
+            _ => Err(malformed()),
+        })
+        .collect()
+}
+
 /// The context that a posted body is, if it is one: a list whose every item is a two-item list with a name
 /// first (page 01 §1.8).
 pub fn context(body: &State) -> Option<Vec<(Id, State)>> {

@@ -240,6 +240,53 @@ impl Serialize for Chain {
     }
 }
 
+/// A state as chains store it: like any other, but an id says that it is one, so that it is read back as it was.
+pub struct Stored<'a>(pub &'a State);
+
+impl Serialize for Stored<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        match self.0 {
+            State::Value(Value::Id(id)) => entry(serializer, NativeClass::Id.path(), id.as_str()),
+            State::Tuple(items) => serializer.collect_seq(items.iter().map(Stored)),
+            State::Map(items) => {
+                serializer.collect_map(items.iter().map(|(name, item)| (name.as_str(), Stored(item))))
+            }
+            other => other.serialize(serializer),
+        }
+    }
+}
+
+/// The mutations of a transaction as chains store them.
+pub struct StoredMutations<'a>(pub &'a [Mutation]);
+
+impl Serialize for StoredMutations<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        let mut list = serializer.serialize_seq(Some(self.0.len()))?;
+        for mutation in self.0 {
+            match mutation {
+                Mutation::Put { path, key, value } => {
+                    list.serialize_element(&(path.to_string(), Stored(&key_state(key)), Stored(value)))?
+                }
+                Mutation::Delete { path, key } => {
+                    list.serialize_element(&(path.to_string(), Stored(&key_state(key))))?
+                }
+            }
+        }
+        list.end()
+    }
+}
+
+/// A key as a state, so that its parts can be stored one by one.
+fn key_state(key: &Value) -> State {
+    match key {
+        Value::Tuple(_) => State::Value(key.clone()).to_tuple().map_or(State::NONE, |items| {
+            State::tuple(items.iter().map(|item| key_state(&item.to_value().expect("a value"))).collect())
+                .expect("as deep as it was")
+        }),
+        other => State::Value(other.clone()),
+    }
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
@@ -258,6 +305,11 @@ pub(crate) mod tests {
             ".*".prop_map(|text| Value::String(text.into())),
             prop::collection::vec(any::<u8>(), 0..20).prop_map(|bytes| Value::Bytes(bytes.into())),
             Just(Value::Link(Link::parse("/a/b").unwrap())),
+            Just(Value::Link(Link::parse("/state/scalar/value/string").unwrap())),
+            Just(Value::Link(Link::parse("http://127.0.0.1:8702/a").unwrap())),
+            "[a-z_]{1,8}".prop_map(|name| Value::Id(Id::parse(&name).unwrap())),
+            [prop::num::f64::NORMAL, prop::num::f64::NORMAL]
+                .prop_map(|parts| Value::Number(Number::C64(parts))),
         ]
     }
 

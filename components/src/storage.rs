@@ -80,3 +80,24 @@ pub struct Batch {
     /// In the order in which they are to be applied.
     pub writes: Vec<Write>,
 }
+
+/// What was stored, as the loader and jobs read it.
+pub trait Read {
+    /// The value of a key.
+    ///
+    /// # Errors
+    /// Why the storage cannot be read.
+    fn get(&self, keyspace: Keyspace, key: &[u8]) -> Result<Option<bytes::Bytes>, String>;
+
+    /// At most `limit` entries whose keys begin with `prefix`, in order of key, from the key `from` on.
+    ///
+    /// # Errors
+    /// Why the storage cannot be read.
+    fn scan(
+        &self,
+        keyspace: Keyspace,
+        prefix: &[u8],
+        from: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<(Vec<u8>, bytes::Bytes)>, String>;
+}

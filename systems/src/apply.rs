@@ -6,6 +6,7 @@ use bevy_ecs::prelude::World;
 use bytes::Bytes;
 use components::chain::{BLOCK_BYTES, Block, BlockHash, BlockHasher, Mutation};
 use components::cluster::ChainId;
+use components::encode::{Stored as StoredState, StoredMutations};
 use components::storage::{Keyspace, Write};
 use components::versions::{BlockContent, BlockHeader, History, Stored, Version, Versions};
 use components::{State, TxnId, tbon};
@@ -65,12 +66,12 @@ fn write_subject(
             writes.push(Write { keyspace: Keyspace::Values, key: delta_key(chain, delta), value: None });
         }
         stored.delta_bytes = 0;
-        let value = Some(Bytes::from(tbon::encode(&(id.to_string(), subject))));
+        let value = Some(Bytes::from(tbon::encode(&(id.to_string(), StoredState(subject)))));
         writes.push(Write { keyspace: Keyspace::Values, key: subject_key(chain), value });
     } else {
         stored.deltas.push(id);
         stored.delta_bytes += delta_bytes;
-        let value = Some(Bytes::from(tbon::encode(mutations)));
+        let value = Some(Bytes::from(tbon::encode(&StoredMutations(mutations))));
         writes.push(Write { keyspace: Keyspace::Values, key: delta_key(chain, id), value });
     }
 }
@@ -116,7 +117,7 @@ fn append(
     let hash = history.open.hash();
     let ordinal = history.blocks.len() as u32 - 1;
     let open = *history.blocks.last().expect("a chain has a block");
-    let value = Some(Bytes::from(tbon::encode(&mutations)));
+    let value = Some(Bytes::from(tbon::encode(&StoredMutations(&mutations))));
     writes.push(Write { keyspace: Keyspace::Blocks, key: block_entry_key(chain, ordinal, id), value });
     let content = &mut world.get_mut::<BlockContent>(open).expect("a block").0;
     let content = content.as_mut().expect("the open block stays in memory");

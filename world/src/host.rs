@@ -1,0 +1,283 @@
+//! The host: a world, and the one way in which it changes (DESIGN.md §3).
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use bevy_ecs::prelude::*;
+use bevy_ecs::schedule::{LogLevel, ScheduleBuildSettings, SingleThreadedExecutor};
+use components::chain::ChainKind;
+use components::cluster::Catalog;
+use components::transaction::{RequestId, Transaction};
+use components::versions::{
+    BlockContent, BlockHeader, HostedChain, History, LockQueue, Stored, Version, Versions,
+};
+use components::{Error, TxnId, tbon};
+use systems::execute::panic_message;
+use systems::tick::{
+    Expectations, Hosting, Inbox, Inputs, Limits, Outbox, Outputs, Pool, Registry, Statistics,
+};
+use systems::{apply, arbitrate, commit, evict, execute, intake, persist, respond};
+use xxhash_rust::xxh3::Xxh3;
+
+use crate::inspect::{InspectQuery, inspect};
+use crate::load::LoadedChain;
+
+/// The stack of a thread that polls programs, in bytes: programs nest as deep as the language allows. It is
+/// address space; a thread takes as much memory as it uses.
+pub const PROGRAM_STACK_BYTES: usize = 512 << 20;
+
+/// What a host is made of.
+#[derive(Debug)]
+pub struct HostConfig {
+    /// What it serves.
+    pub catalog: Catalog,
+    /// The chains that it serves, as they were stored.
+    pub chains: Vec<LoadedChain>,
+    /// Its limits.
+    pub limits: Limits,
+    /// How many threads poll programs.
+    pub threads: usize,
+}
+
+/// A TinyChain host without its edges: a pure function from inputs to outputs and the next state.
+///
+/// `tick` must run on a thread with a stack of [`PROGRAM_STACK_BYTES`].
+pub struct Host {
+    world: World,
+    begin: Schedule,
+    round: Schedule,
+    end: Schedule,
+    poison: Option<String>,
+}
+
+/// A schedule whose systems run one after the other on the calling thread: parallelism is inside the systems that
+/// have enough to do (`BENCHMARKS.md`, *executors*). Systems whose order is not given are an error.
+fn schedule() -> Schedule {
+    let mut schedule = Schedule::default();
+    schedule.set_executor(SingleThreadedExecutor::new());
+    schedule.set_build_settings(ScheduleBuildSettings {
+        ambiguity_detection: LogLevel::Error,
+        ..Default::default()
+    });
+    schedule
+}
+
+impl Host {
+    /// A host that has not ticked.
+    ///
+    /// # Errors
+    /// Why its schedules or threads cannot be made.
+    pub fn new(config: HostConfig) -> Result<Self, String> {
+        let HostConfig { catalog, chains, limits, threads } = config;
+        let mut world = World::new();
+        let pool = if threads > 1 {
+            let pool = rayon::ThreadPoolBuilder::new()
+                .num_threads(threads)
+                .stack_size(PROGRAM_STACK_BYTES)
+                .thread_name(|i| format!("program-{i}"))
+                .build();
+            Some(pool.map_err(|cause| format!("cannot start {threads} threads: {cause}"))?)
+        } else {
+            None
+        };
+        let mut registry = Registry { batch: 1, ..Default::default() };
+        for chain in chains {
+            registry.floor_id = registry.floor_id.max(chain.last);
+            let id = chain.id;
+            let entity = spawn_chain(&mut world, chain);
+            registry.chains.insert(id, entity);
+        }
+        registry.last_id = registry.floor_id;
+        world.insert_resource(registry);
+        world.insert_resource(Hosting(Arc::new(catalog)));
+        world.insert_resource(limits);
+        world.insert_resource(Pool(pool));
+        world.init_resource::<Inbox>();
+        world.init_resource::<Outbox>();
+        world.init_resource::<Expectations>();
+        world.init_resource::<Statistics>();
+        let (mut begin, mut round, mut end) = (schedule(), schedule(), schedule());
+        begin.add_systems(intake::intake);
+        round.add_systems((arbitrate::arbitrate, execute::execute, commit::commit, apply::apply).chain());
+        end.add_systems((respond::respond, evict::evict, evict::shed).chain());
+        for schedule in [&mut begin, &mut round, &mut end] {
+            schedule.initialize(&mut world).map_err(|cause| format!("a schedule is ambiguous: {cause}"))?;
+        }
+        Ok(Self { world, begin, round, end, poison: None })
+    }
+
+    /// Take the inputs, do everything that can be done, and give the outputs.
+    ///
+    /// Same inputs, same outputs and same [`Self::state_hash`], on any number of threads. If a system panics the host
+    /// is poisoned: every open request is answered 500, as is every later one, and [`Outputs::poisoned`] says why.
+    pub fn tick(&mut self, inputs: Inputs) -> Outputs {
+        if self.poison.is_some() {
+            return self.refuse(inputs);
+        }
+        let requests: Vec<RequestId> = inputs.events.iter().filter_map(new_request).collect();
+        match catch_unwind(AssertUnwindSafe(|| self.run(inputs))) {
+            Ok(outputs) => outputs,
+            Err(panic) => {
+                let message = panic_message(&*panic);
+                tracing::error!("a system panicked, so this world cannot be trusted any more: {message}");
+                self.poison = Some(message);
+                self.abandon(requests)
+            }
+        }
+    }
+
+    fn run(&mut self, inputs: Inputs) -> Outputs {
+        let world = &mut self.world;
+        world.resource_mut::<Inbox>().0 = inputs;
+        self.begin.run(world);
+        let rounds_max = world.resource::<Limits>().rounds_max;
+        let mut rounds = 0;
+        while rounds < rounds_max && world.resource::<Registry>().has_work() {
+            self.round.run(world);
+            rounds += 1;
+        }
+        world.resource_mut::<Statistics>().rounds += u64::from(rounds);
+        self.end.run(world);
+        world.clear_trackers();
+        let batch = persist::take_batch(world);
+        let outbox = &mut *world.resource_mut::<Outbox>();
+        let replies = std::mem::take(&mut outbox.replies);
+        let loads = std::mem::take(&mut outbox.loads);
+        let registry = world.resource::<Registry>();
+        Outputs {
+            replies,
+            batch,
+            loads,
+            is_busy: registry.has_work() || !registry.out_of_fuel.is_empty(),
+            next_deadline_ns: registry.deadlines.first().map(|(deadline_ns, _)| *deadline_ns),
+            poisoned: None,
+        }
+    }
+
+    /// Answer everything that is open after a panic; nothing of the tick is persisted.
+    fn abandon(&mut self, requests: Vec<RequestId>) -> Outputs {
+        let mut open: Vec<RequestId> = requests;
+        let mut query = self.world.query::<&Transaction>();
+        open.extend(query.iter(&self.world).map(|transaction| transaction.request_id));
+        let answered: Vec<RequestId> =
+            self.world.get_resource::<Outbox>().map_or_else(Vec::new, |outbox| {
+                outbox.replies.iter().map(|(request_id, _)| *request_id).collect()
+            });
+        open.extend(answered);
+        open.sort();
+        open.dedup();
+        self.failures(open)
+    }
+
+    fn refuse(&mut self, inputs: Inputs) -> Outputs {
+        self.failures(inputs.events.iter().filter_map(new_request).collect())
+    }
+
+    fn failures(&self, requests: Vec<RequestId>) -> Outputs {
+        let why = self.poison.clone().expect("a poisoned host");
+        let error = Error::internal(format_args!("this is a defect of the host: {why}"));
+        Outputs {
+            replies: requests.into_iter().map(|request_id| (request_id, Err(error.clone()))).collect(),
+            poisoned: Some(why),
+            ..Default::default()
+        }
+    }
+
+    /// A hash of everything that later outputs depend on.
+    pub fn state_hash(&mut self) -> u64 {
+        let mut hash = Xxh3::new();
+        let mut chains = self.world.query::<(&HostedChain, &Versions, &LockQueue, &Stored, Option<&History>)>();
+        let mut texts: Vec<Vec<u8>> = Vec::new();
+        for (chain, versions, queue, stored, history) in chains.iter(&self.world) {
+            let mut text = tbon::encode(&chain.id.0);
+            for version in versions.iter() {
+                text.extend(version.id.to_bytes());
+                text.extend(version.commit.to_be_bytes());
+                text.extend(version.batch.to_be_bytes());
+                text.extend(tbon::encode(&version.subject));
+            }
+            for holder in queue.locks.keys() {
+                text.extend(holder.to_bytes());
+            }
+            text.extend(queue.last_read.to_bytes());
+            text.extend(tbon::encode(&stored.deltas.len()));
+            text.extend(history.iter().flat_map(|history| history.open.hash()));
+            texts.push(text);
+        }
+        let mut transactions = self.world.query::<&Transaction>();
+        for transaction in transactions.iter(&self.world) {
+            let mut text = transaction.id.to_bytes().to_vec();
+            text.extend(transaction.request_id.0.to_be_bytes());
+            text.extend(format!("{:?}", (transaction.phase, transaction.attempts, transaction.durable_after)).bytes());
+            texts.push(text);
+        }
+        texts.sort();
+        for text in texts {
+            hash.update(&text);
+        }
+        let registry = self.world.resource::<Registry>();
+        hash.update(&registry.last_id.to_bytes());
+        hash.update(&registry.commit_count.to_be_bytes());
+        hash.update(&registry.batch.to_be_bytes());
+        hash.digest()
+    }
+
+    /// What has happened so far.
+    pub fn statistics(&self) -> Statistics {
+        *self.world.resource::<Statistics>()
+    }
+
+    /// How many requests are open.
+    pub fn open_requests(&self) -> usize {
+        self.world.resource::<Registry>().requests.len()
+    }
+
+    /// A frozen copy of (a part of) the world, as JSON.
+    pub fn inspect(&mut self, query: &InspectQuery) -> serde_json::Value {
+        inspect(&mut self.world, query)
+    }
+}
+
+fn new_request(event: &systems::tick::Input) -> Option<RequestId> {
+    match event {
+        systems::tick::Input::Request { id, .. } => Some(*id),
+        _ => None,
+    }
+}
+
+fn spawn_chain(world: &mut World, chain: LoadedChain) -> Entity {
+    let LoadedChain { id, spec, last, subject, deltas, delta_bytes, blocks } = chain;
+    let kind = spec.kind;
+    // Ids begin after zero, so that every transaction finds a version before it.
+    let version = Version { id: last, commit: 0, batch: 0, subject };
+    let entity = world
+        .spawn((
+            HostedChain { id, spec },
+            Versions::new(version),
+            LockQueue { last_read: TxnId::ZERO, ..Default::default() },
+            Stored { deltas, delta_bytes },
+        ))
+        .id();
+    if kind == ChainKind::Block {
+        let open = blocks.last().expect("a chain has a block").hasher.clone();
+        let entities = blocks
+            .into_iter()
+            .enumerate()
+            .map(|(ordinal, block)| {
+                let header = BlockHeader {
+                    chain: id,
+                    ordinal: ordinal as u32,
+                    previous: block.previous,
+                    transactions: block.transactions,
+                    bytes: block.hasher.bytes(),
+                    batch: 0,
+                    uses: 0,
+                    last_used: 0,
+                };
+                world.spawn((header, BlockContent(block.content.map(Arc::new)))).id()
+            })
+            .collect();
+        world.entity_mut(entity).insert(History { blocks: entities, open });
+    }
+    entity
+}

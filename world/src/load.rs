@@ -1,0 +1,273 @@
+//! From what is stored to what a world begins with: numbers of chains, subjects, blocks, each of them verified.
+
+use std::collections::BTreeMap;
+
+use bumpalo::Bump;
+use bytes::Bytes;
+use components::chain::{Block, BlockHash, BlockHasher, ChainAddress, ChainKind, FIRST_BLOCK};
+use components::cluster::{Catalog, ChainId, ChainSpec, ClusterConfig};
+use components::document::Document;
+use components::encode::Stored;
+use components::storage::{Keyspace, Read, Write};
+use components::{Path, State, TxnId, decode, tbon};
+use sha2::{Digest, Sha256};
+use systems::apply::{block_header_value, block_key, delta_key, subject_key};
+
+/// How many entries are read from storage at a time.
+const SCAN_ENTRIES: usize = 4_096;
+
+/// A chain as it was stored.
+#[derive(Debug)]
+pub struct LoadedChain {
+    /// Its number.
+    pub id: ChainId,
+    /// What it was declared as when it was made.
+    pub spec: ChainSpec,
+    /// The last transaction that changed it.
+    pub last: TxnId,
+    /// Its subject.
+    pub subject: State,
+    /// The transactions whose changes are stored beside the subject.
+    pub deltas: Vec<TxnId>,
+    /// The size of those changes, in bytes.
+    pub delta_bytes: u64,
+    /// Its blocks, if it keeps them; the last one is open.
+    pub blocks: Vec<LoadedBlock>,
+}
+
+/// A block as it was stored. Its content is kept only if it is the last one.
+#[derive(Debug)]
+pub struct LoadedBlock {
+    /// The hash of the block before it.
+    pub previous: Option<BlockHash>,
+    /// How many transactions are in it.
+    pub transactions: usize,
+    /// Its hash and size.
+    pub hasher: BlockHasher,
+    /// Its content.
+    pub content: Option<Block>,
+}
+
+/// What a host begins with.
+#[derive(Debug)]
+pub struct Loaded {
+    /// What it serves.
+    pub catalog: Catalog,
+    /// The chains that it serves.
+    pub chains: Vec<LoadedChain>,
+    /// What has to be stored before the first request: chains that are new.
+    pub writes: Vec<Write>,
+}
+
+/// Load what the given configurations name; chains that were never stored begin with their initial values.
+///
+/// `key` gives the public key of the cluster at a path.
+///
+/// # Errors
+/// Why the host must not start: what is stored is damaged, or contradicts the configurations.
+pub fn load(
+    storage: &dyn Read,
+    configs: Vec<ClusterConfig>,
+    mut catalog: Catalog,
+    mut key: impl FnMut(&Path) -> [u8; 32],
+) -> Result<Loaded, String> {
+    let mut known = stored_catalog(storage)?;
+    let mut next = known.values().map(|entry| entry.0.0 + 1).max().unwrap_or(0);
+    let mut chains = Vec::new();
+    let mut writes = Vec::new();
+    for config in configs {
+        for mut spec in config.chains() {
+            let address = spec.address.to_string();
+            match known.get(&address) {
+                Some((id, kind, initial)) => {
+                    if *kind != spec.kind.class().path() {
+                        return Err(format!(
+                            "{address} is stored as a {kind}, but configured as a {}",
+                            spec.kind.class().path()
+                        ));
+                    }
+                    // The history begins with the value that it was made with, whatever is configured now.
+                    spec.schema = initial.clone();
+                    let loaded = load_chain(storage, *id, spec).map_err(|why| format!("{address}: {why}"))?;
+                    chains.push(loaded);
+                }
+                None => {
+                    let id = ChainId(next);
+                    next += 1;
+                    let kind = spec.kind.class().path();
+                    known.insert(address, (id, kind.to_string(), spec.schema.clone()));
+                    chains.push(new_chain(id, spec, &mut writes));
+                }
+            }
+        }
+        let path = config.path.clone();
+        let numbered = |address: &ChainAddress| known[&address.to_string()].0;
+        catalog.add(config, key(&path), numbered).map_err(|error| error.message().to_string())?;
+    }
+    // What is stored wins over what is configured, also for whoever asks the catalog.
+    for chain in &chains {
+        catalog.chains.insert(chain.id, chain.spec.clone());
+    }
+    Ok(Loaded { catalog, chains, writes })
+}
+
+fn catalog_key(address: &str) -> Vec<u8> {
+    Sha256::digest(address.as_bytes()).to_vec()
+}
+
+/// Number, kind and initial value of every chain that was ever stored, by address.
+fn stored_catalog(storage: &dyn Read) -> Result<BTreeMap<String, (ChainId, String, State)>, String> {
+    let mut known = BTreeMap::new();
+    each_entry(storage, Keyspace::Catalog, &[], |_, value| {
+        let arena = Bump::new();
+        match tbon::parse(value, &arena).map_err(|error| error.to_string())? {
+            Document::List([Document::String(address), Document::Number(id), Document::String(kind), initial]) => {
+                let id = id.as_u64().and_then(|id| u32::try_from(id).ok()).ok_or("a chain without a number")?;
+                let initial = decode::stored(*initial).map_err(|error| error.to_string())?;
+                known.insert(address.to_string(), (ChainId(id), kind.to_string(), initial));
+                Ok(())
+            }
+            _ => Err("an entry of the catalog is malformed".to_string()),
+        }
+    })?;
+    Ok(known)
+}
+
+fn new_chain(id: ChainId, spec: ChainSpec, writes: &mut Vec<Write>) -> LoadedChain {
+    let address = spec.address.to_string();
+    let entry = tbon::encode(&(&address, id.0, spec.kind.class().path(), Stored(&spec.schema)));
+    let put = |keyspace, key, value: Bytes| Write { keyspace, key, value: Some(value) };
+    writes.push(put(Keyspace::Catalog, catalog_key(&address), entry.into()));
+    let subject = tbon::encode(&(TxnId::ZERO.to_string(), Stored(&spec.schema)));
+    writes.push(put(Keyspace::Values, subject_key(id), subject.into()));
+    let mut blocks = Vec::new();
+    if spec.kind == ChainKind::Block {
+        writes.push(put(Keyspace::Blocks, block_key(id, 0), block_header_value(None)));
+        blocks.push(LoadedBlock {
+            previous: None,
+            transactions: 0,
+            hasher: BlockHasher::new(FIRST_BLOCK),
+            content: Some(Block::default()),
+        });
+    }
+    let subject = spec.schema.clone();
+    LoadedChain { id, spec, last: TxnId::ZERO, subject, deltas: Vec::new(), delta_bytes: 0, blocks }
+}
+
+fn load_chain(storage: &dyn Read, id: ChainId, spec: ChainSpec) -> Result<LoadedChain, String> {
+    let whole = storage.get(Keyspace::Values, &subject_key(id))?.ok_or("its subject is missing")?;
+    let arena = Bump::new();
+    let (mut last, mut subject) = match tbon::parse(&whole, &arena).map_err(|error| error.to_string())? {
+        Document::List([Document::String(last), subject]) => (
+            last.parse::<TxnId>().map_err(|error| error.to_string())?,
+            decode::stored(*subject).map_err(|error| error.to_string())?,
+        ),
+        _ => return Err("its subject is malformed".to_string()),
+    };
+    let mut deltas = Vec::new();
+    let mut delta_bytes = 0;
+    let prefix = &delta_key(id, TxnId::ZERO)[..5];
+    each_entry(storage, Keyspace::Values, prefix, |key, value| {
+        let delta = transaction_of(key, prefix.len())?;
+        let arena = Bump::new();
+        let document = tbon::parse(value, &arena).map_err(|error| error.to_string())?;
+        for mutation in decode::stored_mutations(document).map_err(|error| error.to_string())? {
+            subject = mutation.apply(&subject).map_err(|error| format!("transaction {delta}: {error}"))?;
+            delta_bytes += mutation.bytes();
+        }
+        if delta <= last {
+            return Err(format!("transaction {delta} is stored after {last}"));
+        }
+        last = delta;
+        deltas.push(delta);
+        Ok(())
+    })?;
+    let blocks = match spec.kind {
+        ChainKind::Sync => Vec::new(),
+        ChainKind::Block => load_blocks(storage, id, last)?,
+    };
+    Ok(LoadedChain { id, spec, last, subject, deltas, delta_bytes, blocks })
+}
+
+/// Read every block, and check that each follows the one before (page 04 §4.5).
+fn load_blocks(storage: &dyn Read, id: ChainId, last: TxnId) -> Result<Vec<LoadedBlock>, String> {
+    let mut blocks: Vec<LoadedBlock> = Vec::new();
+    let mut newest = TxnId::ZERO;
+    while let Some(header) = storage.get(Keyspace::Blocks, &block_key(id, blocks.len() as u32))? {
+        let ordinal = blocks.len() as u32;
+        let expected = blocks.last().map_or_else(Vec::new, |block| block.hasher.hash().to_vec());
+        if header != expected {
+            return Err(format!("block {ordinal} does not follow the block before it"));
+        }
+        let content = load_block(storage, id, ordinal)?;
+        if let Some((first, _)) = content.transactions.first()
+            && *first <= newest
+        {
+            return Err(format!("block {ordinal} holds {first}, which is not after {newest}"));
+        }
+        newest = content.transactions.last().map_or(newest, |(id, _)| *id);
+        if let Some(before) = blocks.last_mut() {
+            before.content = None;
+        }
+        blocks.push(LoadedBlock {
+            previous: header.as_ref().try_into().ok(),
+            transactions: content.transactions.len(),
+            hasher: content.hasher(),
+            content: Some(content),
+        });
+    }
+    if blocks.is_empty() {
+        return Err("its first block is missing".to_string());
+    }
+    if newest != last {
+        return Err(format!("its history ends with {newest}, but its subject with {last}"));
+    }
+    Ok(blocks)
+}
+
+/// Read the content of a block.
+///
+/// # Errors
+/// Why it cannot be read.
+pub fn load_block(storage: &dyn Read, chain: ChainId, ordinal: u32) -> Result<Block, String> {
+    let prefix = block_key(chain, ordinal);
+    let mut block: Option<Block> = None;
+    each_entry(storage, Keyspace::Blocks, &prefix, |key, value| {
+        if key.len() == prefix.len() {
+            block = Some(Block { previous: value.to_vec(), transactions: Vec::new() });
+            return Ok(());
+        }
+        let block = block.as_mut().ok_or_else(|| format!("block {ordinal} has no header"))?;
+        let id = transaction_of(key, prefix.len())?;
+        let arena = Bump::new();
+        let document = tbon::parse(value, &arena).map_err(|error| error.to_string())?;
+        block.transactions.push((id, decode::stored_mutations(document).map_err(|error| error.to_string())?));
+        Ok(())
+    })?;
+    block.ok_or_else(|| format!("block {ordinal} is missing"))
+}
+
+fn transaction_of(key: &[u8], prefix_len: usize) -> Result<TxnId, String> {
+    key[prefix_len..].try_into().map(TxnId::from_bytes).map_err(|_| "a key is malformed".to_string())
+}
+
+/// Call `visit` with every entry whose key begins with `prefix`, in order.
+fn each_entry(
+    storage: &dyn Read,
+    keyspace: Keyspace,
+    prefix: &[u8],
+    mut visit: impl FnMut(&[u8], &[u8]) -> Result<(), String>,
+) -> Result<(), String> {
+    let mut from: Option<Vec<u8>> = None;
+    loop {
+        let entries = storage.scan(keyspace, prefix, from.as_deref(), SCAN_ENTRIES)?;
+        for (key, value) in &entries {
+            visit(key, value)?;
+        }
+        match entries.last() {
+            // The next key after this one.
+            Some((key, _)) if entries.len() == SCAN_ENTRIES => from = Some([key, &[0][..]].concat()),
+            _ => return Ok(()),
+        }
+    }
+}
