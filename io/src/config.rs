@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::Parser;
 use clap::error::ErrorKind;
-use clap::{CommandFactory, Parser};
 use tracing_subscriber::EnvFilter;
 
 use crate::http::HttpConfig;
@@ -146,11 +146,6 @@ impl Config {
         variable
             .and_then(|filter| EnvFilter::try_new(filter).ok())
             .unwrap_or_else(|| EnvFilter::new(&self.log_level))
-    }
-
-    /// The help text.
-    pub fn help() -> String {
-        Self::command().render_long_help().to_string()
     }
 }
 

@@ -7,13 +7,14 @@ use std::collections::HashMap;
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
-use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper::rt::{Read, ReadBuf, ReadBufCursor, Write};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
@@ -25,6 +26,9 @@ const WATCH_INTERVAL: Duration = Duration::from_millis(250);
 
 /// The idle and header timeouts while clients wait for a connection.
 const FULL_TIMEOUT_MS: u64 = 1_000;
+
+/// How many times 4 KiB are read from a connection that closes.
+const LINGER_READS_MAX: usize = 256;
 
 const RUN: u8 = 0;
 /// Finish the requests that run, then close.
@@ -281,6 +285,17 @@ impl Write for Watched {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+        ready!(Pin::new(&mut self.stream).poll_shutdown(context))?;
+        // Closing a socket that holds unread bytes resets it, and the client may lose the answer that tells it
+        // why: so read what has come, without waiting for more.
+        let mut buffer = [MaybeUninit::uninit(); 4096];
+        for _ in 0..LINGER_READS_MAX {
+            let mut buffer = ReadBuf::uninit(&mut buffer);
+            match Pin::new(&mut self.stream).poll_read(context, buffer.unfilled()) {
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {}
+                _ => break,
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 }
