@@ -162,7 +162,7 @@ impl Decoder {
             };
         }
         match class {
-            _ if class.is_castable() => typed_literal(class, content),
+            _ if class.is_castable() => typed_literal(class, content).map(Some),
             NativeClass::OpGet | NativeClass::OpPut | NativeClass::OpPost | NativeClass::OpDelete => {
                 op_definition(class, content).map(|op| Some(State::Op(Arc::new(op))))
             }
@@ -225,23 +225,49 @@ fn class_link(class: NativeClass) -> Link {
     Link::parse(class.path()).expect("the path of a class")
 }
 
-/// A typed scalar literal: the content is cast into the class (page 01 §2.5). None if the cast fails: then the
-/// object is read as a reference to the class.
-fn typed_literal(class: NativeClass, content: Document) -> Result<Option<State>> {
+/// A typed scalar literal: the content is cast into the class (page 01 §2.5). If the cast fails, the object is a
+/// reference to the class, made of what is decoded already: to decode the content again at every level of nested
+/// literals would take exponential time.
+fn typed_literal(class: NativeClass, content: Document) -> Result<State> {
     let operand = Decoder::SCALAR.decode(content)?;
     if operand.has_ref() {
         return match (&operand, class) {
             // A prototype with attributes that are references.
             (State::Map(_), class) if !matches!(class, NativeClass::ScalarMap | NativeClass::ScalarTuple) => {
-                Ok(None)
+                class_reference(class, content, operand)
             }
             (State::Tuple(items), _) if items.len() == 1 && matches!(items[0], State::Ref(_)) => {
-                Ok(Some(Ref::Cast(class, items[0].clone()).into()))
+                Ok(Ref::Cast(class, items[0].clone()).into())
             }
-            _ => Ok(Some(Ref::Cast(class, operand).into())),
+            _ => Ok(Ref::Cast(class, operand).into()),
         };
     }
-    Ok(cast::cast(&operand, class).ok())
+    cast::cast(&operand, class).or_else(|_| class_reference(class, content, operand))
+}
+
+/// A reference to a class by the shape of its content, as in [`reference`], with the content decoded.
+fn class_reference(class: NativeClass, content: Document, decoded: State) -> Result<State> {
+    let on = Subject::Link(class_link(class));
+    match (content, decoded) {
+        (Document::List([]) | Document::Null, _) => Ok(class_link(class).into()),
+        (Document::List([_]), State::Tuple(items)) => Ok(Ref::Op(OpRef::Get(on, items[0].clone())).into()),
+        (Document::List([_, _]), State::Tuple(items)) => {
+            Ok(Ref::Op(OpRef::Put(on, items[0].clone(), items[1].clone())).into())
+        }
+        (Document::Map(_), State::Map(parameters)) => Ok(Ref::Op(OpRef::Post(on, parameters)).into()),
+        (content, _) => Err(arguments_error(content).context(format_args!("in {{{:?}: …}}", class.path()))),
+    }
+}
+
+/// What to say of arguments that have no shape of arguments.
+fn arguments_error(content: Document) -> Error {
+    match content {
+        Document::Map(_) => Error::bad_request("a reference alone is not an argument: put it in a list"),
+        content => Error::bad_request(format_args!(
+            "the arguments of a call are [], [key], [key, value] or an object of parameters, not {}",
+            content.kind()
+        )),
+    }
 }
 
 fn name(document: Document) -> Result<Id> {
@@ -426,14 +452,9 @@ fn reference(text: &str, content: Document) -> Result<State> {
         (Document::List([key, value]), on) => Ref::Op(OpRef::Put(on, scalar(*key)?, scalar(*value)?)).into(),
         (content @ Document::Map(_), on) => match scalar(content)? {
             State::Map(parameters) => Ref::Op(OpRef::Post(on, parameters)).into(),
-            _ => return Err(Error::bad_request("a reference alone is not an argument: put it in a list")),
+            _ => return Err(arguments_error(content)),
         },
-        (content, _) => {
-            return Err(Error::bad_request(format_args!(
-                "the arguments of a call are [], [key], [key, value] or an object of parameters, not {}",
-                content.kind()
-            )));
-        }
+        (content, _) => return Err(arguments_error(content)),
     })
 }
 

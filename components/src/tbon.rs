@@ -7,7 +7,7 @@ use bumpalo::Bump;
 use bumpalo::collections::Vec as BumpVec;
 use serde::ser::{self, Serialize};
 
-use crate::document::{DEPTH_MAX, Document};
+use crate::document::{DEPTH_MAX, Document, VALUES_MAX};
 use crate::error::{Error, Result};
 use crate::number::Number;
 
@@ -257,7 +257,7 @@ impl ser::SerializeMap for &mut Encoder {
 /// # Errors
 /// 400 that says what is wrong and at which byte.
 pub fn parse<'a>(bytes: &[u8], arena: &'a Bump) -> Result<Document<'a>> {
-    let mut parser = Parser { bytes, position: 0, arena };
+    let mut parser = Parser { bytes, position: 0, values: 0, arena };
     let document = parser.document(0)?;
     if parser.position < bytes.len() {
         return Err(parser.error("trailing bytes after the document"));
@@ -268,6 +268,7 @@ pub fn parse<'a>(bytes: &[u8], arena: &'a Bump) -> Result<Document<'a>> {
 struct Parser<'b, 'a> {
     bytes: &'b [u8],
     position: usize,
+    values: usize,
     arena: &'a Bump,
 }
 
@@ -314,6 +315,10 @@ impl<'a> Parser<'_, 'a> {
     fn document(&mut self, depth: usize) -> Result<Document<'a>> {
         if depth > DEPTH_MAX {
             return Err(self.error("nested too deep"));
+        }
+        self.values += 1;
+        if self.values > VALUES_MAX {
+            return Err(Error::too_large(format_args!("a document holds at most {VALUES_MAX} values")));
         }
         Ok(match self.next()? {
             1 => Document::Null,

@@ -1,8 +1,12 @@
 //! The way from a connection into the world and back.
 
+use components::chain::Block;
+use components::cluster::ChainId;
 use components::{Error, Reply, Request};
 use crossbeam_channel::{Sender, TrySendError};
 use tokio::sync::oneshot;
+
+pub use world::InspectQuery;
 
 /// How many events may wait for the world. A request beyond that is answered 503.
 pub const QUEUE_EVENTS_MAX: usize = 16_384;
@@ -28,23 +32,19 @@ pub enum Event {
     Hangup,
     /// The storage has made everything up to this sequence durable.
     Durable(u64),
+    /// A block that the world has asked for, or why it cannot be read.
+    Block {
+        /// The chain of the block.
+        chain: ChainId,
+        /// Its place in the chain.
+        ordinal: u32,
+        /// Its content.
+        content: Result<Block, String>,
+    },
     /// The storage has failed; the host must stop.
     StorageFailed(String),
     /// Take no more requests; stop when those that run have ended.
     Drain,
-}
-
-/// What `GET /debug/world` asks for.
-#[derive(Clone, Debug, Default)]
-pub struct InspectQuery {
-    /// Only entities of this kind (`transaction`, `lock`, `chain`, `block`, …); all if none.
-    pub kind: Option<String>,
-    /// Only entities whose JSON text contains this.
-    pub filter: Option<String>,
-    /// How many entities of each kind to pass over.
-    pub offset: usize,
-    /// How many entities of each kind to show at most.
-    pub limit: usize,
 }
 
 /// A handle to send requests into the world.

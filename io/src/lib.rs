@@ -1,4 +1,12 @@
-//! The edges of this machine: HTTP, JSON, storage, configuration, metrics.
+//! The edges of this machine: HTTP, JSON, storage, configuration, metrics, and the threads that drive the world.
 
+pub mod config;
+pub mod driver;
 pub mod gateway;
+pub mod http;
+pub mod json;
+pub mod keys;
+pub mod metrics;
+pub mod persistence;
+pub mod server;
 pub mod storage;

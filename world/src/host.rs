@@ -9,7 +9,7 @@ use components::chain::ChainKind;
 use components::cluster::Catalog;
 use components::transaction::{RequestId, Transaction};
 use components::versions::{
-    BlockContent, BlockHeader, HostedChain, History, LockQueue, Stored, Version, Versions,
+    BlockContent, BlockHeader, History, HostedChain, LockQueue, Stored, Version, Versions,
 };
 use components::{Error, TxnId, tbon};
 use systems::execute::panic_message;
@@ -159,10 +159,9 @@ impl Host {
         let mut open: Vec<RequestId> = requests;
         let mut query = self.world.query::<&Transaction>();
         open.extend(query.iter(&self.world).map(|transaction| transaction.request_id));
-        let answered: Vec<RequestId> =
-            self.world.get_resource::<Outbox>().map_or_else(Vec::new, |outbox| {
-                outbox.replies.iter().map(|(request_id, _)| *request_id).collect()
-            });
+        let answered: Vec<RequestId> = self.world.get_resource::<Outbox>().map_or_else(Vec::new, |outbox| {
+            outbox.replies.iter().map(|(request_id, _)| *request_id).collect()
+        });
         open.extend(answered);
         open.sort();
         open.dedup();
@@ -186,7 +185,8 @@ impl Host {
     /// A hash of everything that later outputs depend on.
     pub fn state_hash(&mut self) -> u64 {
         let mut hash = Xxh3::new();
-        let mut chains = self.world.query::<(&HostedChain, &Versions, &LockQueue, &Stored, Option<&History>)>();
+        let mut chains =
+            self.world.query::<(&HostedChain, &Versions, &LockQueue, &Stored, Option<&History>)>();
         let mut texts: Vec<Vec<u8>> = Vec::new();
         for (chain, versions, queue, stored, history) in chains.iter(&self.world) {
             let mut text = tbon::encode(&chain.id.0);
@@ -208,7 +208,9 @@ impl Host {
         for transaction in transactions.iter(&self.world) {
             let mut text = transaction.id.to_bytes().to_vec();
             text.extend(transaction.request_id.0.to_be_bytes());
-            text.extend(format!("{:?}", (transaction.phase, transaction.attempts, transaction.durable_after)).bytes());
+            text.extend(
+                format!("{:?}", (transaction.phase, transaction.attempts, transaction.durable_after)).bytes(),
+            );
             texts.push(text);
         }
         texts.sort();

@@ -121,8 +121,11 @@ fn stored_catalog(storage: &dyn Read) -> Result<BTreeMap<String, (ChainId, Strin
     each_entry(storage, Keyspace::Catalog, &[], |_, value| {
         let arena = Bump::new();
         match tbon::parse(value, &arena).map_err(|error| error.to_string())? {
-            Document::List([Document::String(address), Document::Number(id), Document::String(kind), initial]) => {
-                let id = id.as_u64().and_then(|id| u32::try_from(id).ok()).ok_or("a chain without a number")?;
+            Document::List(
+                [Document::String(address), Document::Number(id), Document::String(kind), initial],
+            ) => {
+                let id =
+                    id.as_u64().and_then(|id| u32::try_from(id).ok()).ok_or("a chain without a number")?;
                 let initial = decode::stored(*initial).map_err(|error| error.to_string())?;
                 known.insert(address.to_string(), (ChainId(id), kind.to_string(), initial));
                 Ok(())

@@ -1,0 +1,263 @@
+//! The thread that owns the world: it waits for events, ticks, and hands on what comes out (DESIGN.md §3).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use components::transaction::RequestId;
+use components::{Error, Reply};
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+use tokio::sync::oneshot;
+use world::{Host, Input, Inputs, Outputs};
+
+use crate::gateway::Event;
+use crate::metrics::Metrics;
+use crate::persistence::Persistence;
+
+/// How many events a tick takes at most; the rest waits for the next one.
+const EVENTS_PER_TICK_MAX: usize = 1_024;
+
+/// How long requests that run may take to finish when the host is asked to stop.
+const DRAIN_GRACE: Duration = Duration::from_millis(1_000);
+
+/// How often a world may be made anew after a defect before the process gives up.
+const REBUILDS_MAX: u32 = 8;
+
+/// Why the driver has ended.
+#[derive(Debug, Eq, PartialEq)]
+pub enum Ended {
+    /// It was asked to.
+    Drained,
+    /// The storage or the world has failed: the process must not go on.
+    Failed(String),
+}
+
+/// Makes a world from what is stored.
+pub type MakeHost = Box<dyn FnMut() -> Result<Host, String> + Send>;
+
+/// Owns the world.
+pub struct Driver {
+    host: Host,
+    make_host: MakeHost,
+    events: Receiver<Event>,
+    persistence: Option<Persistence>,
+    metrics: Arc<Metrics>,
+    ready: Arc<AtomicBool>,
+    waiting: BTreeMap<RequestId, oneshot::Sender<Reply>>,
+    next_request: u64,
+    /// The newest batch that was handed to the storage, and the newest that is durable.
+    batch_sent: u64,
+    batch_durable: u64,
+    next_deadline_ns: Option<u64>,
+    is_busy: bool,
+    drain_by: Option<Instant>,
+    rebuilds: u32,
+}
+
+fn now_ns() -> u64 {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since_epoch.as_nanos()).unwrap_or(u64::MAX)
+}
+
+impl Driver {
+    /// A driver of the world that `make_host` makes.
+    ///
+    /// # Errors
+    /// Why there is no such world.
+    pub fn new(
+        mut make_host: MakeHost,
+        events: Receiver<Event>,
+        persistence: Option<Persistence>,
+        metrics: Arc<Metrics>,
+        ready: Arc<AtomicBool>,
+    ) -> Result<Self, String> {
+        Ok(Self {
+            host: make_host()?,
+            make_host,
+            events,
+            persistence,
+            metrics,
+            ready,
+            waiting: BTreeMap::new(),
+            next_request: 0,
+            batch_sent: 0,
+            batch_durable: 0,
+            next_deadline_ns: None,
+            is_busy: false,
+            drain_by: None,
+            rebuilds: 0,
+        })
+    }
+
+    /// Drive until the host is asked to stop, or cannot go on.
+    pub fn run(mut self) -> Ended {
+        let ended = loop {
+            if let Some(ended) = self.step() {
+                break ended;
+            }
+        };
+        self.ready.store(false, Ordering::Relaxed);
+        for (_, reply) in std::mem::take(&mut self.waiting) {
+            let _ =
+                reply.send(Err(Error::unavailable("the host is going down; it is not known what happened")));
+        }
+        if let Some(persistence) = self.persistence.take() {
+            persistence.close();
+        }
+        ended
+    }
+
+    /// Wait for events, tick once, hand on what comes out.
+    fn step(&mut self) -> Option<Ended> {
+        let mut inputs = Vec::new();
+        if let Some(event) = self.wait()
+            && let Some(ended) = self.take(event, &mut inputs)
+        {
+            return Some(ended);
+        }
+        while inputs.len() < EVENTS_PER_TICK_MAX
+            && let Ok(event) = self.events.try_recv()
+        {
+            if let Some(ended) = self.take(event, &mut inputs) {
+                return Some(ended);
+            }
+        }
+        if let Some(drain_by) = self.drain_by {
+            let is_done =
+                self.waiting.is_empty() && self.batch_sent == self.batch_durable && inputs.is_empty();
+            if is_done || Instant::now() >= drain_by {
+                return Some(Ended::Drained);
+            }
+        }
+        let begun = Instant::now();
+        let outputs = self.host.tick(Inputs { now_ns: now_ns(), events: inputs });
+        self.metrics.count_tick(begun.elapsed().as_micros() as u64);
+        self.hand_on(outputs)
+    }
+
+    /// The next event, if one comes before the world has to tick anyway.
+    fn wait(&self) -> Option<Event> {
+        if self.is_busy {
+            return self.events.try_recv().ok();
+        }
+        let by_deadline = self.next_deadline_ns.map(|ns| Duration::from_nanos(ns.saturating_sub(now_ns())));
+        let by_drain = self.drain_by.map(|by| by.saturating_duration_since(Instant::now()));
+        match by_deadline.into_iter().chain(by_drain).min() {
+            Some(timeout) => match self.events.recv_timeout(timeout) {
+                Ok(event) => Some(event),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => Some(Event::Drain),
+            },
+            None => Some(self.events.recv().unwrap_or(Event::Drain)),
+        }
+    }
+
+    fn take(&mut self, event: Event, inputs: &mut Vec<Input>) -> Option<Ended> {
+        match event {
+            Event::Request { reply, .. } if self.drain_by.is_some() => {
+                let _ = reply.send(Err(Error::unavailable("the host is going down")));
+            }
+            Event::Request { request, reply } => {
+                let id = RequestId(self.next_request);
+                self.next_request += 1;
+                self.waiting.insert(id, reply);
+                inputs.push(Input::Request { id, request });
+            }
+            Event::Inspect { query, reply } => {
+                let _ = reply.send(self.host.inspect(&query));
+            }
+            Event::Hangup => {
+                let gone = self.waiting.iter().filter(|(_, reply)| reply.is_closed()).map(|(id, _)| *id);
+                inputs.extend(gone.map(Input::Cancel));
+            }
+            Event::Durable(sequence) => {
+                self.batch_durable = sequence;
+                inputs.push(Input::Durable(sequence));
+            }
+            Event::Block { chain, ordinal, content } => inputs.push(Input::Block { chain, ordinal, content }),
+            Event::StorageFailed(why) => {
+                self.metrics.poisoned.store(true, Ordering::Relaxed);
+                return Some(Ended::Failed(format!("the storage has failed: {why}")));
+            }
+            Event::Drain => {
+                self.ready.store(false, Ordering::Relaxed);
+                self.drain_by.get_or_insert_with(|| Instant::now() + DRAIN_GRACE);
+            }
+        }
+        None
+    }
+
+    fn hand_on(&mut self, outputs: Outputs) -> Option<Ended> {
+        if let Some(batch) = outputs.batch {
+            match &self.persistence {
+                Some(persistence) => {
+                    self.batch_sent = batch.sequence;
+                    persistence.commit(batch);
+                }
+                None => unreachable!("a host without storage has no chains, so nothing to persist"),
+            }
+        }
+        for (chain, ordinal) in outputs.loads {
+            self.persistence.as_ref().expect("blocks are stored").load(chain, ordinal);
+        }
+        for (id, reply) in outputs.replies {
+            if let Some(sender) = self.waiting.remove(&id) {
+                // Whoever has gone does not want the answer.
+                let _ = sender.send(reply);
+            }
+        }
+        self.is_busy = outputs.is_busy;
+        self.next_deadline_ns = outputs.next_deadline_ns;
+        self.count();
+        outputs.poisoned.and_then(|why| self.rebuild(&why))
+    }
+
+    /// After a defect the world is made anew from what is durable; every open request has been answered 500.
+    fn rebuild(&mut self, why: &str) -> Option<Ended> {
+        self.rebuilds += 1;
+        tracing::error!(
+            "the world is made anew from storage after a defect ({} so far): {why}",
+            self.rebuilds
+        );
+        if self.rebuilds > REBUILDS_MAX {
+            return Some(Ended::Failed(format!("too many defects, the last one: {why}")));
+        }
+        // What was committed before the defect becomes durable first: it may have been promised to others.
+        let mut deferred = Vec::new();
+        while self.batch_durable < self.batch_sent {
+            match self.events.recv() {
+                Ok(Event::Durable(sequence)) => self.batch_durable = sequence,
+                Ok(Event::StorageFailed(why)) => {
+                    return Some(Ended::Failed(format!("the storage has failed: {why}")));
+                }
+                Ok(Event::Block { .. } | Event::Hangup) => {}
+                Ok(event) => deferred.push(event),
+                Err(_) => return Some(Ended::Drained),
+            }
+        }
+        match (self.make_host)() {
+            Ok(host) => self.host = host,
+            Err(cause) => return Some(Ended::Failed(format!("{cause}, after a defect: {why}"))),
+        }
+        (self.batch_sent, self.batch_durable) = (0, 0);
+        (self.is_busy, self.next_deadline_ns) = (false, None);
+        let mut inputs = Vec::new();
+        let ended = deferred.into_iter().find_map(|event| self.take(event, &mut inputs));
+        if ended.is_none() && !inputs.is_empty() {
+            let outputs = self.host.tick(Inputs { now_ns: now_ns(), events: inputs });
+            return self.hand_on(outputs);
+        }
+        ended
+    }
+
+    fn count(&self) {
+        let statistics = self.host.statistics();
+        let set = |counter: &std::sync::atomic::AtomicU64, value| counter.store(value, Ordering::Relaxed);
+        set(&self.metrics.transactions_committed, statistics.committed);
+        set(&self.metrics.transactions_aborted, statistics.failed);
+        set(&self.metrics.transactions_retried, statistics.retried);
+        set(&self.metrics.transactions_conflicted, statistics.conflicts + statistics.retried);
+        set(&self.metrics.transactions_timed_out, statistics.timeouts);
+    }
+}

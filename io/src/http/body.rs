@@ -1,0 +1,113 @@
+//! Reading the body of a request, within limits (protocol page 01 §8).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use components::{Error, Result};
+use http_body_util::BodyExt;
+use hyper::HeaderMap;
+use hyper::body::{Body, Incoming};
+use hyper::header::EXPECT;
+use tokio::time::{Instant, timeout};
+
+use super::HttpConfig;
+
+/// How much is set aside for a body before any of it has arrived, whatever length it declares.
+const RESERVED_BYTES_MAX: usize = 64 * 1024;
+
+/// How much of a body that is not wanted is read, and for how long, so that the client gets to read the reply.
+const DISCARDED_BYTES_MAX: usize = 1024 * 1024;
+const DISCARD_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// How many bytes of bodies all requests together may hold.
+pub(super) struct Budget {
+    bytes: AtomicUsize,
+    bytes_max: usize,
+}
+
+impl Budget {
+    pub(super) fn new(bytes_max: usize) -> Self {
+        Self { bytes: AtomicUsize::new(0), bytes_max }
+    }
+}
+
+/// A body and its share of the budget, which it gives back when it is dropped.
+pub(super) struct Charge {
+    budget: Arc<Budget>,
+    bytes: usize,
+}
+
+impl Charge {
+    fn add(&mut self, bytes: usize) -> Result<()> {
+        let before = self.budget.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.bytes += bytes;
+        if before.saturating_add(bytes) > self.budget.bytes_max {
+            return Err(Error::unavailable("too many bytes of requests wait; try again in a second"));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.budget.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// Read a whole body.
+///
+/// # Errors
+/// 413 if it is too large, 408 if it is slow, 503 if there are too many, 400 if it is malformed.
+pub(super) async fn read(
+    body: &mut Incoming,
+    config: &HttpConfig,
+    budget: &Arc<Budget>,
+) -> Result<(Vec<u8>, Charge)> {
+    let too_large = || {
+        Error::too_large(format_args!("the body of a request has at most {} bytes", config.max_body_bytes))
+    };
+    let hint = body.size_hint();
+    if hint.lower() > config.max_body_bytes as u64 {
+        return Err(too_large());
+    }
+    let mut charge = Charge { budget: budget.clone(), bytes: 0 };
+    // At most RESERVED_BYTES_MAX, so the conversion is exact.
+    let mut bytes = Vec::with_capacity(hint.lower().min(RESERVED_BYTES_MAX as u64) as usize);
+    let deadline = Instant::now() + Duration::from_millis(config.body_timeout_ms);
+    let idle_timeout = Duration::from_millis(config.body_idle_timeout_ms);
+    loop {
+        let patience = idle_timeout.min(deadline.saturating_duration_since(Instant::now()));
+        let frame = timeout(patience, body.frame())
+            .await
+            .map_err(|_| Error::timeout("the body of the request took too long to arrive"))?;
+        let Some(frame) = frame else { return Ok((bytes, charge)) };
+        let frame = frame.map_err(|error| {
+            Error::bad_request(format_args!("the body of the request did not arrive: {error}"))
+        })?;
+        if let Ok(chunk) = frame.into_data() {
+            if bytes.len() + chunk.len() > config.max_body_bytes {
+                return Err(too_large());
+            }
+            charge.add(chunk.len())?;
+            bytes.extend_from_slice(&chunk);
+        }
+    }
+}
+
+/// Read and drop (some of) a body that is not wanted.
+pub(super) async fn discard(mut body: Incoming, headers: &HeaderMap) {
+    // A client that waits for a go-ahead sends nothing, unless its body is asked for.
+    if body.is_end_stream() || headers.contains_key(EXPECT) {
+        return;
+    }
+    let _ = timeout(DISCARD_TIMEOUT, async {
+        let mut bytes = 0;
+        while bytes < DISCARDED_BYTES_MAX
+            && let Some(Ok(frame)) = body.frame().await
+        {
+            bytes += frame.data_ref().map_or(0, |chunk| chunk.len());
+        }
+    })
+    .await;
+}

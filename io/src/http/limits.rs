@@ -1,0 +1,107 @@
+//! What one client may use of the server, so that the others notice nothing (protocol page 01 §8).
+
+use std::time::Duration;
+
+use clap::Args;
+
+/// The largest body of a request.
+pub const BODY_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// The bytes of all request bodies together that wait for their replies.
+pub const BODIES_BYTES_MAX: usize = 256 * 1024 * 1024;
+
+/// How many connections are open at once; more wait to be accepted.
+pub const CONNECTIONS_MAX: usize = 4096;
+
+/// The largest head of a request: its URL and headers. (A URL alone is at most 65,534 bytes.)
+pub const HEADER_BYTES_MAX: usize = 128 * 1024;
+
+/// How many requests of one HTTP/2 connection run at once.
+pub const STREAMS_MAX: u32 = 256;
+
+/// How long the head of a request may take to arrive.
+pub const HEADER_TIMEOUT_MS: u64 = 10_000;
+
+/// How long the body of a request may make no progress.
+pub const BODY_IDLE_TIMEOUT_MS: u64 = 10_000;
+
+/// How long the body of a request may take to arrive.
+pub const BODY_TIMEOUT_MS: u64 = 120_000;
+
+/// How long a connection stays open without a request, or with a reply that the client does not read.
+pub const IDLE_TIMEOUT_MS: u64 = 75_000;
+
+/// How long requests that run have to finish when the server stops.
+pub const DRAIN_TIMEOUT_MS: u64 = 1_000;
+
+/// A body or reply beyond this is decoded or encoded on a thread of its own, so that it does not stall others.
+pub const INLINE_BYTES_MAX: usize = 256 * 1024;
+
+/// The limits of the HTTP server, as flags.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Limits of the HTTP server")]
+pub struct HttpConfig {
+    /// Largest body of a request, in bytes; beyond it the answer is 413.
+    #[arg(long = "max_body_bytes", value_name = "BYTES", default_value_t = BODY_BYTES_MAX)]
+    pub max_body_bytes: usize,
+    /// Bytes of all request bodies together that wait for a reply; beyond it the answer is 503.
+    #[arg(long = "max_bodies_bytes", value_name = "BYTES", default_value_t = BODIES_BYTES_MAX)]
+    pub max_bodies_bytes: usize,
+    /// Connections that are open at once; more wait to be accepted.
+    #[arg(long = "max_connections", value_name = "N", default_value_t = CONNECTIONS_MAX,
+          value_parser = at_least_one)]
+    pub max_connections: usize,
+    /// Largest head of a request, URL included, in bytes (at least 8192).
+    #[arg(long = "max_header_bytes", value_name = "BYTES", default_value_t = HEADER_BYTES_MAX)]
+    pub max_header_bytes: usize,
+    /// Requests of one HTTP/2 connection that run at once.
+    #[arg(long = "max_streams", value_name = "N", default_value_t = STREAMS_MAX)]
+    pub max_streams: u32,
+    /// Time for the head of a request to arrive, in milliseconds.
+    #[arg(long = "header_timeout_ms", value_name = "MS", default_value_t = HEADER_TIMEOUT_MS)]
+    pub header_timeout_ms: u64,
+    /// Time that the body of a request may make no progress, in milliseconds; beyond it the answer is 408.
+    #[arg(long = "body_idle_timeout_ms", value_name = "MS", default_value_t = BODY_IDLE_TIMEOUT_MS)]
+    pub body_idle_timeout_ms: u64,
+    /// Time for the body of a request to arrive, in milliseconds; beyond it the answer is 408.
+    #[arg(long = "body_timeout_ms", value_name = "MS", default_value_t = BODY_TIMEOUT_MS)]
+    pub body_timeout_ms: u64,
+    /// Time that a connection stays open without a request, in milliseconds.
+    #[arg(long = "idle_timeout_ms", value_name = "MS", default_value_t = IDLE_TIMEOUT_MS)]
+    pub idle_timeout_ms: u64,
+    /// Time for running requests to finish when the host stops, in milliseconds.
+    #[arg(long = "drain_timeout_ms", value_name = "MS", default_value_t = DRAIN_TIMEOUT_MS)]
+    pub drain_timeout_ms: u64,
+}
+
+impl HttpConfig {
+    /// [`Self::drain_timeout_ms`] as a duration.
+    pub fn drain_timeout(&self) -> Duration {
+        Duration::from_millis(self.drain_timeout_ms)
+    }
+}
+
+impl Default for HttpConfig {
+    fn default() -> Self {
+        Self {
+            max_body_bytes: BODY_BYTES_MAX,
+            max_bodies_bytes: BODIES_BYTES_MAX,
+            max_connections: CONNECTIONS_MAX,
+            max_header_bytes: HEADER_BYTES_MAX,
+            max_streams: STREAMS_MAX,
+            header_timeout_ms: HEADER_TIMEOUT_MS,
+            body_idle_timeout_ms: BODY_IDLE_TIMEOUT_MS,
+            body_timeout_ms: BODY_TIMEOUT_MS,
+            idle_timeout_ms: IDLE_TIMEOUT_MS,
+            drain_timeout_ms: DRAIN_TIMEOUT_MS,
+        }
+    }
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        // The semaphore behind it counts no further.
+        Ok(number @ 1..=1_000_000) => Ok(number),
+        _ => Err("a number from 1 to 1000000 is needed".into()),
+    }
+}

@@ -1,0 +1,75 @@
+//! What operators ask: `/metrics`, `/healthz`, `/readyz`, `/version`, `/debug/world`. The first segments of these
+//! paths are reserved, so they hide no service.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use components::{Error, Result};
+use hyper::http::request::Parts;
+use hyper::{StatusCode, Uri};
+use serde_json::json;
+
+use super::reply::{self, HttpReply};
+use super::request::parameters;
+use super::{Server, service};
+use crate::gateway::InspectQuery;
+
+/// How many entities of a kind `/debug/world` shows unless told, and at most.
+const ENTITIES_DEFAULT: usize = 100;
+const ENTITIES_MAX: usize = 1000;
+
+/// The answer of an operators' endpoint, if the path is of one.
+pub(super) async fn respond(server: &Server, head: &Parts) -> Option<HttpReply> {
+    let path = head.uri.path();
+    if !matches!(path, "/metrics" | "/healthz" | "/readyz" | "/version" | "/debug/world") {
+        return None;
+    }
+    if !service::is_get(head) {
+        return Some(reply::error(&Error::method_not_allowed(format_args!("{path} answers GET only"))));
+    }
+    Some(match path {
+        "/metrics" => reply::text(server.metrics.to_prometheus()),
+        "/healthz" => reply::json(StatusCode::OK, json!({"status": "ok"}).to_string()),
+        "/readyz" => ready(server),
+        "/version" => {
+            let version = json!({"name": "tinychain", "version": env!("CARGO_PKG_VERSION")});
+            reply::json(StatusCode::OK, version.to_string())
+        }
+        _ => match world(server, &head.uri).await {
+            Ok(json) => reply::json(StatusCode::OK, json),
+            Err(error) => reply::error(&error),
+        },
+    })
+}
+
+fn ready(server: &Server) -> HttpReply {
+    if server.ready.load(Relaxed) && !server.shutdown.is_cancelled() && !server.metrics.poisoned.load(Relaxed)
+    {
+        reply::json(StatusCode::OK, json!({"status": "ready"}).to_string())
+    } else {
+        reply::json(StatusCode::SERVICE_UNAVAILABLE, json!({"status": "not ready"}).to_string())
+    }
+}
+
+async fn world(server: &Server, uri: &Uri) -> Result<String> {
+    let mut query = InspectQuery { limit: ENTITIES_DEFAULT, ..InspectQuery::default() };
+    for (name, value) in parameters(uri) {
+        let text = || String::from_utf8_lossy(&value).into_owned();
+        let number = || {
+            text().parse::<usize>().map_err(|_| {
+                Error::bad_request(format_args!(
+                    "{} is a number, not {:?}",
+                    String::from_utf8_lossy(&name),
+                    text()
+                ))
+            })
+        };
+        match &*name {
+            b"kind" => query.kind = Some(text()).filter(|kind| !kind.is_empty()),
+            b"filter" => query.filter = Some(text()).filter(|filter| !filter.is_empty()),
+            b"offset" => query.offset = number()?,
+            b"limit" => query.limit = number()?.min(ENTITIES_MAX),
+            _ => {}
+        }
+    }
+    Ok(server.gateway.inspect(query).await?.to_string())
+}

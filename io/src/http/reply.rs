@@ -1,0 +1,87 @@
+//! Encoding a reply (protocol page 01 §1.3 to §1.5).
+
+use bytes::Bytes;
+use components::{Error, ErrorKind, Reply, State, Value, encode, tbon};
+use http_body_util::Full;
+use hyper::header::{
+    ACCEPT, ACCEPT_ENCODING, ALLOW, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
+};
+use hyper::{Response, StatusCode};
+
+use super::request::TBON;
+
+/// A reply as the server sends it: whole, so its length is known.
+pub(super) type HttpReply = Response<Full<Bytes>>;
+
+const JSON_TYPE: HeaderValue = HeaderValue::from_static("application/json");
+
+/// Whether the client asks for TBON; `Accept-Encoding` selects it too, as hosts use it (page 01 §1.3).
+pub(super) fn wants_tbon(headers: &HeaderMap) -> bool {
+    [ACCEPT_ENCODING, ACCEPT].iter().any(|name| {
+        headers.get_all(name).iter().any(|list| {
+            list.as_bytes().split(|byte| *byte == b',').any(|item| {
+                let mut parts = item.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
+                let is_tbon = parts.next().is_some_and(|name| name.eq_ignore_ascii_case(TBON.as_bytes()));
+                // "q=0" means "not this"; any other parameter changes nothing.
+                is_tbon
+                    && !parts.any(|parameter| matches!(parameter, b"q=0" | b"q=0.0" | b"q=0.00" | b"q=0.000"))
+            })
+        })
+    })
+}
+
+fn response(status: StatusCode, content_type: HeaderValue, body: impl Into<Bytes>) -> HttpReply {
+    let mut reply = Response::new(Full::new(body.into()));
+    *reply.status_mut() = status;
+    reply.headers_mut().insert(CONTENT_TYPE, content_type);
+    reply
+}
+
+/// The answer of the world, or of the edge in its place.
+pub(super) fn reply(reply: Reply, tbon: bool) -> HttpReply {
+    match reply {
+        Ok(state) => success(&state, tbon),
+        Err(cause) => error(&cause),
+    }
+}
+
+/// 200 and a state; 400 if JSON has no form for it. Never 204: the client reads a body (page 01 §1.4).
+fn success(state: &State, tbon: bool) -> HttpReply {
+    if tbon {
+        return response(StatusCode::OK, HeaderValue::from_static(TBON), tbon::encode(state));
+    }
+    if let State::Value(Value::None) = state {
+        return response(StatusCode::OK, JSON_TYPE, &b"null\n"[..]);
+    }
+    match encode::to_json(state) {
+        Ok(json) => self::json(StatusCode::OK, json),
+        Err(cause) => error(&cause),
+    }
+}
+
+/// A JSON text, with the newline that ends it.
+pub(super) fn json(status: StatusCode, mut json: String) -> HttpReply {
+    json.push('\n');
+    response(status, JSON_TYPE, json)
+}
+
+/// A page of text.
+pub(super) fn text(text: String) -> HttpReply {
+    response(StatusCode::OK, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"), text)
+}
+
+/// An error, always in JSON (page 01 §1.5).
+pub(super) fn error(error: &Error) -> HttpReply {
+    let status = StatusCode::from_u16(error.kind().status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut reply = json(status, encode::error_json(error));
+    let headers = reply.headers_mut();
+    match error.kind() {
+        ErrorKind::Unavailable => headers.insert(RETRY_AFTER, HeaderValue::from_static("1")),
+        ErrorKind::Unauthorized => headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")),
+        ErrorKind::MethodNotAllowed => {
+            headers.insert(ALLOW, HeaderValue::from_static("GET, PUT, POST, DELETE"))
+        }
+        _ => None,
+    };
+    reply
+}

@@ -1,0 +1,204 @@
+//! JSON text into documents: simd-json makes a flat tape, and one walk of it fills an arena with the document.
+//!
+//! The tape is built without recursion and refuses more than [`DEPTH_MAX`] levels, so 100,000 brackets are an
+//! error like any other. The buffers of the parser and the arena belong to the thread and are used again.
+
+use std::cell::Cell;
+
+use bumpalo::Bump;
+use components::document::{DEPTH_MAX, Document, VALUES_MAX};
+use components::{Error, Number, Result};
+use simd_json::{Buffers, ErrorType, Node, StaticNode, Tape};
+
+/// A thread keeps its buffers and arena for the next text unless that text was longer than this.
+pub const RETAINED_BYTES_MAX: usize = 256 * 1024;
+
+/// How much of a text an error message quotes.
+const QUOTE_BYTES_MAX: usize = 40;
+
+/// What a thread uses again from text to text.
+struct Parser {
+    buffers: Buffers,
+    tape: Tape<'static>,
+    arena: Bump,
+}
+
+impl Parser {
+    fn new() -> Self {
+        Self { buffers: Buffers::with_max_depth(1024, DEPTH_MAX), tape: Tape(Vec::new()), arena: Bump::new() }
+    }
+}
+
+thread_local! {
+    // Taken while in use: a reader that itself parses gets a parser of its own.
+    static PARSER: Cell<Option<Box<Parser>>> = const { Cell::new(None) };
+}
+
+/// Parse a JSON text (protocol page 01 §2.3, "JSON tokens") and give the document to `read`.
+///
+/// Object members keep their order, duplicates included. An integer is an i64 if it fits, else a u64; any other
+/// number is an f64. Strings are unescaped in place, so the text is destroyed.
+///
+/// # Errors
+/// 400 that says what is wrong and at which byte, or the error of `read`.
+pub fn with_document<T>(text: &mut [u8], read: impl FnOnce(Document<'_>) -> Result<T>) -> Result<T> {
+    check_values(text, VALUES_MAX)?;
+    let parser = PARSER.take().unwrap_or_else(|| Box::new(Parser::new()));
+    let Parser { mut buffers, tape, mut arena } = *parser;
+    let mut tape = tape.reset();
+    let (result, tape) = match simd_json::fill_tape(&mut *text, &mut buffers, &mut tape) {
+        Ok(()) => {
+            let mut nodes = tape.0.iter();
+            let document = document(&mut nodes, &arena);
+            (Ok(document.and_then(read)), tape.reset())
+        }
+        Err(error) => {
+            let around = around(buffers.structural_indexes(), error.index());
+            (Err((error, around)), tape.reset())
+        }
+    };
+    if text.len() <= RETAINED_BYTES_MAX {
+        arena.reset();
+        PARSER.set(Some(Box::new(Parser { buffers, tape, arena })));
+    }
+    result.unwrap_or_else(|(error, around)| Err(describe(&error, text, around)))
+}
+
+/// Parse JSON bytes that the caller wants to keep: [`with_document`] on a copy.
+///
+/// # Errors
+/// 400 that says what is wrong and at which byte, or the error of `read`.
+pub fn with_copy<T>(text: &[u8], read: impl FnOnce(Document<'_>) -> Result<T>) -> Result<T> {
+    with_document(&mut text.to_vec(), read)
+}
+
+/// Read one document off the tape. The depth of the recursion is that of the tape, which is limited.
+fn document<'a>(nodes: &mut std::slice::Iter<'_, Node<'a>>, arena: &'a Bump) -> Result<Document<'a>> {
+    let truncated = || Error::internal("the tape of a JSON text ended early");
+    Ok(match *nodes.next().ok_or_else(truncated)? {
+        Node::Static(StaticNode::Null) => Document::Null,
+        Node::Static(StaticNode::Bool(flag)) => Document::Number(Number::Bool(flag)),
+        Node::Static(StaticNode::I64(number)) => Document::Number(Number::I64(number)),
+        Node::Static(StaticNode::U64(number)) => Document::Number(match i64::try_from(number) {
+            Ok(number) => Number::I64(number),
+            Err(_) => Number::U64(number),
+        }),
+        Node::Static(StaticNode::F64(number)) => Document::Number(Number::F64(number)),
+        Node::String(text) => Document::String(text),
+        Node::Array { len, .. } => {
+            Document::List(arena.alloc_slice_try_fill_with(len, |_| document(nodes, arena))?)
+        }
+        Node::Object { len, .. } => Document::Map(arena.alloc_slice_try_fill_with(len, |_| {
+            let Some(Node::String(name)) = nodes.next() else {
+                return Err(truncated());
+            };
+            Ok((*name, document(nodes, arena)?))
+        })?),
+    })
+}
+
+/// Refuse a text with more than `values_max` values before anything is allocated for them: two bytes of text can
+/// become a hundred bytes of values.
+fn check_values(text: &[u8], values_max: usize) -> Result<()> {
+    // A value takes at least one byte, and so does what separates it from the next.
+    if text.len() / 2 < values_max {
+        return Ok(());
+    }
+    let (mut values, mut in_string, mut escaped) = (0_usize, false, false);
+    for byte in text {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = in_string,
+            b'"' => in_string = !in_string,
+            b',' | b'[' | b'{' | b':' if !in_string => values += 1,
+            _ => {}
+        }
+    }
+    if values >= values_max {
+        return Err(Error::too_large(format_args!("a document holds at most {values_max} values")));
+    }
+    Ok(())
+}
+
+/// Where the tokens before and after the one at `position` start.
+fn around(tokens: &[u32], position: usize) -> (Option<usize>, Option<usize>) {
+    let at = tokens.partition_point(|token| (*token as usize) < position);
+    let start = |token: &u32| *token as usize;
+    (at.checked_sub(1).and_then(|before| tokens.get(before)).map(start), tokens.get(at + 1).map(start))
+}
+
+/// What is wrong with a text, for the person who wrote it, given the tokens [`around`] the error.
+fn describe(error: &simd_json::Error, text: &[u8], (before, after): (Option<usize>, Option<usize>)) -> Error {
+    let invalid = |position: usize, what: &dyn std::fmt::Display| {
+        Error::bad_request(format_args!("invalid JSON at byte {position}: {what}"))
+    };
+    let position = error.index().min(text.len());
+    let trailing = || invalid(after.unwrap_or(position), &"text after the value");
+    if text.iter().all(u8::is_ascii_whitespace) {
+        return Error::bad_request("invalid JSON: there is no value");
+    }
+    match error.error() {
+        ErrorType::InvalidUtf8 => {
+            let position = std::str::from_utf8(text).map_or_else(|error| error.valid_up_to(), str::len);
+            invalid(position, &"not UTF-8")
+        }
+        ErrorType::DepthLimitExceeded => {
+            invalid(position, &format_args!("nested deeper than {DEPTH_MAX} levels"))
+        }
+        ErrorType::InvalidNumber | ErrorType::InvalidExponent => {
+            let is_number = |byte: &u8| byte.is_ascii_digit() || b"+-.eE".contains(byte);
+            let start = text[..position].iter().rposition(|byte| !is_number(byte)).map_or(0, |at| at + 1);
+            let length = text[start..].iter().position(|byte| !is_number(byte));
+            let token = &text[start..length.map_or(text.len(), |length| start + length)];
+            let digits = token.strip_prefix(b"-").unwrap_or(token);
+            let quote = String::from_utf8_lossy(&token[..token.len().min(QUOTE_BYTES_MAX)]);
+            if !digits.is_empty() && digits.iter().all(u8::is_ascii_digit) && !digits.starts_with(b"0") {
+                invalid(start, &format_args!("the integer {quote} is out of the range of i64 and u64"))
+            } else {
+                invalid(start, &format_args!("{quote:?} is not a number, or out of the range of f64"))
+            }
+        }
+        // The first pass finds these without a position.
+        ErrorType::Syntax | ErrorType::Eof | ErrorType::UnterminatedString => Error::bad_request(
+            "invalid JSON: the text ends early, or a string holds a control character or has no end",
+        ),
+        ErrorType::TrailingData => trailing(),
+        // This is also how the parser says that something follows the list or object that is the value.
+        ErrorType::InternalError
+            if matches!(
+                (before.and_then(|before| text.get(before)), error.character()),
+                (Some(b'['), Some(']')) | (Some(b'{'), Some('}'))
+            ) || matches!(error.character(), Some(']' | '}'))
+                && !matches!(before.and_then(|before| text.get(before)), Some(b',' | b':' | b'[' | b'{')) =>
+        {
+            trailing()
+        }
+        kind => {
+            let found = match error.character() {
+                Some(found) => format!("{}, found {found:?}", phrase(kind)),
+                None => phrase(kind).to_string(),
+            };
+            invalid(position, &found)
+        }
+    }
+}
+
+fn phrase(kind: &ErrorType) -> &'static str {
+    match kind {
+        ErrorType::ExpectedTrue => "expected true",
+        ErrorType::ExpectedFalse => "expected false",
+        ErrorType::ExpectedNull => "expected null",
+        ErrorType::ExpectedArrayContent | ErrorType::ExpectedArrayComma => "expected ',' or ']'",
+        ErrorType::ExpectedObjectContent | ErrorType::ExpectedMapComma => "expected a name, ',' or '}'",
+        ErrorType::ExpectedObjectColon => "expected ':'",
+        ErrorType::ExpectedObjectKey | ErrorType::KeyMustBeAString => "expected a name in double quotes",
+        ErrorType::InvalidEscape | ErrorType::InvalidUnicodeEscape | ErrorType::InvalidUnicodeCodepoint => {
+            "an invalid escape in a string"
+        }
+        ErrorType::NoStructure => "there is no value",
+        _ => "expected a value",
+    }
+}
+
+#[cfg(test)]
+mod tests;

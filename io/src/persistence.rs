@@ -1,0 +1,124 @@
+//! The thread that makes batches durable, and the one that reads blocks for the world.
+//!
+//! All batches that wait are committed with one sync: while it runs, the world ticks on and fills the next ones.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use components::cluster::ChainId;
+use components::storage::{Batch, Keyspace, Read};
+use crossbeam_channel::{Receiver, Sender, unbounded};
+use world::load::load_block;
+
+use crate::gateway::Event;
+use crate::metrics::Metrics;
+use crate::storage::{Reader, Store};
+
+/// How many batches are committed with one sync at most: the replies of the first wait for the last.
+const BATCHES_PER_SYNC_MAX: usize = 256;
+
+impl Read for Reader {
+    fn get(&self, keyspace: Keyspace, key: &[u8]) -> Result<Option<bytes::Bytes>, String> {
+        Reader::get(self, keyspace, key).map_err(|cause| cause.to_string())
+    }
+
+    fn scan(
+        &self,
+        keyspace: Keyspace,
+        prefix: &[u8],
+        from: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<(Vec<u8>, bytes::Bytes)>, String> {
+        Reader::scan(self, keyspace, prefix, from, limit).map_err(|cause| cause.to_string())
+    }
+}
+
+/// The storage as the driver uses it.
+#[derive(Debug)]
+pub struct Persistence {
+    batches: Option<Sender<Batch>>,
+    loads: Option<Sender<(ChainId, u32)>>,
+    committer: Option<JoinHandle<()>>,
+    loader: Option<JoinHandle<()>>,
+}
+
+impl Persistence {
+    /// Start the threads; they report to `events`.
+    ///
+    /// # Errors
+    /// If a thread cannot be started.
+    pub fn start(store: Store, events: Sender<Event>, metrics: Arc<Metrics>) -> std::io::Result<Self> {
+        // The world bounds what is in flight: it stops taking requests long before.
+        let (batch_sender, batches) = unbounded();
+        let (load_sender, loads) = unbounded();
+        let reader = store.reader();
+        let reports = events.clone();
+        let committer = std::thread::Builder::new()
+            .name("storage".into())
+            .spawn(move || commit_batches(store, &batches, &reports, &metrics))?;
+        let loader = std::thread::Builder::new()
+            .name("loader".into())
+            .spawn(move || load_blocks(&reader, &loads, &events))?;
+        Ok(Self {
+            batches: Some(batch_sender),
+            loads: Some(load_sender),
+            committer: Some(committer),
+            loader: Some(loader),
+        })
+    }
+
+    /// Make a batch durable; [`Event::Durable`] reports it.
+    pub fn commit(&self, batch: Batch) {
+        // If the thread has ended, it has reported why.
+        let _ = self.batches.as_ref().expect("not closed").send(batch);
+    }
+
+    /// Read a block; [`Event::Block`] brings it.
+    pub fn load(&self, chain: ChainId, ordinal: u32) {
+        let _ = self.loads.as_ref().expect("not closed").send((chain, ordinal));
+    }
+
+    /// Finish what was begun, write a checkpoint, and close the storage.
+    pub fn close(mut self) {
+        self.batches = None;
+        self.loads = None;
+        for thread in [self.committer.take(), self.loader.take()].into_iter().flatten() {
+            if thread.join().is_err() {
+                tracing::error!("a storage thread panicked");
+            }
+        }
+    }
+}
+
+fn commit_batches(mut store: Store, batches: &Receiver<Batch>, events: &Sender<Event>, metrics: &Metrics) {
+    while let Ok(first) = batches.recv() {
+        let mut waiting = vec![first];
+        waiting.extend(batches.try_iter().take(BATCHES_PER_SYNC_MAX - 1));
+        let sequence = waiting.last().expect("a batch").sequence;
+        let writes: Vec<_> = waiting.into_iter().map(|batch| batch.writes).collect();
+        let begun = Instant::now();
+        let log_bytes = store.log_bytes();
+        if let Err(cause) = store.commit(&writes) {
+            let _ = events.send(Event::StorageFailed(cause.to_string()));
+            return;
+        }
+        let grown = store.log_bytes().saturating_sub(log_bytes);
+        metrics.count_storage_commit(begun.elapsed().as_micros() as u64, grown);
+        if events.send(Event::Durable(sequence)).is_err() {
+            break;
+        }
+    }
+    if let Err(cause) = store.close() {
+        tracing::error!("the last checkpoint failed; the next start will recover from the log: {cause}");
+    }
+}
+
+fn load_blocks(reader: &Reader, loads: &Receiver<(ChainId, u32)>, events: &Sender<Event>) {
+    for (chain, ordinal) in loads {
+        let content = load_block(reader, chain, ordinal);
+        if events.send(Event::Block { chain, ordinal, content }).is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! From flags to a running host, and to its end.
+
+use std::fs;
+use std::io::Write as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use components::cluster::{Catalog, ClusterConfig};
+use components::storage::{Read, Write};
+use crossbeam_channel::bounded;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use world::host::PROGRAM_STACK_BYTES;
+use world::load::{Loaded, load};
+use world::{Host, HostConfig, Limits};
+
+use crate::config::Config;
+use crate::driver::{Driver, Ended};
+use crate::gateway::{Event, Gateway, QUEUE_EVENTS_MAX};
+use crate::http::serve;
+use crate::json;
+use crate::keys::Keys;
+use crate::metrics::Metrics;
+use crate::persistence::Persistence;
+use crate::storage::{Reader, Store};
+
+/// The stack of a thread that serves connections, in bytes: decoding and encoding recurse as deep as documents nest.
+const CONNECTION_STACK_BYTES: usize = 32 << 20;
+
+/// Log to stderr what the flags ask for.
+pub fn start_log(config: &Config) {
+    tracing_subscriber::fmt().with_env_filter(config.log_filter()).with_writer(std::io::stderr).init();
+}
+
+/// Run a host until it is asked to stop.
+///
+/// # Errors
+/// Why it cannot start or go on, in one line.
+pub fn run(config: Config) -> Result<(), String> {
+    // The address first: whether it is free is known before anything is touched.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_stack_size(CONNECTION_STACK_BYTES)
+        .build()
+        .map_err(|cause| format!("cannot start the threads of the server: {cause}"))?;
+    let address = config.socket_address();
+    let listener = runtime
+        .block_on(async { listen(address) })
+        .map_err(|cause| format!("cannot listen on {address}: {cause}"))?;
+    let clusters = read_clusters(&config)?;
+    fs::create_dir_all(&config.workspace)
+        .map_err(|cause| format!("cannot make --workspace {}: {cause}", config.workspace.display()))?;
+    let store = match &config.data_dir {
+        Some(data_dir) => Some(Store::open_directory(data_dir).map_err(|cause| cause.to_string())?),
+        None => None,
+    };
+    runtime.block_on(run_on(config, listener, clusters, store))
+}
+
+fn listen(address: std::net::SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = match address {
+        std::net::SocketAddr::V4(_) => tokio::net::TcpSocket::new_v4()?,
+        std::net::SocketAddr::V6(_) => tokio::net::TcpSocket::new_v6()?,
+    };
+    // A host that was killed a moment ago must be able to start again on its port.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(1024)
+}
+
+fn read_clusters(config: &Config) -> Result<Vec<ClusterConfig>, String> {
+    let mut clusters = Vec::new();
+    for path in &config.cluster {
+        clusters.append(&mut read_cluster(path).map_err(|why| format!("{}: {why}", path.display()))?);
+    }
+    Ok(clusters)
+}
+
+fn read_cluster(path: &Path) -> Result<Vec<ClusterConfig>, String> {
+    let mut text = fs::read(path).map_err(|cause| cause.to_string())?;
+    json::with_document(&mut text, ClusterConfig::decode).map_err(|error| error.message().to_string())
+}
+
+/// The address that this host gives out in links.
+fn origin(config: &Config) -> String {
+    let address = config.socket_address();
+    // Nobody can be reached at 0.0.0.0, but whoever listens there can be reached at localhost.
+    match address.ip() {
+        ip if ip.is_unspecified() => format!("http://127.0.0.1:{}", address.port()),
+        ip => format!("http://{}", std::net::SocketAddr::new(ip, address.port())),
+    }
+}
+
+/// What a world is made of, as it is stored.
+fn load_world(
+    storage: Option<&dyn Read>,
+    clusters: Vec<ClusterConfig>,
+    origin: &str,
+) -> Result<(Loaded, Vec<Write>), String> {
+    let mut keys = Keys::new(storage);
+    let host_key = keys.public_key(&components::Path::root())?;
+    let mut cluster_keys = std::collections::BTreeMap::new();
+    for cluster in &clusters {
+        cluster_keys.insert(cluster.path.clone(), keys.public_key(&cluster.path)?);
+    }
+    let catalog = Catalog::new(origin, host_key);
+    let loaded = match storage {
+        Some(storage) => load(storage, clusters, catalog, |path| cluster_keys[path])?,
+        None => {
+            assert!(clusters.is_empty(), "flags do not allow clusters without a data directory");
+            Loaded { catalog, chains: Vec::new(), writes: Vec::new() }
+        }
+    };
+    Ok((loaded, keys.writes))
+}
+
+async fn run_on(
+    config: Config,
+    listener: TcpListener,
+    clusters: Vec<ClusterConfig>,
+    mut store: Option<Store>,
+) -> Result<(), String> {
+    let origin = origin(&config);
+    let limits = Limits {
+        request_ttl_ns: config.request_ttl * 1_000_000_000,
+        cache_bytes: config.cache_size,
+        ..Limits::default()
+    };
+    let reader: Option<Reader> = store.as_ref().map(Store::reader);
+    // Chains and keys that are new are durable before the first request.
+    if let (Some(store), Some(reader)) = (&mut store, &reader) {
+        let (loaded, mut writes) = load_world(Some(reader), clusters.clone(), &origin)?;
+        writes.extend(loaded.writes);
+        if !writes.is_empty() {
+            store.commit(&[writes]).map_err(|cause| cause.to_string())?;
+        }
+    }
+    let threads = config.threads;
+    let make_host = Box::new(move || {
+        let storage = reader.as_ref().map(|reader| reader as &dyn Read);
+        let (Loaded { catalog, chains, .. }, _) = load_world(storage, clusters.clone(), &origin)?;
+        Host::new(HostConfig { catalog, chains, limits: limits.clone(), threads })
+    });
+
+    let (sender, events) = bounded(QUEUE_EVENTS_MAX);
+    let metrics = Arc::new(Metrics::default());
+    let ready = Arc::new(AtomicBool::new(false));
+    let persistence = match store {
+        Some(store) => Some(
+            Persistence::start(store, sender.clone(), metrics.clone())
+                .map_err(|cause| format!("cannot start the threads of the storage: {cause}"))?,
+        ),
+        None => None,
+    };
+    let driver = Driver::new(make_host, events, persistence, metrics.clone(), ready.clone())?;
+    let (ended_sender, ended) = tokio::sync::oneshot::channel();
+    thread::Builder::new()
+        .name("world".into())
+        .stack_size(PROGRAM_STACK_BYTES)
+        .spawn(move || {
+            let _ = ended_sender.send(driver.run());
+        })
+        .map_err(|cause| format!("cannot start the thread of the world: {cause}"))?;
+
+    let address = listener.local_addr().map_err(|cause| cause.to_string())?;
+    ready.store(true, Ordering::Relaxed);
+    // The line that says that all is well. A closed stdout is no reason not to serve.
+    let _ = writeln!(std::io::stdout(), "HTTP server listening on {address}");
+    let shutdown = CancellationToken::new();
+    let server = tokio::spawn(serve(
+        listener,
+        Gateway::new(sender.clone()),
+        Arc::new(config.http.clone()),
+        metrics,
+        ready,
+        shutdown.clone(),
+    ));
+    let mut ended = ended;
+    let ended_early = tokio::select! {
+        ended = &mut ended => Some(ended),
+        () = stop_signal() => None,
+    };
+    // First no new connections, then no new requests; those that run are finished.
+    shutdown.cancel();
+    let ended = match ended_early {
+        Some(ended) => ended,
+        None => {
+            let drain = sender.clone();
+            // The queue may be full; waiting for room must not hold up the connections.
+            let _ = tokio::task::spawn_blocking(move || drain.send(Event::Drain)).await;
+            ended.await
+        }
+    };
+    let result = match ended {
+        Ok(Ended::Drained) => Ok(()),
+        Ok(Ended::Failed(why)) => Err(why),
+        Err(_) => Err("the thread of the world panicked".to_string()),
+    };
+    match server.await {
+        Ok(Ok(())) => result,
+        Ok(Err(cause)) => result.and(Err(format!("the server has failed: {cause}"))),
+        Err(cause) => result.and(Err(format!("the server has failed: {cause}"))),
+    }
+}
+
+/// Resolves when the process is asked to stop.
+async fn stop_signal() {
+    let (Ok(mut terminate), Ok(mut interrupt)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        tracing::error!("signals cannot be handled; SIGKILL is the way to stop this host");
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
