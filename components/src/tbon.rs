@@ -370,9 +370,9 @@ impl<'a> Parser<'_, 'a> {
             items.count()?;
             let number = match tag {
                 2 => Number::Bool(items.next()? != 0),
-                _ => items.number(tag).map_err(|error| {
-                    error.context(format_args!("in the typed array at byte {start}"))
-                })?,
+                _ => items
+                    .number(tag)
+                    .map_err(|error| error.context(format_args!("in the typed array at byte {start}")))?,
             };
             numbers.push(Document::Number(number));
         }
