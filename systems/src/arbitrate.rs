@@ -78,8 +78,13 @@ fn snapshot(world: &World, id: TxnId) -> Option<u64> {
 /// A hypothetical transaction takes no locks: it sees its snapshot, and nobody sees what it does.
 fn show_snapshot(world: &mut World, id: TxnId, chain: ChainId, mode: LockMode, snapshot: u64) {
     let versions = world.get::<Versions>(chain_entity(world, chain)).expect("a chain");
-    let version = versions.before(id, snapshot).expect("the snapshot of an open transaction is kept").clone();
-    show(world, id, chain, mode, version);
+    match versions.before(id, snapshot).cloned() {
+        Some(version) => show(world, id, chain, mode, version),
+        // The caller chose an id before everything that is kept.
+        None => {
+            world.resource_mut::<Registry>().refused.insert(id);
+        }
+    }
 }
 
 /// Show a version to a transaction, and let its program go on.
@@ -118,7 +123,8 @@ fn is_refused(world: &World, id: TxnId, chain: ChainId, mode: LockMode) -> bool 
     match mode {
         LockMode::Read => versions.before(id, u64::MAX).is_none(),
         LockMode::Write => {
-            let is_written_later = versions.newest().id > id;
+            // A caller can choose an id that the host has given to somebody else, who has written under it.
+            let is_written_later = versions.newest().id >= id;
             let is_read_later = queue.last_read > id;
             let is_being_written_later = queue.locks.range(id..).any(|(later, lock)| {
                 *later > id
@@ -213,10 +219,14 @@ fn show_histories(world: &mut World, chain: ChainId) {
         let reader = transaction(world, id);
         let commit = snapshot(world, id).unwrap_or(u64::MAX);
         let versions = world.get::<Versions>(entity).expect("a chain");
-        let last = versions.before(id, commit).expect("the version of a reader is kept").id;
+        let last = versions.before(id, commit).map(|version| version.id);
+        world.resource_mut::<Registry>().history_readers.remove(&(chain, id));
+        let Some(last) = last else {
+            world.resource_mut::<Registry>().refused.insert(id);
+            continue;
+        };
         let seen = blocks_until(&blocks, last);
         world.get::<Program>(reader).expect("a program").ledger.show_history(chain, seen);
-        world.resource_mut::<Registry>().history_readers.remove(&(chain, id));
         wake(world, id, reader);
     }
 }
