@@ -103,3 +103,33 @@ def test_a_hypothetical_transaction_before_everything_that_is_kept_is_a_conflict
         long_ago = long_ago[:-1] + "8"
 
     assert call(target, "GET", "/app/target/block") == (200, 2)
+
+
+# Nesting and memory
+
+NESTED = {
+    "ranges": {RANGE: [{"$t": []}, 1]},
+    "instances in their classes": {R + "/new": [{"a": {"$t": []}}, 1]},
+}
+
+
+@pytest.mark.parametrize("step", NESTED.values(), ids=NESTED)
+def test_deep_nesting_is_refused(target, step):
+    """Dropping a state recurses."""
+
+    program = [["r", while_(below(100_000), counting(t=step), {"i": 0, "t": 1})]]
+    support.assert_reply(post(target, program), 400)
+
+
+@pytest.mark.parametrize("step", NESTED.values(), ids=NESTED)
+def test_nested_states_count_for_memory(target, step):
+    """Each step keeps four more megabytes."""
+
+    [(name, [*inner])] = step.items()
+    inner = [{"t": {"$t": []}, "s": {"$s": []}} if name != RANGE else {"$t": []}, {"$s": []}]
+    render = {"$template/render": {"t": list(range(1000))}}
+    body = [
+        ["template", "{{#each t}}" + "x" * 4000 + "{{/each}}"],
+        ["step", {R + "/with": [["template"], post_op(["s", render], ["r", {"i": {"$i/add": [1]}, "t": {name: inner}}])]}],
+        ["r", while_(below(400), {"$step": []}, {"i": 0, "t": 1})]]
+    support.assert_reply(post(target, body), 400)
