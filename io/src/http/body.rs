@@ -58,7 +58,9 @@ impl Charge {
             )));
         }
         if before.saturating_add(bytes) > self.budget.bytes_max {
-            return Err(Error::unavailable("too many bytes of requests and replies wait; try again in a second"));
+            return Err(Error::unavailable(
+                "too many bytes of requests and replies wait; try again in a second",
+            ));
         }
         Ok(())
     }
