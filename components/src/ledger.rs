@@ -93,6 +93,12 @@ impl Ledger {
         true
     }
 
+    /// Take fuel for work that is done already; if nothing is left, the next step yields.
+    pub fn charge(&self, fuel: u64) {
+        let content = &mut *self.content();
+        content.fuel = content.fuel.saturating_sub(fuel);
+    }
+
     /// The program has got further in a way that another part of it may wait for: poll it again.
     pub fn note_progress(&self) {
         self.content().progress = true;

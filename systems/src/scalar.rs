@@ -27,7 +27,7 @@ pub use scope::Scope;
 pub const RESOLVE_DEPTH_MAX: u32 = 2_000;
 
 /// A program spends one fuel on a step, and one on this many items that the step looks at or copies.
-const ITEMS_PER_FUEL: usize = 16;
+pub(crate) const ITEMS_PER_FUEL: usize = 16;
 
 /// As many bytes of text count as one item.
 const BYTES_PER_ITEM: usize = 64;
@@ -139,6 +139,11 @@ impl Interpreter {
     pub async fn step(&self, items: usize) {
         let fuel = 1 + (items / ITEMS_PER_FUEL) as u64;
         poll_fn(|_| if self.ledger.spend(fuel) { Poll::Ready(()) } else { Poll::Pending }).await;
+    }
+
+    /// Take fuel for a step that is done already and has looked at this many items.
+    pub fn charge(&self, items: usize) {
+        self.ledger.charge((items / ITEMS_PER_FUEL) as u64);
     }
 
     /// Spend fuel for a step that looks at everything in a state.

@@ -181,6 +181,15 @@ def test_others_are_served_while_each_step_of_a_loop_does_a_lot(target, entries)
     assert_others_are_served_during(target, entries + [["r", while_(FOREVER, {"$step": []}, {"x": 0})]])
 
 
+def test_others_are_served_while_entries_wait_for_each_other(target):
+    """Each entry turns out to need the one before it when it already runs."""
+
+    numbers = range(1, 20_000)
+    entries = [[f"x{i}", [{R + "/if": [{"$t": []}, {f"$x{i - 1}/0/add": [1]}, 2]}]] for i in reversed(numbers)]
+    last = ["r", [{f"$x{i}": []} for i in numbers]]
+    assert_others_are_served_during(target, [["t", True], ["x0", [0]], *entries, last])
+
+
 def test_others_are_served_while_many_loops_run(target):
     assert_others_are_served_during(target, *[ENDLESS] * 100)
 

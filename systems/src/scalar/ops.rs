@@ -70,6 +70,8 @@ impl Interpreter {
                 if !moved && !scope.is_ready() {
                     return Poll::Pending;
                 }
+                // All that run are looked at again.
+                self.charge(running.len());
             }
         })
         .await

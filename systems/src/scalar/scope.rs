@@ -8,6 +8,8 @@ use std::task::Poll;
 use components::ledger::Ledger;
 use components::{Error, Id, Result, State};
 
+use super::ITEMS_PER_FUEL;
+
 /// The name of the instance whose method runs.
 pub const SELF: &str = "self";
 
@@ -123,7 +125,10 @@ impl<'a> Scope<'a> {
             }
             slots.slots.insert(name, Slot::Blocked { state, missing });
         }
-        match slots.cycle(name) {
+        let (cycle, looked_at) = slots.cycle(name);
+        // As many entries may wait for each other as a client likes to send.
+        self.ledger.charge((looked_at / ITEMS_PER_FUEL) as u64);
+        match cycle {
             Some(cycle) => Err(Error::bad_request(format_args!("these wait for each other: {cycle}"))),
             None => Ok(()),
         }
@@ -212,8 +217,8 @@ impl<'a> Scope<'a> {
 }
 
 impl Slots {
-    /// The cycle that `start` waits in or for, as text.
-    fn cycle(&self, start: &Id) -> Option<String> {
+    /// The cycle that `start` waits in or for, as text, and how many entries were looked at.
+    fn cycle(&self, start: &Id) -> (Option<String>, usize) {
         let needs = |name: &Id| -> Vec<&Id> {
             match self.slots.get(name) {
                 Some(Slot::Blocked { missing, .. }) => missing.iter().collect(),
@@ -224,7 +229,9 @@ impl Slots {
                 _ => Vec::new(),
             }
         };
-        let (name, _) = self.slots.get_key_value(start)?;
+        let Some((name, _)) = self.slots.get_key_value(start) else {
+            return (None, 0);
+        };
         let mut seen = BTreeSet::from([name]);
         let mut on_path = BTreeSet::from([name]);
         let mut path = vec![(name, needs(name))];
@@ -238,7 +245,7 @@ impl Slots {
                 Some(next) if on_path.contains(next) => {
                     let cycle = path.iter().map(|(name, _)| *name).skip_while(|name| *name != next);
                     let names: Vec<String> = cycle.chain([next]).map(|name| format!("${name}")).collect();
-                    return Some(names.join(" -> "));
+                    return (Some(names.join(" -> ")), seen.len());
                 }
                 Some(next) if seen.insert(next) => {
                     on_path.insert(next);
@@ -247,7 +254,7 @@ impl Slots {
                 Some(_) => {}
             }
         }
-        None
+        (None, seen.len())
     }
 }
 
