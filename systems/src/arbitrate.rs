@@ -78,8 +78,13 @@ fn snapshot(world: &World, id: TxnId) -> Option<u64> {
 /// A hypothetical transaction takes no locks: it sees its snapshot, and nobody sees what it does.
 fn show_snapshot(world: &mut World, id: TxnId, chain: ChainId, mode: LockMode, snapshot: u64) {
     let versions = world.get::<Versions>(chain_entity(world, chain)).expect("a chain");
-    let version = versions.before(id, snapshot).expect("the snapshot of an open transaction is kept").clone();
-    show(world, id, chain, mode, version);
+    match versions.before(id, snapshot).cloned() {
+        Some(version) => show(world, id, chain, mode, version),
+        // The caller has chosen an id so old that its version was dropped before the transaction came.
+        None => {
+            world.resource_mut::<Registry>().refused.insert(id);
+        }
+    }
 }
 
 /// Show a version to a transaction, and let its program go on.

@@ -69,3 +69,52 @@ fn what_was_expected_to_be_written_but_was_only_read_counts_as_read() {
         assert_eq!(machine.value("/app/hot/r1"), json!(100));
     });
 }
+
+fn chosen_id(time_ns: u64) -> TxnId {
+    TxnId::new(time_ns, 9)
+}
+
+/// A method that reads register 0 and then never ends.
+fn endless() -> Request {
+    bump(0, FOREVER)
+}
+
+#[test]
+fn a_hypothetical_transaction_with_an_old_id_is_refused_not_a_defect() {
+    on_program_stack(|| {
+        let mut machine = machine(&services::hot());
+        let before_ns = machine.now_ns;
+        machine.call(put("/app/hot/r0", json!(1)));
+        machine.call(put("/app/hot/r0", json!(2)));
+        let read = with_id(post(HYPOTHETICAL, json!([["x", { "/app/hot/r0": [null] }]])), chosen_id(before_ns));
+        let (status, body) = machine.call(read);
+        assert_eq!(status, 409, "{body}");
+        assert_eq!(machine.value("/app/hot/r0"), json!(2));
+    });
+}
+
+#[test]
+fn an_id_that_has_committed_cannot_commit_again() {
+    on_program_stack(|| {
+        let mut machine = machine(&services::hot());
+        // As long as this one is open, old versions are kept.
+        let (_, old) = machine.ask(bump(1, FOREVER));
+        tick(&mut machine, vec![old]);
+        let (id, write) = machine.ask(put("/app/hot/a0", json!(1)));
+        let mut answers = tick(&mut machine, vec![write]);
+        while answers.is_empty() {
+            answers = tick(&mut machine, vec![]);
+        }
+        assert_eq!(answers, [(id, 200, Value::Null)]);
+        // A hypothetical read is not noted, so that only the write is in the way.
+        let history = json!([["x", { "/app/hot/a0/chain": [null] }]]);
+        let (read_id, read) = machine.ask(post(HYPOTHETICAL, history));
+        let answers = tick(&mut machine, vec![read]);
+        assert_eq!((answers[0].0, answers[0].1), (read_id, 200));
+        let blocks = &answers[0].2["/state/chain/block"][1];
+        let used: TxnId = blocks[0][1].as_object().unwrap().keys().next().unwrap().parse().unwrap();
+        let (again_id, again) = machine.ask(with_id(put("/app/hot/a0", json!(2)), used));
+        let answers = tick(&mut machine, vec![again]);
+        assert_eq!((answers[0].0, answers[0].1), (again_id, 409), "{}", answers[0].2);
+    });
+}
