@@ -123,7 +123,8 @@ fn is_refused(world: &World, id: TxnId, chain: ChainId, mode: LockMode) -> bool 
     match mode {
         LockMode::Read => versions.before(id, u64::MAX).is_none(),
         LockMode::Write => {
-            let is_written_later = versions.newest().id > id;
+            // A caller may choose an id under which something has committed: it cannot come again.
+            let is_written_later = versions.newest().id >= id;
             let is_read_later = queue.last_read > id;
             let is_being_written_later = queue.locks.range(id..).any(|(later, lock)| {
                 *later > id
