@@ -185,9 +185,10 @@ fn grant(world: &mut World, chain: ChainId) {
 /// Show the blocks of a chain to those who have asked for them, if all are in memory; else ask for the rest.
 fn show_histories(world: &mut World, chain: ChainId) {
     let readers: BTreeSet<TxnId> = {
-        let registry = &mut *world.resource_mut::<Registry>();
-        let readers = registry.history_readers.range((chain, TxnId::ZERO)..=(chain, TxnId::MAX));
-        readers.map(|(_, id)| *id).filter(|id| registry.active.contains_key(id)).collect()
+        let Registry { history_readers, active, .. } = &mut *world.resource_mut::<Registry>();
+        // Those that went away wait for nothing any more.
+        history_readers.retain(|(other, id)| *other != chain || active.contains_key(id));
+        history_readers.range((chain, TxnId::ZERO)..=(chain, TxnId::MAX)).map(|(_, id)| *id).collect()
     };
     if readers.is_empty() {
         return;
@@ -207,12 +208,9 @@ fn show_histories(world: &mut World, chain: ChainId) {
         header.last_used = ticks;
     }
     if !missing.is_empty() {
-        let outbox = &mut *world.resource_mut::<Outbox>();
-        for block in missing {
-            if !outbox.loads.contains(&block) {
-                outbox.loads.push(block);
-            }
-        }
+        let registry = &mut *world.resource_mut::<Registry>();
+        missing.retain(|block| registry.loading.insert(*block));
+        world.resource_mut::<Outbox>().loads.append(&mut missing);
         return;
     }
     for id in readers {

@@ -46,6 +46,7 @@ pub fn intake(world: &mut World) {
                 let bytes = header.bytes;
                 debug_assert!(world.get::<HostedChain>(chain_entity).is_some_and(|it| it.id == chain));
                 let registry = &mut *world.resource_mut::<Registry>();
+                registry.loading.remove(&(chain, ordinal));
                 if registry.resident.insert((chain, ordinal), entity).is_none() {
                     registry.resident_bytes += bytes;
                 }

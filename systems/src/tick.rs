@@ -159,6 +159,8 @@ pub struct Registry {
     pub history_readers: BTreeSet<(ChainId, TxnId)>,
     /// Answers that wait for a batch to be durable.
     pub held: BTreeMap<u64, Vec<Entity>>,
+    /// Blocks that were asked for and have not come yet.
+    pub loading: BTreeSet<(ChainId, u32)>,
     /// The snapshots that hypothetical transactions read, with how many read each.
     pub snapshots: BTreeMap<u64, usize>,
     /// The locks of each active transaction.
