@@ -34,7 +34,9 @@ fn with_history() -> Machine {
 
 /// The blocks of a chain in a reply.
 pub fn history(state: &State) -> (State, State, Vec<Block>) {
-    let State::Chain(components::chain::Chain::Content(content)) = state else { panic!("not a chain: {state:?}") };
+    let State::Chain(components::chain::Chain::Content(content)) = state else {
+        panic!("not a chain: {state:?}")
+    };
     (content.schema.clone(), content.subject.clone(), content.blocks.clone())
 }
 
@@ -43,7 +45,8 @@ pub fn check_history(state: &State) {
     let (schema, subject, blocks) = history(state);
     verify_links(&blocks).expect("each block names the hash of the one before");
     let mutations = blocks.iter().flat_map(|block| &block.transactions).flat_map(|(_, all)| all);
-    let replayed = mutations.fold(schema, |state, next: &Mutation| next.apply(&state).expect("a sound history"));
+    let replayed =
+        mutations.fold(schema, |state, next: &Mutation| next.apply(&state).expect("a sound history"));
     let json = |state: &State| serde_json::to_string(state).expect("a state has a JSON form");
     assert!(json(&replayed) == json(&subject), "the history does not lead to the subject");
 }

@@ -78,7 +78,8 @@ impl<M: Model> Search<'_, M> {
     /// The operations that may come next: those that were asked before any other that is not placed was answered.
     fn candidates(&self, done: &[bool]) -> Vec<usize> {
         let open = self.order.iter().copied().filter(|i| !done[*i]);
-        let first_answer = open.clone().filter_map(|i| self.history[i].answered.as_ref()).map(|(at, _)| *at).min();
+        let first_answer =
+            open.clone().filter_map(|i| self.history[i].answered.as_ref()).map(|(at, _)| *at).min();
         open.filter(|i| first_answer.is_none_or(|first| self.history[*i].invoked <= first)).collect()
     }
 

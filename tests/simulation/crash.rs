@@ -15,7 +15,7 @@ use crate::random::Random;
 use crate::services;
 
 /// How many workloads are crashed at every operation; `CRASH_SEEDS` asks for more.
-const SEEDS: u64 = 4;
+const SEEDS: u64 = 2;
 
 /// How many transactions the workload has before and after a crash.
 const ITEMS: usize = 36;

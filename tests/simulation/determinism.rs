@@ -10,7 +10,7 @@ use crate::services;
 
 const THREADS: [usize; 3] = [1, 4, 16];
 
-const SEEDS: u64 = 3;
+const SEEDS: u64 = 2;
 
 /// Ticks in which requests come.
 const BUSY_TICKS: usize = 60;

@@ -35,7 +35,9 @@ pub fn on_program_stack<T: Send>(test: impl FnOnce() -> T + Send) -> T {
 pub fn request(verb: Verb, path: &str, key: serde_json::Value, body: serde_json::Value) -> Request {
     let key = json::with_copy(key.to_string().as_bytes(), decode::key).expect("a key");
     let body = match verb {
-        Verb::Put | Verb::Post => json::with_copy(body.to_string().as_bytes(), decode::state).expect("a body"),
+        Verb::Put | Verb::Post => {
+            json::with_copy(body.to_string().as_bytes(), decode::state).expect("a body")
+        }
         Verb::Get | Verb::Delete => State::NONE,
     };
     Request { verb, path: Path::parse(path).expect("a path"), key, body, txn_id: None }
@@ -140,10 +142,11 @@ impl Machine {
 
     /// Start on a disk that may hold something already.
     pub fn start(disk: &SimulatedDisk, options: MachineOptions, now_ns: u64) -> Result<Self, Crashed> {
-        let mut store = Store::open(Arc::new(disk.clone()), store_options(options.seed)).map_err(|error| {
-            assert!(disk.is_crashed(), "the storage cannot be opened: {error}");
-            Crashed
-        })?;
+        let mut store =
+            Store::open(Arc::new(disk.clone()), store_options(options.seed)).map_err(|error| {
+                assert!(disk.is_crashed(), "the storage cannot be opened: {error}");
+                Crashed
+            })?;
         let host = Self::make_host(&mut store, &options).map_err(|why| {
             assert!(disk.is_crashed(), "the host cannot start: {why}");
             Crashed
@@ -235,7 +238,11 @@ impl Machine {
             && at <= self.ticks
         {
             self.loads.pop_front();
-            all.push(Input::Block { chain, ordinal, content: load_block(&self.store.reader(), chain, ordinal) });
+            all.push(Input::Block {
+                chain,
+                ordinal,
+                content: load_block(&self.store.reader(), chain, ordinal),
+            });
         }
         all.extend(events);
         let outputs = self.host.tick(Inputs { now_ns: self.now_ns, events: all });
@@ -247,7 +254,12 @@ impl Machine {
             let commit_at = before.map_or(commit_at, |before| commit_at.max(before.commit_at));
             let report_at = commit_at + delay(&mut self.random);
             let report_at = before.map_or(report_at, |before| report_at.max(before.report_at));
-            self.pending.push_back(Pending { batch: batch.clone(), commit_at, report_at, is_committed: false });
+            self.pending.push_back(Pending {
+                batch: batch.clone(),
+                commit_at,
+                report_at,
+                is_committed: false,
+            });
         }
         // One at a time, so that blocks of one chain come in different ticks.
         let mut at = self.loads.back().map_or(self.ticks, |(at, ..)| *at);

@@ -56,16 +56,13 @@ fn expression(random: &mut Random, names: usize, depth: usize) -> Value {
         0..=2 => value(random),
         3..=5 => expression(random, names, DEPTH_MAX),
         6..=8 => {
-            let method = *random.choose(&["add", "sub", "mul", "div", "gt", "lte", "eq", "and", "pow", "nothing"]);
+            let method =
+                *random.choose(&["add", "sub", "mul", "div", "gt", "lte", "eq", "and", "pow", "nothing"]);
             json!({ format!("$e{name}/{method}"): [expression(random, names, deeper)] })
         }
         9 => {
             let condition = json!({ format!("$e{name}/gt"): [number(random)] });
-            services::choose(
-                condition,
-                expression(random, names, deeper),
-                expression(random, names, deeper),
-            )
+            services::choose(condition, expression(random, names, deeper), expression(random, names, deeper))
         }
         10 => json!({ "/state/scalar/ref/case": [
             { format!("$e{name}"): [] },
@@ -74,7 +71,8 @@ fn expression(random: &mut Random, names: usize, depth: usize) -> Value {
         ] }),
         11 => services::spin_from(json!(random.below(30))),
         12 => {
-            let get = services::get_method(json!([["_return", { "$key/add": [{ format!("$e{name}"): [] }] }]]));
+            let get =
+                services::get_method(json!([["_return", { "$key/add": [{ format!("$e{name}"): [] }] }]]));
             let closure = json!({ "/state/scalar/ref/with": [[{ format!("$e{name}"): [] }], get] });
             // A tuple of numbers, each passed through a closure.
             json!({ format!("$e{name}/map"): { "op": closure } })
@@ -84,7 +82,9 @@ fn expression(random: &mut Random, names: usize, depth: usize) -> Value {
         15 => json!({ "one": expression(random, names, deeper), "two": expression(random, names, deeper) }),
         16 | 17 => json!({ chain(random): [null] }),
         18 => json!({ chain(random): [null, expression(random, names, deeper)] }),
-        19 => json!({ "/app/kit/table": [random.choose(&["a", "b", "c"]), expression(random, names, deeper)] }),
+        19 => {
+            json!({ "/app/kit/table": [random.choose(&["a", "b", "c"]), expression(random, names, deeper)] })
+        }
         20 => json!({ "/state/scalar/ref/op/delete": ["/app/kit/table", random.choose(&["a", "b", "c"])] }),
         _ => json!({ "/app/kit/bump": {} }),
     }
@@ -136,8 +136,12 @@ pub fn random_request(random: &mut Random, now_ns: u64) -> Request {
     };
     match random.below(16) {
         // Most of these come too late for what they want, some are refused at once.
-        0 => with_id(request, TxnId::new(now_ns - random.below(20_000_000) as u64, 2 + random.below(9) as u16)),
-        1 => with_id(request, TxnId::new(now_ns + random.below(20_000_000) as u64, 2 + random.below(9) as u16)),
+        0 => {
+            with_id(request, TxnId::new(now_ns - random.below(20_000_000) as u64, 2 + random.below(9) as u16))
+        }
+        1 => {
+            with_id(request, TxnId::new(now_ns + random.below(20_000_000) as u64, 2 + random.below(9) as u16))
+        }
         _ => request,
     }
 }

@@ -38,7 +38,11 @@ struct Hot {
 
 impl Hot {
     fn new() -> Self {
-        Self { registers: (0..REGISTERS as i64).collect(), accounts: vec![BALANCE; ACCOUNTS], list: Vec::new() }
+        Self {
+            registers: (0..REGISTERS as i64).collect(),
+            accounts: vec![BALANCE; ACCOUNTS],
+            list: Vec::new(),
+        }
     }
 }
 
@@ -50,8 +54,12 @@ impl Model for Hot {
         match *action {
             Action::ReadAll => {
                 let mut all = serde_json::Map::new();
-                all.extend(self.registers.iter().enumerate().map(|(i, value)| (format!("r{i}"), json!(value))));
-                all.extend(self.accounts.iter().enumerate().map(|(i, value)| (format!("a{i}"), json!(value))));
+                all.extend(
+                    self.registers.iter().enumerate().map(|(i, value)| (format!("r{i}"), json!(value))),
+                );
+                all.extend(
+                    self.accounts.iter().enumerate().map(|(i, value)| (format!("a{i}"), json!(value))),
+                );
                 all.insert("list".into(), json!(self.list));
                 (200, all.into())
             }
@@ -226,7 +234,11 @@ fn every_history_has_a_serial_explanation() {
             for operation in &recorded.history {
                 if let (Action::ReadAll, Some((_, (_, all)))) = (&operation.action, &operation.answered) {
                     let total: i64 = (0..ACCOUNTS).map(|i| all[format!("a{i}")].as_i64().unwrap()).sum();
-                    assert_eq!(total, BALANCE * ACCOUNTS as i64, "seed {seed}: money is neither made nor lost");
+                    assert_eq!(
+                        total,
+                        BALANCE * ACCOUNTS as i64,
+                        "seed {seed}: money is neither made nor lost"
+                    );
                 }
             }
             if let Err(why) = check(&Hot::new(), &recorded.history) {
@@ -245,9 +257,8 @@ fn the_checker_complains_about_corrupted_histories() {
         check(&Hot::new(), &history).expect("the history as it was");
 
         let pushes = |history: &History<Hot>| -> Vec<usize> {
-            let is_push = |i: &usize| {
-                matches!(history[*i].action, Action::Push(..)) && history[*i].answered.is_some()
-            };
+            let is_push =
+                |i: &usize| matches!(history[*i].action, Action::Push(..)) && history[*i].answered.is_some();
             (0..history.len()).filter(is_push).collect()
         };
         let mut swapped = history.clone();

@@ -121,7 +121,8 @@ pub fn hot() -> Value {
         ["_return", after(json!([named("new"), named("spun")]), after(write("list", "new"), named("new")))],
     ]);
     members.insert("push".into(), post_method(push));
-    let all: serde_json::Map<_, _> = hot_members().into_iter().map(|name| (name.clone(), read(&name))).collect();
+    let all: serde_json::Map<_, _> =
+        hot_members().into_iter().map(|name| (name.clone(), read(&name))).collect();
     members.insert("all".into(), get_method(json!([["_return", all]])));
     json!({ "/app/hot": members })
 }
