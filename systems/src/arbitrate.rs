@@ -217,10 +217,14 @@ fn show_histories(world: &mut World, chain: ChainId) {
         let reader = transaction(world, id);
         let commit = snapshot(world, id).unwrap_or(u64::MAX);
         let versions = world.get::<Versions>(entity).expect("a chain");
-        let last = versions.before(id, commit).expect("the version of a reader is kept").id;
+        let last = versions.before(id, commit).map(|version| version.id);
+        world.resource_mut::<Registry>().history_readers.remove(&(chain, id));
+        let Some(last) = last else {
+            world.resource_mut::<Registry>().refused.insert(id);
+            continue;
+        };
         let seen = blocks_until(&blocks, last);
         world.get::<Program>(reader).expect("a program").ledger.show_history(chain, seen);
-        world.resource_mut::<Registry>().history_readers.remove(&(chain, id));
         wake(world, id, reader);
     }
 }

@@ -69,12 +69,7 @@ fn finish(world: &mut World, id: TxnId, entity: Entity) {
         Authority::Real(_right) => is_success && !changes.is_empty(),
         Authority::Hypothetical { snapshot } => {
             let snapshot = *snapshot;
-            let registry = &mut *world.resource_mut::<Registry>();
-            let readers = registry.snapshots.get_mut(&snapshot).expect("a snapshot in use");
-            *readers -= 1;
-            if *readers == 0 {
-                registry.snapshots.remove(&snapshot);
-            }
+            world.resource_mut::<Registry>().release_snapshot(snapshot);
             false
         }
     };

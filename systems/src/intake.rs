@@ -100,9 +100,7 @@ fn begin(world: &mut World, request_id: RequestId, request: Request, now_ns: u64
         }
     };
     let authority = if is_hypothetical(&request) {
-        let snapshot = registry.commit_count;
-        *registry.snapshots.entry(snapshot).or_default() += 1;
-        Authority::Hypothetical { snapshot }
+        Authority::Hypothetical { snapshot: registry.take_snapshot() }
     } else {
         Authority::real()
     };
@@ -163,7 +161,16 @@ fn start(world: &mut World, entity: Entity) {
 pub(crate) fn restart(world: &mut World, entity: Entity) {
     let now_ns = world.resource::<Inbox>().0.now_ns;
     let id = mint(&mut world.resource_mut::<Registry>(), now_ns);
-    world.get_mut::<Transaction>(entity).expect("a transaction").id = id;
+    let transaction = &mut *world.get_mut::<Transaction>(entity).expect("a transaction");
+    transaction.id = id;
+    if let Authority::Hypothetical { snapshot } = transaction.authority {
+        // What it was to see is gone.
+        let registry = &mut *world.resource_mut::<Registry>();
+        registry.release_snapshot(snapshot);
+        let snapshot = registry.take_snapshot();
+        let transaction = &mut *world.get_mut::<Transaction>(entity).expect("a transaction");
+        transaction.authority = Authority::Hypothetical { snapshot };
+    }
     world.resource_mut::<Statistics>().retried += 1;
     start(world, entity);
 }

@@ -196,6 +196,21 @@ impl Registry {
             && self.finished.is_empty())
     }
 
+    /// A snapshot of everything that has committed so far, for one more reader.
+    pub fn take_snapshot(&mut self) -> u64 {
+        *self.snapshots.entry(self.commit_count).or_default() += 1;
+        self.commit_count
+    }
+
+    /// A reader of a snapshot is done with it.
+    pub fn release_snapshot(&mut self, snapshot: u64) {
+        let readers = self.snapshots.get_mut(&snapshot).expect("a snapshot in use");
+        *readers -= 1;
+        if *readers == 0 {
+            self.snapshots.remove(&snapshot);
+        }
+    }
+
     /// The snapshot before which no transaction reads.
     pub fn oldest_snapshot(&self) -> u64 {
         self.snapshots.keys().next().copied().unwrap_or(u64::MAX)
