@@ -160,7 +160,7 @@ impl MemberConfig {
                 return Err(Error::not_implemented(format_args!("a {path} is not supported yet")));
             }
             if matches!(content, Document::Map([])) {
-                return Ok(Self::class(Link::parse(path)?, Map::empty(), cluster, name)?);
+                return Self::class(Link::parse(path)?, Map::empty(), cluster, name);
             }
         }
         match decode::scalar(document)? {

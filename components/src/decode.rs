@@ -71,12 +71,31 @@ fn key_at(document: Document, depth: usize) -> Result<Value> {
     })
 }
 
+/// Whether a value in a key is of exactly the JSON form of its class (page 01 §2.3).
+fn is_key_form(class: NativeClass, operand: &Value) -> bool {
+    match class {
+        NativeClass::Number(_) => match operand {
+            Value::Number(_) | Value::String(_) => true,
+            Value::Tuple(parts) => parts.len() == 2 && parts.iter().all(|part| matches!(part, Value::Number(_))),
+            _ => false,
+        },
+        NativeClass::Bytes => matches!(operand, Value::String(_) | Value::Bytes(_)),
+        NativeClass::String | NativeClass::Id | NativeClass::Link => matches!(operand, Value::String(_)),
+        NativeClass::None => matches!(operand, Value::None),
+        NativeClass::ValueTuple => matches!(operand, Value::Tuple(_)),
+        _ => false,
+    }
+}
+
 fn key_entry(name: &str, content: Document, depth: usize) -> Result<Value> {
     if let Some(class) = NativeClass::from_path(name).filter(|class| class.is_castable())
         && !matches!(content, Document::Map([]))
         && !matches!(content, Document::List([]) if class != NativeClass::ValueTuple)
     {
         let operand = key_at(content, depth + 1)?;
+        if !is_key_form(class, &operand) {
+            return Err(Error::bad_request(format_args!("{operand} is not how a {name} is written in a key")));
+        }
         if let (NativeClass::Bytes, Value::String(text)) = (class, &operand) {
             return Ok(Value::Bytes(cast::base64(text)?));
         }

@@ -1,6 +1,7 @@
 //! Names of things: ids, paths and links (protocol page 01 §2.2).
 
 use std::fmt;
+use std::net::Ipv6Addr;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
@@ -167,16 +168,8 @@ impl Link {
             .ok_or_else(|| invalid("a link starts with '/', 'http://' or 'https://'"))?;
         let authority_len = text[scheme_len..].find('/').unwrap_or(text.len() - scheme_len);
         let authority = &text[scheme_len..scheme_len + authority_len];
-        let allowed = |c: char| c.is_ascii_alphanumeric() || "-._:[]".contains(c);
-        if authority.is_empty() || !authority.chars().all(allowed) {
-            return Err(invalid("the host is not a name or address"));
-        }
-        // A port follows the last colon, unless that colon belongs to an unbracketed IPv6 address.
-        if let Some((host, port)) = authority.rsplit_once(':')
-            && (!host.contains(':') || host.ends_with(']'))
-            && (host.is_empty() || port.parse::<u16>().is_err())
-        {
-            return Err(invalid("the port is not a number below 65536"));
+        if !is_authority(authority) {
+            return Err(invalid("the host is not a name or address with an optional port"));
         }
         let rest = &text[scheme_len + authority_len..];
         // After a host one trailing slash is dropped.
@@ -219,6 +212,26 @@ impl fmt::Display for Link {
         }
         write!(f, "{}", self.path)
     }
+}
+
+/// Whether a text is a host name or address, with or without a port: `example.com:80`, `127.0.0.1`, `[::1]:80`, `::1`.
+fn is_authority(text: &str) -> bool {
+    if let Some(bracketed) = text.strip_prefix('[') {
+        let Some((address, rest)) = bracketed.split_once(']') else {
+            return false;
+        };
+        let is_port = |port: &str| port.strip_prefix(':').is_some_and(|port| port.parse::<u16>().is_ok());
+        return address.parse::<Ipv6Addr>().is_ok() && (rest.is_empty() || is_port(rest));
+    }
+    // The reference writes IPv6 addresses without brackets.
+    if text.matches(':').count() > 1 {
+        return text.parse::<Ipv6Addr>().is_ok();
+    }
+    let (host, port) = text.split_once(':').map_or((text, None), |(host, port)| (host, Some(port)));
+    let is_label = |label: &str| {
+        !label.is_empty() && label.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_')
+    };
+    host.split('.').all(is_label) && port.is_none_or(|port| port.parse::<u16>().is_ok())
 }
 
 /// First path segments that no service may use (page 04 §1.3), sorted.
@@ -300,13 +313,13 @@ mod tests {
 
     #[test]
     fn links_print_as_they_parse() {
-        for text in ["/", "/a/b", "http://127.0.0.1:8702/a", "https://example.com/x", "http://[::1]:80/x"] {
+        for text in ["/", "/a/b", "http://127.0.0.1:8702/a", "https://example.com/x", "http://[::1]:80/x", "http://::1/x"] {
             assert_eq!(Link::parse(text).unwrap().to_string(), text);
         }
         assert_eq!(Link::parse("http://127.0.0.1:80").unwrap().to_string(), "http://127.0.0.1:80/");
         assert_eq!(Link::parse("http://127.0.0.1:80/a/").unwrap().to_string(), "http://127.0.0.1:80/a");
         for bad in
-            ["a", "/a/", "//", "http://", "http:///a", "http://a b/", "ftp://x/", "http://x:99999/", "/a//b"]
+            ["a", "/a/", "//", "http://", "http:///a", "http://a b/", "ftp://x/", "http://x:99999/", "/a//b", "http://[::::]/", "http://a..b/", "http://[::1]80/"]
         {
             assert!(Link::parse(bad).is_err(), "{bad:?}");
         }

@@ -37,8 +37,9 @@ const BACKLOG: u32 = 1024;
 /// How long to wait after a failure to accept, such as too many open files.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
 
-/// How many big bodies or replies are decoded or encoded at once.
-const BIG_MAX: usize = 4;
+/// How many big bodies or replies are decoded or encoded at once: a body of the most values takes about 300 MB
+/// while it is decoded.
+const BIG_MAX: usize = 2;
 
 /// What all connections share.
 struct Server {

@@ -43,23 +43,20 @@ thread_local! {
 /// 400 that says what is wrong and at which byte, or the error of `read`.
 pub fn with_document<T>(text: &mut [u8], read: impl FnOnce(Document<'_>) -> Result<T>) -> Result<T> {
     check_values(text, VALUES_MAX)?;
-    let parser = PARSER.take().unwrap_or_else(|| Box::new(Parser::new()));
-    let Parser { mut buffers, tape, mut arena } = *parser;
-    let mut tape = tape.reset();
-    let (result, tape) = match simd_json::fill_tape(&mut *text, &mut buffers, &mut tape) {
-        Ok(()) => {
-            let mut nodes = tape.0.iter();
-            let document = document(&mut nodes, &arena);
-            (Ok(document.and_then(read)), tape.reset())
-        }
+    let mut parser = PARSER.take().unwrap_or_else(|| Box::new(Parser::new()));
+    let Parser { buffers, tape, arena } = &mut *parser;
+    let mut filled = std::mem::replace(tape, Tape(Vec::new())).reset();
+    let result = match simd_json::fill_tape(&mut *text, buffers, &mut filled) {
+        Ok(()) => Ok(document(&mut filled.0.iter(), arena).and_then(read)),
         Err(error) => {
             let around = around(buffers.structural_indexes(), error.index());
-            (Err((error, around)), tape.reset())
+            Err((error, around))
         }
     };
+    *tape = filled.reset();
     if text.len() <= RETAINED_BYTES_MAX {
-        arena.reset();
-        PARSER.set(Some(Box::new(Parser { buffers, tape, arena })));
+        parser.arena.reset();
+        PARSER.set(Some(parser));
     }
     result.unwrap_or_else(|(error, around)| Err(describe(&error, text, around)))
 }

@@ -20,15 +20,16 @@ use world::{Host, HostConfig, Limits};
 use crate::config::Config;
 use crate::driver::{Driver, Ended};
 use crate::gateway::{Event, Gateway, QUEUE_EVENTS_MAX};
-use crate::http::serve;
+use crate::http::{self, serve};
 use crate::json;
 use crate::keys::Keys;
 use crate::metrics::Metrics;
 use crate::persistence::Persistence;
 use crate::storage::{Reader, Store};
 
-/// The stack of a thread that serves connections, in bytes: decoding and encoding recurse as deep as documents nest.
-const CONNECTION_STACK_BYTES: usize = 32 << 20;
+/// The stack of a thread that serves connections, in bytes: decoding recurses as deep as documents nest, encoding as
+/// deep as states do, and that is twice as deep.
+const CONNECTION_STACK_BYTES: usize = 4 * http::THREAD_STACK_BYTES;
 
 /// Log to stderr what the flags ask for.
 pub fn start_log(config: &Config) {
@@ -48,7 +49,7 @@ pub fn run(config: Config) -> Result<(), String> {
         .map_err(|cause| format!("cannot start the threads of the server: {cause}"))?;
     let address = config.socket_address();
     let listener = runtime
-        .block_on(async { listen(address) })
+        .block_on(async { http::listen(address) })
         .map_err(|cause| format!("cannot listen on {address}: {cause}"))?;
     let clusters = read_clusters(&config)?;
     fs::create_dir_all(&config.workspace)
@@ -58,17 +59,6 @@ pub fn run(config: Config) -> Result<(), String> {
         None => None,
     };
     runtime.block_on(run_on(config, listener, clusters, store))
-}
-
-fn listen(address: std::net::SocketAddr) -> std::io::Result<TcpListener> {
-    let socket = match address {
-        std::net::SocketAddr::V4(_) => tokio::net::TcpSocket::new_v4()?,
-        std::net::SocketAddr::V6(_) => tokio::net::TcpSocket::new_v6()?,
-    };
-    // A host that was killed a moment ago must be able to start again on its port.
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    socket.listen(1024)
 }
 
 fn read_clusters(config: &Config) -> Result<Vec<ClusterConfig>, String> {
@@ -190,7 +180,7 @@ async fn run_on(
         None => {
             let drain = sender.clone();
             // The queue may be full; waiting for room must not hold up the connections.
-            let _ = tokio::task::spawn_blocking(move || drain.send(Event::Drain)).await;
+            let _ = tokio::task::spawn_blocking(move || drop(drain.send(Event::Drain))).await;
             ended.await
         }
     };

@@ -60,7 +60,7 @@ fn finish(world: &mut World, id: TxnId, entity: Entity) {
     let program = &mut *world.get_mut::<Program>(entity).expect("a program");
     drop(program.take());
     let ledger = program.ledger.clone();
-    let transaction = &*world.get::<Transaction>(entity).expect("a transaction");
+    let transaction = world.get::<Transaction>(entity).expect("a transaction");
     let is_success = matches!(transaction.outcome, Some(Ok(_)));
     let kind = (transaction.request.path.clone(), transaction.request.verb);
     let changes = ledger.take_changes();

@@ -51,6 +51,7 @@ impl Interpreter {
                     )));
                 }
             },
+            Verb::Post if !self.is_served(path) => return Err(not_served(path)),
             Verb::Post => match self.resolve_body(body).await? {
                 State::Map(parameters) => Call::Post(parameters),
                 other => {
@@ -64,6 +65,14 @@ impl Interpreter {
         let is_write = matches!(call, Call::Put(..) | Call::Delete(_));
         let reply = self.dispatch(path, call, 0).await?;
         if is_write { Ok(State::NONE) } else { self.shown(reply).await }
+    }
+
+    /// Whether anything could answer at a path, whatever it is called with.
+    fn is_served(&self, path: &[Id]) -> bool {
+        match path.first().map(Id::as_str) {
+            None | Some("state" | "error") => true,
+            Some(_) => self.catalog.find(path).is_some(),
+        }
     }
 
     /// A body may hold references, to served classes for example.
@@ -153,7 +162,7 @@ impl Interpreter {
                     Some((cluster, found, rest)) => {
                         self.route_cluster(cluster, found, rest, call, depth).await
                     }
-                    None => Err(Error::not_found(format_args!("nothing is served at {}", Path::from(path)))),
+                    None => Err(not_served(path)),
                 },
             }
         })
@@ -168,6 +177,10 @@ impl Interpreter {
             call => Err(call.not_allowed("/")),
         }
     }
+}
+
+fn not_served(path: &[Id]) -> Error {
+    Error::not_found(format_args!("nothing is served at {}", Path::from(path)))
 }
 
 /// Messages about transactions that only their hosts may send (page 04 §6.6).

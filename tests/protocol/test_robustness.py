@@ -62,7 +62,8 @@ def send(host, data, half_close=False):
     """Send raw bytes, and return everything that comes back until the host closes the connection."""
 
     with connect(host) as connection:
-        with contextlib.suppress(ConnectionError):
+        # The host may have closed the connection before all is sent.
+        with contextlib.suppress(ConnectionError, OSError):
             connection.sendall(data)
             if half_close:
                 connection.shutdown(socket.SHUT_WR)
@@ -347,7 +348,6 @@ def test_http_2_without_upgrade_is_served_on_the_same_port(target):
 
 @pytest.mark.parametrize("body", [
     [["x", -2**63], ["r", {"$x/div": [-1]}]],
-    [["x", 2], ["r", {"$x/pow": [[0, 1]]}]],
     [["x", 2], ["r", {"$x/pow": [2**63 - 1]}]],
     [["x", 0], ["r", {"$x/pow": [-1]}]],
     [["x", {N + "/complex": [0, 0]}], ["r", {"$x/pow": [-1]}]],
@@ -359,10 +359,7 @@ def test_http_2_without_upgrade_is_served_on_the_same_port(target):
     {V + "/link": "http://127.0.0.1:99999999/"},
     {"http://127.0.0.1:1/app/x": [None]},
     {V + "/bytes": "é"},
-    {R + "/while": []},
-    {R + "/if": {}},
     {R + "/case": [[], [], []]},
-    {OP + "/get": {}},
     {"/state/collection/nope": [1]},
     {"$": []},
     {"$/": []},

@@ -39,9 +39,19 @@ pub(super) struct Charge {
 }
 
 impl Charge {
-    fn add(&mut self, bytes: usize) -> Result<()> {
+    /// Charge more: what arrives, and what it is decoded to.
+    ///
+    /// # Errors
+    /// 413 if the request alone exceeds the budget, 503 if it does so together with others.
+    pub(super) fn add(&mut self, bytes: usize) -> Result<()> {
         let before = self.budget.bytes.fetch_add(bytes, Ordering::Relaxed);
         self.bytes += bytes;
+        if self.bytes > self.budget.bytes_max {
+            return Err(Error::too_large(format_args!(
+                "a request takes at most {} bytes of memory",
+                self.budget.bytes_max
+            )));
+        }
         if before.saturating_add(bytes) > self.budget.bytes_max {
             return Err(Error::unavailable("too many bytes of requests wait; try again in a second"));
         }

@@ -7,8 +7,8 @@ use clap::Args;
 /// The largest body of a request.
 pub const BODY_BYTES_MAX: usize = 64 * 1024 * 1024;
 
-/// The bytes of all request bodies together that wait for their replies.
-pub const BODIES_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// The bytes of all requests together that wait for their replies: their bodies, and the states these hold.
+pub const BODIES_BYTES_MAX: usize = 512 * 1024 * 1024;
 
 /// How many connections are open at once; more wait to be accepted.
 pub const CONNECTIONS_MAX: usize = 4096;
@@ -44,7 +44,7 @@ pub struct HttpConfig {
     /// Largest body of a request, in bytes; beyond it the answer is 413.
     #[arg(long = "max_body_bytes", value_name = "BYTES", default_value_t = BODY_BYTES_MAX)]
     pub max_body_bytes: usize,
-    /// Bytes of all request bodies together that wait for a reply; beyond it the answer is 503.
+    /// Bytes of all request bodies, and of what they decode to, that wait for a reply; beyond it 503.
     #[arg(long = "max_bodies_bytes", value_name = "BYTES", default_value_t = BODIES_BYTES_MAX)]
     pub max_bodies_bytes: usize,
     /// Connections that are open at once; more wait to be accepted.

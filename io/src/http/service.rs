@@ -46,15 +46,17 @@ async fn call(server: &Server, head: &Parts, incoming: &mut Incoming) -> Result<
     let verb = request::verb(&head.method)?;
     request::authorize(&head.headers)?;
     let decoded = request::head(verb, &head.uri)?;
-    // The bytes of the body are charged until the reply is made: until then the world holds what they decode to.
+    // The body and what it decodes to are charged until the reply is made: until then the world may hold them.
     let (state, _charge) = match verb {
         Verb::Get | Verb::Delete => (State::NONE, None),
         Verb::Put | Verb::Post => {
-            let (bytes, charge) = body::read(incoming, &server.config, &server.budget).await?;
+            let (bytes, mut charge) = body::read(incoming, &server.config, &server.budget).await?;
             server.metrics.request_body_bytes.fetch_add(bytes.len() as u64, Relaxed);
             let is_tbon = request::is_tbon(&head.headers);
             let size_bytes = bytes.len();
-            (big(server, size_bytes, move || request::body(bytes, is_tbon)).await??, Some(charge))
+            let state = big(server, size_bytes, move || request::body(bytes, is_tbon)).await??;
+            charge.add(usize::try_from(state.bytes()).unwrap_or(usize::MAX))?;
+            (state, Some(charge))
         }
     };
     let request = Request {
