@@ -26,7 +26,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const USAGE: &str = "usage: load bare ADDRESS
        load http ADDRESS METHOD TARGET CLIENTS SECONDS [BODY]
-       load sequential ADDRESS TARGET BODY DIRECTORY COUNT";
+       load sequential ADDRESS TARGET BODY DIRECTORY COUNT
+       load healthy ADDRESS";
 
 /// A small commit as the host makes it for a counter: a key of 9 bytes and a value of 32.
 const COMMIT_KEY: [u8; 9] = [0; 9];
@@ -49,6 +50,7 @@ fn main() {
         ["sequential", address, target, body, directory, count] => {
             sequential(parse(address), &request("POST", target, body), Path::new(directory), parse(count));
         }
+        ["healthy", address] => healthy(parse(address)),
         _ => {
             eprintln!("{USAGE}");
             std::process::exit(2);
@@ -177,6 +179,16 @@ fn http(address: SocketAddr, request: &[u8], clients: usize, seconds: f64) {
         percentile(50),
         percentile(99)
     );
+}
+
+/// Wait until a host that starts answers 200 to `GET /healthz`.
+fn healthy(address: SocketAddr) {
+    one_thread().block_on(async {
+        while TcpStream::connect(address).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert_eq!(Client::connect(address).await.call(&request("GET", "/healthz", "")).await, 200);
+    });
 }
 
 /// One client, one increment after the other; in turn with it a commit of the same bytes to LMDB, and a bare sync.
