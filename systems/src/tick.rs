@@ -87,7 +87,7 @@ pub struct Hosting(pub Arc<Catalog>);
 pub const PARALLEL_PROGRAMS_MIN: usize = 64;
 
 /// Limits of a world. Each has a default that suits a small server.
-#[derive(Clone, Debug, Resource)]
+#[derive(Clone, Copy, Debug, Resource)]
 pub struct Limits {
     /// How long a request may take, in nanoseconds.
     pub request_ttl_ns: u64,
