@@ -76,7 +76,9 @@ fn is_key_form(class: NativeClass, operand: &Value) -> bool {
     match class {
         NativeClass::Number(_) => match operand {
             Value::Number(_) | Value::String(_) => true,
-            Value::Tuple(parts) => parts.len() == 2 && parts.iter().all(|part| matches!(part, Value::Number(_))),
+            Value::Tuple(parts) => {
+                parts.len() == 2 && parts.iter().all(|part| matches!(part, Value::Number(_)))
+            }
             _ => false,
         },
         NativeClass::Bytes => matches!(operand, Value::String(_) | Value::Bytes(_)),
@@ -94,7 +96,9 @@ fn key_entry(name: &str, content: Document, depth: usize) -> Result<Value> {
     {
         let operand = key_at(content, depth + 1)?;
         if !is_key_form(class, &operand) {
-            return Err(Error::bad_request(format_args!("{operand} is not how a {name} is written in a key")));
+            return Err(Error::bad_request(format_args!(
+                "{operand} is not how a {name} is written in a key"
+            )));
         }
         if let (NativeClass::Bytes, Value::String(text)) = (class, &operand) {
             return Ok(Value::Bytes(cast::base64(text)?));

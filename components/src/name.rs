@@ -313,14 +313,32 @@ mod tests {
 
     #[test]
     fn links_print_as_they_parse() {
-        for text in ["/", "/a/b", "http://127.0.0.1:8702/a", "https://example.com/x", "http://[::1]:80/x", "http://::1/x"] {
+        for text in [
+            "/",
+            "/a/b",
+            "http://127.0.0.1:8702/a",
+            "https://example.com/x",
+            "http://[::1]:80/x",
+            "http://::1/x",
+        ] {
             assert_eq!(Link::parse(text).unwrap().to_string(), text);
         }
         assert_eq!(Link::parse("http://127.0.0.1:80").unwrap().to_string(), "http://127.0.0.1:80/");
         assert_eq!(Link::parse("http://127.0.0.1:80/a/").unwrap().to_string(), "http://127.0.0.1:80/a");
-        for bad in
-            ["a", "/a/", "//", "http://", "http:///a", "http://a b/", "ftp://x/", "http://x:99999/", "/a//b", "http://[::::]/", "http://a..b/", "http://[::1]80/"]
-        {
+        for bad in [
+            "a",
+            "/a/",
+            "//",
+            "http://",
+            "http:///a",
+            "http://a b/",
+            "ftp://x/",
+            "http://x:99999/",
+            "/a//b",
+            "http://[::::]/",
+            "http://a..b/",
+            "http://[::1]80/",
+        ] {
             assert!(Link::parse(bad).is_err(), "{bad:?}");
         }
     }

@@ -127,7 +127,10 @@ fn requests() -> [(&'static str, Request); 3] {
 
 fn programs() {
     let (mut one, mut two) = (Ticker::new(1), Ticker::new(2));
-    println!("{:>20} {:>9} {:>14} {:>14} {:>9}", "a tick with", "programs", "1 thread, µs", "2 threads, µs", "ratio");
+    println!(
+        "{:>20} {:>9} {:>14} {:>14} {:>9}",
+        "a tick with", "programs", "1 thread, µs", "2 threads, µs", "ratio"
+    );
     for (name, request) in requests() {
         for count in PROGRAMS {
             let (mut with_one, mut with_two) = (Vec::new(), Vec::new());
@@ -173,7 +176,10 @@ fn executors() {
         }
     }
     let [single, multi] = figures.map(median);
-    println!("8 empty systems: single-threaded {single:.2} µs, multi-threaded {multi:.2} µs, ratio {:.0}", multi / single);
+    println!(
+        "8 empty systems: single-threaded {single:.2} µs, multi-threaded {multi:.2} µs, ratio {:.0}",
+        multi / single
+    );
 }
 
 fn main() {

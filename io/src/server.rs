@@ -12,13 +12,14 @@ use components::storage::{Read, Write};
 use crossbeam_channel::bounded;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use world::host::PROGRAM_STACK_BYTES;
 use world::load::{Loaded, load};
 use world::{Host, HostConfig, Limits};
 
 use crate::config::Config;
-use crate::driver::{Driver, Ended};
+use crate::driver::{Driver, Ended, distribute};
 use crate::gateway::{Event, Gateway, QUEUE_EVENTS_MAX};
 use crate::http::{self, serve};
 use crate::json;
@@ -132,7 +133,7 @@ async fn run_on(
     let make_host = Box::new(move || {
         let storage = reader.as_ref().map(|reader| reader as &dyn Read);
         let (Loaded { catalog, chains, .. }, _) = load_world(storage, clusters.clone(), &origin)?;
-        Host::new(HostConfig { catalog, chains, limits: limits.clone(), threads })
+        Host::new(HostConfig { catalog, chains, limits, threads })
     });
 
     let (sender, events) = bounded(QUEUE_EVENTS_MAX);
@@ -145,7 +146,9 @@ async fn run_on(
         ),
         None => None,
     };
-    let driver = Driver::new(make_host, events, persistence, metrics.clone(), ready.clone())?;
+    let (answer_sender, answers) = mpsc::unbounded_channel();
+    tokio::spawn(distribute(answers));
+    let driver = Driver::new(make_host, events, answer_sender, persistence, metrics.clone(), ready.clone())?;
     let (ended_sender, ended) = tokio::sync::oneshot::channel();
     thread::Builder::new()
         .name("world".into())
