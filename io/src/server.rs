@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Write as _;
+use std::num::NonZero;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -43,7 +44,10 @@ pub fn start_log(config: &Config) {
 /// Why it cannot start or go on, in one line.
 pub fn run(config: Config) -> Result<(), String> {
     // The address first: whether it is free is known before anything is touched.
+    // One processor is left to the world: a server thread for each would only take turns with it (`BENCHMARKS.md`).
+    let processors = thread::available_parallelism().map_or(1, NonZero::get);
     let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(processors.saturating_sub(1).max(1))
         .enable_all()
         .thread_stack_size(CONNECTION_STACK_BYTES)
         .build()
