@@ -312,14 +312,19 @@ impl<'a> Parser<'_, 'a> {
             .map_err(|_| Error::bad_request(format_args!("invalid UTF-8 in the TBON string at byte {start}")))
     }
 
-    fn document(&mut self, depth: usize) -> Result<Document<'a>> {
-        if depth > DEPTH_MAX {
-            return Err(self.error("nested too deep"));
-        }
+    fn count(&mut self) -> Result<()> {
         self.values += 1;
         if self.values > VALUES_MAX {
             return Err(Error::too_large(format_args!("a document holds at most {VALUES_MAX} values")));
         }
+        Ok(())
+    }
+
+    fn document(&mut self, depth: usize) -> Result<Document<'a>> {
+        if depth > DEPTH_MAX {
+            return Err(self.error("nested too deep"));
+        }
+        self.count()?;
         Ok(match self.next()? {
             1 => Document::Null,
             2 => match self.next()? {
@@ -349,8 +354,30 @@ impl<'a> Parser<'_, 'a> {
                 self.position += 1;
                 Document::Map(entries.into_bump_slice())
             }
+            b'=' => Document::List(self.typed_array()?),
             tag => Document::Number(self.number(tag)?),
         })
+    }
+
+    /// Numbers of one type, without their tags.
+    fn typed_array(&mut self) -> Result<&'a [Document<'a>]> {
+        let tag = self.next()?;
+        let start = self.position;
+        let content = self.delimited(b'=')?;
+        let mut items = Parser { bytes: &content, position: 0, arena: self.arena, values: self.values };
+        let mut numbers = BumpVec::new_in(self.arena);
+        while items.position < items.bytes.len() {
+            items.count()?;
+            let number = match tag {
+                2 => Number::Bool(items.next()? != 0),
+                _ => items
+                    .number(tag)
+                    .map_err(|error| error.context(format_args!("in the typed array at byte {start}")))?,
+            };
+            numbers.push(Document::Number(number));
+        }
+        self.values = items.values;
+        Ok(numbers.into_bump_slice())
     }
 
     fn number(&mut self, tag: u8) -> Result<Number> {
@@ -365,7 +392,6 @@ impl<'a> Parser<'_, 'a> {
             10 => Number::U16(u16::from_be_bytes(self.array()?)),
             11 => Number::U32(u32::from_be_bytes(self.array()?)),
             12 => Number::U64(u64::from_be_bytes(self.array()?)),
-            b'=' => return Err(self.error("typed arrays are not supported")),
             _ => return Err(self.error("unknown type")),
         })
     }
@@ -395,6 +421,17 @@ mod tests {
             assert!(error.message().contains("byte"), "{bad:?}: {error}");
         }
         assert!(parse(&[b'['; 100_000], &arena).is_err());
+    }
+
+    #[test]
+    fn a_typed_array_is_a_list_of_its_numbers() {
+        let arena = Bump::new();
+        // 0x3d and 0x5c are the delimiter and its escape: both are escaped inside.
+        let document = parse(b"=\x0a\x00\x01\x00\\\x3d\x00\\\x5c=", &arena).unwrap();
+        assert_eq!(crate::encode::to_json(&crate::decode::state(document).unwrap()).unwrap(), "[1,61,92]");
+        for bad in [&b"=\x0a\x00="[..], b"=\x22a=", b"=", b"=\x09\x01"] {
+            assert!(parse(bad, &arena).is_err(), "{bad:?}");
+        }
     }
 
     proptest! {

@@ -92,6 +92,9 @@ pub enum Exit {
     Usage(String),
 }
 
+/// Where a host that is started without any flag keeps its data, below the current directory.
+pub const PLAIN_DATA_DIR: &str = "data";
+
 /// The exit status of a usage error.
 pub const USAGE_STATUS: u8 = 2;
 
@@ -115,9 +118,12 @@ impl Config {
         Ok(config)
     }
 
-    /// Read the flags of this process; print and exit if no host is to start.
+    /// Read the flags of this process; print and exit if no host is to start. Without any flag at all, data is kept
+    /// in [`PLAIN_DATA_DIR`], which is made if it is missing.
     pub fn from_environment() -> Self {
+        let is_plain = std::env::args_os().len() <= 1;
         match Self::from_args(std::env::args_os()) {
+            Ok(config) if is_plain => Self { data_dir: Some(PLAIN_DATA_DIR.into()), ..config },
             Ok(config) => config,
             Err(Exit::Answer(text)) => {
                 print!("{text}");

@@ -81,7 +81,7 @@ fn now_ns() -> u64 {
 }
 
 impl Driver {
-    /// A driver of the world that `make_host` makes.
+    /// A driver of the world that `make_host` makes. The other end of `answers` is for [`distribute`].
     ///
     /// # Errors
     /// Why there is no such world.

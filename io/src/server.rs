@@ -19,7 +19,7 @@ use world::host::PROGRAM_STACK_BYTES;
 use world::load::{Loaded, load};
 use world::{Host, HostConfig, Limits};
 
-use crate::config::Config;
+use crate::config::{Config, PLAIN_DATA_DIR};
 use crate::driver::{Driver, Ended, distribute};
 use crate::gateway::{Event, Gateway, QUEUE_EVENTS_MAX};
 use crate::http::{self, serve};
@@ -60,6 +60,10 @@ pub fn run(config: Config) -> Result<(), String> {
     fs::create_dir_all(&config.workspace)
         .map_err(|cause| format!("cannot make --workspace {}: {cause}", config.workspace.display()))?;
     let store = match &config.data_dir {
+        Some(data_dir) if data_dir.as_os_str() == PLAIN_DATA_DIR => {
+            fs::create_dir_all(data_dir).map_err(|cause| format!("cannot make {PLAIN_DATA_DIR}: {cause}"))?;
+            Some(Store::open_directory(data_dir).map_err(|cause| cause.to_string())?)
+        }
         Some(data_dir) => Some(Store::open_directory(data_dir).map_err(|cause| cause.to_string())?),
         None => None,
     };

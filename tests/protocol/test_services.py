@@ -94,6 +94,14 @@ class Teller(tc.Cluster):
         txn.deposited = tc.use(Account).deposit(amount=key)
         return tc.After(txn.deposited, self.calls.set(self.calls + 1))
 
+    @tc.put_method
+    def note_by_put(self, key: tc.String, value: tc.String):
+        return tc.use(Account).note(key, value)
+
+    @tc.delete_method
+    def forget_by_delete(self, key: tc.String):
+        return tc.use(Account).forget(key)
+
     @tc.post_method
     def bump(self):
         return tc.use(Account).bump()
@@ -256,6 +264,13 @@ def test_a_service_calls_every_kind_of_method_and_chain_of_another(bank):
     assert bank.get("/app/account/notes") == {}
     assert bank.post("/app/teller/set_balance", {"value": 9}) is None
     assert bank.get("/app/account/balance") == 9
+
+
+def test_put_and_delete_methods_call_put_and_delete_methods_of_another(bank):
+    assert bank.put("/app/teller/note_by_put", "a", "first") is None
+    assert bank.get("/app/account/notes") == {"a": "first"}
+    assert bank.delete("/app/teller/forget_by_delete", "a") is None
+    assert bank.get("/app/account/notes") == {}
 
 
 @pytest.mark.parametrize("method", ["deposit_and_refuse", "call_what_refuses"])
