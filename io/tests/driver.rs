@@ -10,7 +10,7 @@ use components::cluster::{Catalog, ClusterConfig};
 use components::reference::Verb;
 use components::{Map, Number, Path, Reply, Request, State, Value};
 use crossbeam_channel::{Sender, bounded};
-use io::driver::{Driver, Ended};
+use io::driver::{Driver, Ended, distribute};
 use io::gateway::{Event, Gateway};
 use io::json;
 use io::metrics::Metrics;
@@ -63,7 +63,11 @@ fn start(disk: &SimulatedDisk) -> Running {
         let Loaded { catalog, chains, .. } = load(&reader, clusters(), Catalog::default(), |_| [0; 32])?;
         Host::new(HostConfig { catalog, chains, limits: Limits::default(), threads: 1 })
     });
-    let driver = Driver::new(make_host, receiver, Some(persistence), metrics, ready.clone()).unwrap();
+    let (answer_sender, answers) = tokio::sync::mpsc::unbounded_channel();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    std::thread::spawn(move || runtime.block_on(distribute(answers)));
+    let driver =
+        Driver::new(make_host, receiver, answer_sender, Some(persistence), metrics, ready.clone()).unwrap();
     let driver = std::thread::Builder::new().stack_size(PROGRAM_STACK_BYTES).spawn(|| driver.run()).unwrap();
     Running { gateway: Gateway::new(events.clone()), events, driver, ready }
 }

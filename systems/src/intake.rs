@@ -82,7 +82,7 @@ fn accept(registry: &mut Registry, limits: &Limits, id: TxnId, now_ns: u64) -> R
 }
 
 fn begin(world: &mut World, request_id: RequestId, request: Request, now_ns: u64) {
-    let limits = world.resource::<Limits>().clone();
+    let limits = *world.resource::<Limits>();
     let registry = &mut *world.resource_mut::<Registry>();
     let id = if registry.requests.len() >= limits.transactions_max {
         Err(Error::unavailable("too many transactions are open; try again in a second"))
