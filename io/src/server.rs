@@ -43,7 +43,6 @@ pub fn start_log(config: &Config) {
 /// # Errors
 /// Why it cannot start or go on, in one line.
 pub fn run(config: Config) -> Result<(), String> {
-    // The address first: whether it is free is known before anything is touched.
     // One processor is left to the world: a server thread for each would only take turns with it (`BENCHMARKS.md`).
     let processors = thread::available_parallelism().map_or(1, NonZero::get);
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -52,6 +51,7 @@ pub fn run(config: Config) -> Result<(), String> {
         .thread_stack_size(CONNECTION_STACK_BYTES)
         .build()
         .map_err(|cause| format!("cannot start the threads of the server: {cause}"))?;
+    // The address first: whether it is free is known before anything is touched.
     let address = config.socket_address();
     let listener = runtime
         .block_on(async { http::listen(address) })
