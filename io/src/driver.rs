@@ -75,7 +75,8 @@ pub struct Driver {
     rebuilds: u32,
 }
 
-fn now_ns() -> u64 {
+/// The clock of this machine, in nanoseconds since the Unix epoch.
+pub fn now_ns() -> u64 {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since_epoch.as_nanos()).unwrap_or(u64::MAX)
 }

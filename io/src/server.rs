@@ -20,7 +20,7 @@ use world::load::{Loaded, load};
 use world::{Host, HostConfig, Limits};
 
 use crate::config::{Config, PLAIN_DATA_DIR};
-use crate::driver::{Driver, Ended, distribute};
+use crate::driver::{Driver, Ended, distribute, now_ns};
 use crate::gateway::{Event, Gateway, QUEUE_EVENTS_MAX};
 use crate::http::{self, serve};
 use crate::json;
@@ -141,7 +141,7 @@ async fn run_on(
     let make_host = Box::new(move || {
         let storage = reader.as_ref().map(|reader| reader as &dyn Read);
         let (Loaded { catalog, chains, .. }, _) = load_world(storage, clusters.clone(), &origin)?;
-        Host::new(HostConfig { catalog, chains, limits, threads })
+        Host::new(HostConfig { catalog, chains, limits, threads, now_ns: now_ns() })
     });
 
     let (sender, events) = bounded(QUEUE_EVENTS_MAX);

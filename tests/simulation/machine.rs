@@ -147,7 +147,7 @@ impl Machine {
                 assert!(disk.is_crashed(), "the storage cannot be opened: {error}");
                 Crashed
             })?;
-        let host = Self::make_host(&mut store, &options).map_err(|why| {
+        let host = Self::make_host(&mut store, &options, now_ns).map_err(|why| {
             assert!(disk.is_crashed(), "the host cannot start: {why}");
             Crashed
         })?;
@@ -166,7 +166,7 @@ impl Machine {
         })
     }
 
-    fn make_host(store: &mut Store, options: &MachineOptions) -> Result<Host, String> {
+    fn make_host(store: &mut Store, options: &MachineOptions, now_ns: u64) -> Result<Host, String> {
         let configs = json::with_copy(options.clusters.as_bytes(), ClusterConfig::decode).expect("clusters");
         let catalog = Catalog::new("http://127.0.0.1:8702", [1; 32]);
         let loaded = load(&store.reader(), configs, catalog, |_| [2; 32])?;
@@ -176,8 +176,9 @@ impl Machine {
         Host::new(HostConfig {
             catalog: loaded.catalog,
             chains: loaded.chains,
-            limits: options.limits.clone(),
+            limits: options.limits,
             threads: options.threads,
+            now_ns,
         })
     }
 
@@ -190,7 +191,8 @@ impl Machine {
         }
         self.loads.clear();
         self.is_busy = false;
-        self.host = Self::make_host(&mut self.store, &self.options).expect("what is stored is sound");
+        self.host =
+            Self::make_host(&mut self.store, &self.options, self.now_ns).expect("what is stored is sound");
     }
 
     /// The name of the next request.

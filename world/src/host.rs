@@ -7,6 +7,7 @@ use bevy_ecs::prelude::*;
 use bevy_ecs::schedule::{LogLevel, ScheduleBuildSettings, SingleThreadedExecutor};
 use components::chain::ChainKind;
 use components::cluster::Catalog;
+use components::lock::Lock;
 use components::transaction::{RequestId, Transaction};
 use components::versions::{
     BlockContent, BlockHeader, History, HostedChain, LockQueue, Stored, Version, Versions,
@@ -37,6 +38,8 @@ pub struct HostConfig {
     pub limits: Limits,
     /// How many threads poll programs.
     pub threads: usize,
+    /// The clock of the host when it was made, in nanoseconds since the Unix epoch.
+    pub now_ns: u64,
 }
 
 /// A TinyChain host without its edges: a pure function from inputs to outputs and the next state.
@@ -68,7 +71,7 @@ impl Host {
     /// # Errors
     /// Why its schedules or threads cannot be made.
     pub fn new(config: HostConfig) -> Result<Self, String> {
-        let HostConfig { catalog, chains, limits, threads } = config;
+        let HostConfig { catalog, chains, limits, threads, now_ns } = config;
         let mut world = World::new();
         let pool = if threads > 1 {
             let pool = rayon::ThreadPoolBuilder::new()
@@ -80,7 +83,9 @@ impl Host {
         } else {
             None
         };
-        let mut registry = Registry { batch: 1, ..Default::default() };
+        // What was read before is forgotten, so nothing may be written before it.
+        let floor_id = TxnId::new(now_ns, 0);
+        let mut registry = Registry { batch: 1, floor_id, ..Default::default() };
         for chain in chains {
             registry.floor_id = registry.floor_id.max(chain.last);
             let id = chain.id;
@@ -182,7 +187,7 @@ impl Host {
         }
     }
 
-    /// A hash of everything that later outputs depend on.
+    /// A hash of everything that later outputs depend on, but for the programs themselves.
     pub fn state_hash(&mut self) -> u64 {
         let mut hash = Xxh3::new();
         let mut chains =
@@ -213,11 +218,15 @@ impl Host {
             );
             texts.push(text);
         }
+        let mut locks = self.world.query::<&Lock>();
+        texts.extend(locks.iter(&self.world).map(|lock| format!("{lock:?}").into_bytes()));
         texts.sort();
         for text in texts {
             hash.update(&text);
         }
         let registry = self.world.resource::<Registry>();
+        hash.update(format!("{:?} {:?}", registry.deadlines, registry.chosen_ids).as_bytes());
+        hash.update(format!("{:?}", self.world.resource::<Expectations>()).as_bytes());
         hash.update(&registry.last_id.to_bytes());
         hash.update(&registry.commit_count.to_be_bytes());
         hash.update(&registry.batch.to_be_bytes());
@@ -344,7 +353,8 @@ mod tests {
         let loaded = loaded.expect("what is stored is sound");
         memory.keep(loaded.writes);
         let (catalog, chains) = (loaded.catalog, loaded.chains);
-        Host::new(HostConfig { catalog, chains, limits: Limits::default(), threads: 1 }).expect("a host")
+        Host::new(HostConfig { catalog, chains, limits: Limits::default(), threads: 1, now_ns: 0 })
+            .expect("a host")
     }
 
     fn ask(id: u64, verb: Verb, body: i64) -> Input {
