@@ -31,10 +31,11 @@ const COUNTER: &str = r#"{"/app/counter": {"n": {"/state/chain/sync": [0]},
     "bump": {"/state/scalar/op/post":
         [["n", {"$self/n": [null]}], ["_return", {"$self/n": [null, {"$n/add": [1]}]}]]}}}"#;
 
-/// A program that counts, for about as long as a small page of a client's code takes.
-const LOOP: &str = r#"[["cond", {"/state/scalar/op/post": [["_return", {"$i/lt": [20]}]]}],
-    ["step", {"/state/scalar/op/post": [["i", {"$i/add": [1]}], ["_return", {"i": "$i"}]]}],
-    ["done", {"/state/scalar/ref/while": ["$cond", "$step", {"i": 0}]}], ["_return", "$done"]]"#;
+/// A program that counts.
+const LOOP: &str = r#"[["done", {"/state/scalar/ref/while": [
+    {"/state/scalar/op/post": [["_return", {"$i/lt": [20]}]]},
+    {"/state/scalar/op/post": [["next", {"$i/add": [1]}], ["_return", {"i": {"$next": []}}]]},
+    {"i": 0}]}], ["_return", {"$done": []}]]"#;
 
 /// A storage with nothing in it.
 struct Nothing;
