@@ -75,10 +75,10 @@ fn snapshot(world: &World, id: TxnId) -> Option<u64> {
     }
 }
 
-/// A hypothetical transaction takes no locks: it sees its snapshot, and nobody sees what it does.
+/// A hypothetical transaction takes no locks: it sees its snapshot, whatever its id, and nobody sees what it does.
 fn show_snapshot(world: &mut World, id: TxnId, chain: ChainId, mode: LockMode, snapshot: u64) {
     let versions = world.get::<Versions>(chain_entity(world, chain)).expect("a chain");
-    let version = versions.before(id, snapshot).expect("the snapshot of an open transaction is kept").clone();
+    let version = versions.at(snapshot).expect("the snapshot of an open transaction is kept").clone();
     show(world, id, chain, mode, version);
 }
 
@@ -116,7 +116,7 @@ fn is_refused(world: &World, id: TxnId, chain: ChainId, mode: LockMode) -> bool 
     let versions = world.get::<Versions>(entity).expect("a chain");
     let queue = world.get::<LockQueue>(entity).expect("a chain");
     match mode {
-        LockMode::Read => versions.before(id, u64::MAX).is_none(),
+        LockMode::Read => versions.before(id).is_none(),
         LockMode::Write => {
             let is_written_later = versions.newest().id > id;
             let is_read_later = queue.last_read > id;
@@ -166,7 +166,7 @@ fn grant(world: &mut World, chain: ChainId) {
             let queue = &mut *world.get_mut::<LockQueue>(entity).expect("a chain");
             queue.last_read = queue.last_read.max(id);
         }
-        let version = world.get::<Versions>(entity).expect("a chain").before(id, u64::MAX).cloned();
+        let version = world.get::<Versions>(entity).expect("a chain").before(id).cloned();
         match version {
             Some(version) => show(world, id, chain, mode, version),
             None => {
@@ -211,9 +211,12 @@ fn show_histories(world: &mut World, chain: ChainId) {
     }
     for id in readers {
         let reader = transaction(world, id);
-        let commit = snapshot(world, id).unwrap_or(u64::MAX);
         let versions = world.get::<Versions>(entity).expect("a chain");
-        let last = versions.before(id, commit).expect("the version of a reader is kept").id;
+        let version = match snapshot(world, id) {
+            Some(snapshot) => versions.at(snapshot),
+            None => versions.before(id),
+        };
+        let last = version.expect("the version of a reader is kept").id;
         let seen = blocks_until(&blocks, last);
         world.get::<Program>(reader).expect("a program").ledger.show_history(chain, seen);
         world.resource_mut::<Registry>().history_readers.remove(&(chain, id));
