@@ -202,6 +202,9 @@ impl Decoder {
             | NativeClass::RefPost
             | NativeClass::RefDelete => flow(class, content).map(Some),
             NativeClass::Map | NativeClass::Tuple => self.container(class, content),
+            NativeClass::State | NativeClass::Scalar | NativeClass::Value => {
+                cast_of_reference(class, content)
+            }
             NativeClass::ObjectClass => class_definition(content).map(Some),
             NativeClass::ObjectInstance if !self.scalar => instance(content).map(Some),
             NativeClass::ChainSync | NativeClass::ChainBlock if !self.scalar => {
@@ -227,7 +230,7 @@ impl Decoder {
                 };
                 Ok(Some(cast::cast(&operand, class).or_else(|_| cast::cast(&wrapped, class))?))
             }
-            _ if self.scalar => Ok(None),
+            _ if self.scalar => cast_of_reference(class, content),
             _ => {
                 let content = self.decode(content)?;
                 if content.has_ref() {
@@ -266,6 +269,17 @@ fn typed_literal(class: NativeClass, content: Document) -> Result<State> {
         };
     }
     cast::cast(&operand, class).or_else(|_| class_reference(class, content, operand))
+}
+
+/// `{"<class>": {"$x": []}}`: how the client casts a reference into a class that has no typed literals.
+fn cast_of_reference(class: NativeClass, content: Document) -> Result<Option<State>> {
+    match content {
+        Document::Map([(subject, _)]) if is_subject(subject) => match Decoder::SCALAR.decode(content)? {
+            operand @ State::Ref(_) => Ok(Some(Ref::Cast(class, operand).into())),
+            other => class_reference(class, content, other).map(Some),
+        },
+        _ => Ok(None),
+    }
 }
 
 /// A reference to a class by the shape of its content, as in [`reference`], with the content decoded.

@@ -189,6 +189,24 @@ def test_a_cast_resolves_its_operand_first(hypothetical, what, body, status, exp
     support.assert_reply(hypothetical(body), status, expected)
 
 
+@cases(
+    ("a value class", [["x", 5], ["r", {V: ref("x")}]], 200, 5),
+    ("the class of all states", [["x", {"a": 1}], ["r", {"/state": ref("x")}]], 200, {"a": 1}),
+    ("what is no value", [["x", {"a": 1}], ["r", {V: ref("x")}]], 400),
+    ("a map inside an op", [["f", post_op(["r", {"/state/map": ref("p")}])], ["r", {"$f": {"p": [["a", 1]]}}]], 200, {"a": 1}),
+    ("a tuple inside an op", [["f", post_op(["r", {"/state/tuple": ref("p")}])], ["r", {"$f": {"p": {"a": 1}}}]], 200, [1]),
+)
+def test_a_cast_into_a_class_without_typed_literals(hypothetical, what, body, status, expected):
+    support.assert_reply(hypothetical(body), status, expected)
+
+
+@pytest.mark.parametrize("cast", [
+    {N + "/float/32": ref("x")}, {V + "/tuple": [1, ref("x")]}, {V + "/tuple": [[ref("x")]]}, {"/state/scalar/map": {"a": ref("x")}},
+    {"/state/scalar/tuple": [ref("x"), ref("x")]}, {"/state/map": [ref("x")]}, {"/state/tuple": [ref("x")]}], ids=str)
+def test_a_cast_in_an_op_is_answered_as_it_was_sent(hypothetical, cast):
+    support.assert_reply(hypothetical(get_op("x", ["r", cast])), 200, get_op("x", ["r", cast]))
+
+
 # "None"
 
 @pytest.mark.parametrize("value, expected", [
