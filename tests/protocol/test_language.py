@@ -765,6 +765,11 @@ FEET = {N: {"feet": get_op("key", ["_return", {"$self/mul": [3.28]}])}}
     ("new with a number as class", [["m", {R + "/new": [5, 5]}], ["r", ref("m")]], 400),
     ("data of the wrong type", [["M", NUMBER_WITH_TWO], ["r", {"$M": ["text"]}]], 400),
     ("an attribute of the class", [["M", NUMBER_WITH_TWO], ["r", {"$M/two": [None]}]], 200, 2),
+    ("an attribute that is a reference", [
+        ["x", 5], ["M", {N: {"a": {"$x/add": [1]}}}], ["m", {"$M": [1]}], ["r", {"$m/a/mul": [2]}]], 200, 12),
+    ("the same of the class", [["x", 5], ["M", {N: {"a": {"$x/add": [1]}}}], ["r", {"$M/a/mul": [2]}]], 200, 12),
+    ("an attribute whose names are out of reach", [
+        ["x", 5], ["M", {N: {"a": {"$x/add": [1]}}}], ["m", {"$M": [1]}], ["t", [ref("m")]], ["r", {"$t/0/a": [None]}]], 404),
     ("a method of the class without an instance", [["M", FEET], ["r", {"$M/feet": [None]}]], 400),
     ("the class of a class", [["M", FEET], ["r", {"$M/class": [None]}]], 200, {"/state/object/class": []}),
     ("the class of a value extended", [

@@ -268,9 +268,14 @@ impl Interpreter {
         let mut state = self.lookup(frame, name).await?;
         let mut path = path;
         // An attribute that is a reference means what it means where it is used.
-        if let State::Instance(instance) = &state
+        let class = match &state {
+            State::Instance(instance) => Some(instance.class()),
+            State::Class(class) => Some(class),
+            _ => None,
+        };
+        if let Some(class) = class
             && let Some((first, rest)) = path.split_first()
-            && let Some(attribute) = self.member(instance.class(), first)
+            && let Some(attribute) = self.member(class, first)
             && attribute.has_ref()
         {
             state = self.resolve(frame, attribute).await?;
