@@ -804,6 +804,15 @@ def test_an_error_keeps_its_status(hypothetical, what, body, status, expected):
     support.assert_reply(hypothetical(body), status, expected)
 
 
+def test_an_error_at_the_end_of_a_deep_recursion_says_what_went_wrong(hypothetical):
+    countdown = post_op(
+        ["done", {"$n/lte": [0]}], ["less", {"$n/sub": [1]}],
+        ["a_long_name_of_an_entry", if_(ref("done"), {"/error/conflict": ["at the end"]}, {"$again": {"n": ref("less"), "again": ref("again")}})])
+    status, reply = hypothetical([["f", countdown], ["r", {"$f": {"n": 200, "again": ref("f")}}]])
+    assert status == 409
+    assert "at the end" in reply["/error/conflict"]
+
+
 def test_a_rendered_error_message_reaches_the_client(hypothetical):
     status, reply = hypothetical([
         ["s", "no {{n}}"], ["m", {"$s/render": {"n": "bread"}}], ["r", {"/error/not_found": [ref("m")]}]])
