@@ -442,6 +442,23 @@ def test_200_levels_of_nesting_are_accepted(hypothetical):
     support.assert_reply(hypothetical(nested), 200, nested)
 
 
+@pytest.mark.parametrize("names", [["a", "b", "c"], ["c", "a", "b"], ["b", "c", "a"]], ids=" ".join)
+@pytest.mark.parametrize("order", [
+    lambda a, b, c: [ref(a), ref(b), ref(c)],
+    lambda a, b, c: {"1": ref(a), "2": [ref(b), ref(a)], "3": ref(c)},
+    lambda a, b, c: {R + "/after": [ref(a), {R + "/after": [ref(b), ref(c)]}]}], ids=["tuple", "map", "after"])
+def test_named_writes_that_are_ready_together_happen_in_the_order_in_which_they_are_mentioned(hypothetical, names, order):
+    writes = [[name, {"$chain": [None, i]}] for i, name in enumerate(names)]
+    body = [
+        ["chain", {"/state/chain/block": [None]}], *sorted(writes), ["all", order(*names)],
+        ["r", {R + "/after": [ref("all"), {"$chain/chain": [None]}]}]]
+    status, reply = hypothetical(body)
+    assert status == 200
+    [[_, transactions]] = reply["/state/chain/block"][1]
+    [mutations] = transactions.values()
+    assert mutations == [["/", None, 0], ["/", None, 1], ["/", None, 2]]
+
+
 # Ops
 
 RUNS = {"/error/conflict": ["the body ran"]}  # PUT and DELETE answer null, so an error shows that they ran
