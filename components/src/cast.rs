@@ -68,8 +68,8 @@ pub fn cast(state: &State, class: NativeClass) -> Result<State> {
             State::Map(map) => State::Map(map.clone()),
             _ => State::map(pairs(state).ok_or_else(|| cannot(state, class))??.into_iter().collect())?,
         },
-        NativeClass::Range => match state.to_tuple().as_deref() {
-            Some([start, end]) => State::Range(Arc::new((start.clone(), end.clone()))),
+        NativeClass::Range => match state.to_tuple() {
+            Some(bounds) if bounds.len() == 2 => State::Range(bounds),
             _ => return Err(cannot(state, class)),
         },
         NativeClass::Cluster => match state {

@@ -69,9 +69,12 @@ impl Instance {
     /// An instance with the given data.
     ///
     /// # Errors
-    /// 400 if the data nests too deep.
+    /// 400 if the data or the class nests too deep, or both are too large.
     pub fn new(class: Arc<Class>, data: State) -> Result<Self> {
-        let extent = Extent::of([(0, &data)].into_iter())?;
+        let own_class = State::Class(class.clone());
+        // A class that is served belongs to the catalog; any other may hold instances, and those their classes.
+        let held = [Some(&data), Some(&own_class).filter(|_| class.link().is_none())];
+        let extent = Extent::of(held.into_iter().flatten().map(|state| (0, state)))?;
         Ok(Self { class, data, extent })
     }
 

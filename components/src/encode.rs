@@ -69,7 +69,7 @@ impl Serialize for State {
                 }
                 map.end()
             }
-            Self::Range(bounds) => entry(serializer, NativeClass::Range.path(), &(&bounds.0, &bounds.1)),
+            Self::Range(bounds) => entry(serializer, NativeClass::Range.path(), &**bounds),
             Self::Cluster(path) => entry(serializer, NativeClass::Cluster.path(), &path.to_string()),
             Self::Ref(reference) => reference.serialize(serializer),
             Self::Op(op) => op.serialize(serializer),

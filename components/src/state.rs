@@ -28,8 +28,8 @@ pub enum State {
     Tuple(Tuple),
     /// States by name.
     Map(Map),
-    /// A pair of bounds (`/state/scalar/range`).
-    Range(Arc<(State, State)>),
+    /// A pair of bounds (`/state/scalar/range`): a tuple of two.
+    Range(Tuple),
     /// A reference to a hosted cluster (`/state/scalar/cluster`).
     Cluster(Path),
     /// A reference that has yet to be resolved.
@@ -128,7 +128,8 @@ impl State {
             Self::Instance(instance) => instance.extent(),
             Self::Class(class) => class.extent(),
             Self::Closure(closure) => closure.extent(),
-            Self::Range(_) | Self::Cluster(_) | Self::Op(_) | Self::Chain(_) => leaf(128),
+            Self::Range(bounds) => bounds.0.extent,
+            Self::Cluster(_) | Self::Op(_) | Self::Chain(_) => leaf(128),
         }
     }
 
@@ -360,6 +361,37 @@ mod tests {
         };
         assert_eq!(error.kind(), crate::ErrorKind::BadRequest);
         assert!(state.bytes() <= STATE_BYTES_MAX && state.bytes() > STATE_BYTES_MAX / 4);
+    }
+
+    /// Wrap a state until that is refused, and say how often it went well.
+    fn depth_of(wrap: impl Fn(State) -> Result<State>) -> u32 {
+        let mut state = State::NONE;
+        for depth in 0.. {
+            match wrap(state) {
+                Ok(deeper) => state = deeper,
+                Err(error) => {
+                    assert_eq!(error.kind(), crate::ErrorKind::BadRequest);
+                    return depth;
+                }
+            }
+        }
+        unreachable!("nesting is bounded");
+    }
+
+    #[test]
+    fn nesting_of_ranges_is_bounded() {
+        let wrap = |state| crate::cast::cast(&State::tuple(vec![state, State::NONE])?, NativeClass::Range);
+        assert!(depth_of(wrap) <= STATE_DEPTH_MAX);
+    }
+
+    #[test]
+    fn nesting_of_instances_in_their_classes_is_bounded() {
+        let wrap = |state| {
+            let prototype = Map::new([(Id::literal("member"), state)].into())?;
+            let class = Arc::new(Class::new(None, prototype)?);
+            Ok(State::Instance(Arc::new(Instance::new(class, State::NONE)?)))
+        };
+        assert!(depth_of(wrap) <= STATE_DEPTH_MAX);
     }
 
     #[test]

@@ -47,14 +47,9 @@ impl Versions {
         self.0.back().expect("there is always a version")
     }
 
-    /// The newest version before `id`; none if it was dropped.
-    pub fn before(&self, id: TxnId) -> Option<&Version> {
-        self.0.iter().rev().find(|version| version.id < id)
-    }
-
-    /// The newest version among the first `commit` commits; none if it was dropped.
-    pub fn at(&self, commit: u64) -> Option<&Version> {
-        self.0.iter().rev().find(|version| version.commit <= commit)
+    /// The newest version before `id` that is among the first `commit` commits; none if it was dropped.
+    pub fn before(&self, id: TxnId, commit: u64) -> Option<&Version> {
+        self.0.iter().rev().find(|version| version.id < id && version.commit <= commit)
     }
 
     /// Add a version.

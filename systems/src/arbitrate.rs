@@ -75,11 +75,16 @@ fn snapshot(world: &World, id: TxnId) -> Option<u64> {
     }
 }
 
-/// A hypothetical transaction takes no locks: it sees its snapshot, whatever its id, and nobody sees what it does.
+/// A hypothetical transaction takes no locks: it sees its snapshot, and nobody sees what it does.
 fn show_snapshot(world: &mut World, id: TxnId, chain: ChainId, mode: LockMode, snapshot: u64) {
     let versions = world.get::<Versions>(chain_entity(world, chain)).expect("a chain");
-    let version = versions.at(snapshot).expect("the snapshot of an open transaction is kept").clone();
-    show(world, id, chain, mode, version);
+    match versions.before(id, snapshot).cloned() {
+        Some(version) => show(world, id, chain, mode, version),
+        // The caller has chosen an id so old that its version was dropped before the transaction came.
+        None => {
+            world.resource_mut::<Registry>().refused.insert(id);
+        }
+    }
 }
 
 /// Show a version to a transaction, and let its program go on.
@@ -116,9 +121,10 @@ fn is_refused(world: &World, id: TxnId, chain: ChainId, mode: LockMode) -> bool 
     let versions = world.get::<Versions>(entity).expect("a chain");
     let queue = world.get::<LockQueue>(entity).expect("a chain");
     match mode {
-        LockMode::Read => versions.before(id).is_none(),
+        LockMode::Read => versions.before(id, u64::MAX).is_none(),
         LockMode::Write => {
-            let is_written_later = versions.newest().id > id;
+            // A caller may choose an id under which something has committed: it cannot come again.
+            let is_written_later = versions.newest().id >= id;
             let is_read_later = queue.last_read > id;
             let is_being_written_later = queue.locks.range(id..).any(|(later, lock)| {
                 *later > id
@@ -166,7 +172,7 @@ fn grant(world: &mut World, chain: ChainId) {
             let queue = &mut *world.get_mut::<LockQueue>(entity).expect("a chain");
             queue.last_read = queue.last_read.max(id);
         }
-        let version = world.get::<Versions>(entity).expect("a chain").before(id).cloned();
+        let version = world.get::<Versions>(entity).expect("a chain").before(id, u64::MAX).cloned();
         match version {
             Some(version) => show(world, id, chain, mode, version),
             None => {
@@ -179,9 +185,10 @@ fn grant(world: &mut World, chain: ChainId) {
 /// Show the blocks of a chain to those who have asked for them, if all are in memory; else ask for the rest.
 fn show_histories(world: &mut World, chain: ChainId) {
     let readers: BTreeSet<TxnId> = {
-        let registry = &mut *world.resource_mut::<Registry>();
-        let readers = registry.history_readers.range((chain, TxnId::ZERO)..=(chain, TxnId::MAX));
-        readers.map(|(_, id)| *id).filter(|id| registry.active.contains_key(id)).collect()
+        let Registry { history_readers, active, .. } = &mut *world.resource_mut::<Registry>();
+        // Those that went away wait for nothing any more.
+        history_readers.retain(|(other, id)| *other != chain || active.contains_key(id));
+        history_readers.range((chain, TxnId::ZERO)..=(chain, TxnId::MAX)).map(|(_, id)| *id).collect()
     };
     if readers.is_empty() {
         return;
@@ -201,25 +208,23 @@ fn show_histories(world: &mut World, chain: ChainId) {
         header.last_used = ticks;
     }
     if !missing.is_empty() {
-        let outbox = &mut *world.resource_mut::<Outbox>();
-        for block in missing {
-            if !outbox.loads.contains(&block) {
-                outbox.loads.push(block);
-            }
-        }
+        let registry = &mut *world.resource_mut::<Registry>();
+        missing.retain(|block| registry.loading.insert(*block));
+        world.resource_mut::<Outbox>().loads.append(&mut missing);
         return;
     }
     for id in readers {
         let reader = transaction(world, id);
+        let commit = snapshot(world, id).unwrap_or(u64::MAX);
         let versions = world.get::<Versions>(entity).expect("a chain");
-        let version = match snapshot(world, id) {
-            Some(snapshot) => versions.at(snapshot),
-            None => versions.before(id),
+        let last = versions.before(id, commit).map(|version| version.id);
+        world.resource_mut::<Registry>().history_readers.remove(&(chain, id));
+        let Some(last) = last else {
+            world.resource_mut::<Registry>().refused.insert(id);
+            continue;
         };
-        let last = version.expect("the version of a reader is kept").id;
         let seen = blocks_until(&blocks, last);
         world.get::<Program>(reader).expect("a program").ledger.show_history(chain, seen);
-        world.resource_mut::<Registry>().history_readers.remove(&(chain, id));
         wake(world, id, reader);
     }
 }

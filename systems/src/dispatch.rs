@@ -35,12 +35,12 @@ impl Interpreter {
         }
         let key = State::Value(request.key.clone());
         let body = &request.body;
-        let native = NativeClass::from_path(&request.path.to_string());
+        let is_native = || NativeClass::from_path(&request.path.to_string()).is_some();
         let call = match request.verb {
             Verb::Get => Call::Get(key),
             Verb::Delete => Call::Delete(key),
             Verb::Put => Call::Put(key, self.resolve_body(body).await?),
-            Verb::Post if native.is_some() => match body {
+            Verb::Post if is_native() => match body {
                 State::Map(prototype) => {
                     return define_class(Some(request.path.clone().into()), prototype.clone());
                 }

@@ -12,10 +12,6 @@ use rayon::prelude::*;
 
 use crate::tick::{Limits, Pool, Registry, Statistics};
 
-/// From how many programs on they are polled by several threads: below, waking a thread takes longer than the
-/// programs do (`BENCHMARKS.md`, *programs per tick*).
-pub const PARALLEL_PROGRAMS_MIN: usize = 64;
-
 /// From how many programs on that have spent the fuel of a whole tick before.
 pub const PARALLEL_LONG_PROGRAMS_MIN: usize = 2;
 
@@ -37,7 +33,7 @@ pub fn execute(world: &mut World) {
     }
     let entities: Vec<(TxnId, Entity)> =
         runnable.into_iter().filter_map(|id| registry.active.get(&id).map(|entity| (id, *entity))).collect();
-    let fuel = world.resource::<Limits>().fuel_per_tick;
+    let Limits { fuel_per_tick: fuel, parallel_programs_min, .. } = *world.resource::<Limits>();
     let mut long_programs = 0;
     let mut polled: Vec<Polled> = Vec::with_capacity(entities.len());
     for (id, entity) in entities {
@@ -50,7 +46,7 @@ pub fn execute(world: &mut World) {
         let future = program.take().expect("a program that has not finished");
         polled.push(Polled { id, entity, future, ledger, result: Poll::Pending });
     }
-    let is_heavy = polled.len() >= PARALLEL_PROGRAMS_MIN || long_programs >= PARALLEL_LONG_PROGRAMS_MIN;
+    let is_heavy = polled.len() >= parallel_programs_min || long_programs >= PARALLEL_LONG_PROGRAMS_MIN;
     let pool = world.resource::<Pool>();
     let is_parallel = match &pool.0 {
         Some(pool) if is_heavy => {

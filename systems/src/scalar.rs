@@ -161,10 +161,10 @@ impl Interpreter {
                 State::Value(value) => self.route_value(value, path, call).await,
                 State::Range(bounds) => match path.split_first() {
                     Some((first, rest)) if first.as_str() == "start" => {
-                        self.route(bounds.0.clone(), rest, call, depth).await
+                        self.route(bounds[0].clone(), rest, call, depth).await
                     }
                     Some((first, rest)) if first.as_str() == "end" => {
-                        self.route(bounds.1.clone(), rest, call, depth).await
+                        self.route(bounds[1].clone(), rest, call, depth).await
                     }
                     _ => common(&subject, path, call),
                 },
