@@ -183,6 +183,29 @@ fn delete_entry(target: &State, key: &Value) -> Result<State> {
     }
 }
 
+/// The initial value of a chain that is declared around a state; a class stands for its empty value (page 04 §4.6).
+///
+/// # Errors
+/// As [`stored`].
+pub fn initial(declared: &State) -> Result<State> {
+    let class = match declared {
+        State::Value(Value::Link(link)) if link.origin().is_none() => {
+            NativeClass::from_path(&link.path().to_string())
+        }
+        _ => None,
+    };
+    Ok(match class {
+        None => return stored(declared),
+        Some(NativeClass::Map | NativeClass::ScalarMap) => empty_map(),
+        Some(NativeClass::Tuple | NativeClass::ScalarTuple | NativeClass::ValueTuple) => {
+            State::tuple(vec![])?
+        }
+        Some(NativeClass::String) => State::string(""),
+        Some(NativeClass::Number(class)) => Number::Bool(false).cast(class).into(),
+        Some(_) => State::NONE,
+    })
+}
+
 /// A state in the form in which chains store and hash it: integers as i64 if they fit, else u64, and floats as
 /// the f64 that their JSON text reads as, so that `/chain` fed back verifies (page 04 §4.3).
 ///

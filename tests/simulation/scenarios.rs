@@ -295,9 +295,9 @@ fn conflicts_are_retried_inside_unless_the_caller_chose_the_id() {
     on_program_stack(|| {
         let mut machine = machine(&services::hot());
         // It reads r0 at once, and wants to write it after something newer has.
-        let (slow, event) = machine.ask(bump(0, 2_000));
+        let (slow, event) = machine.ask(bump(0, 20_000));
         let now_ns = machine.now_ns;
-        let fixed = with_id(bump(1, 2_000), chosen_id(now_ns));
+        let fixed = with_id(bump(1, 20_000), chosen_id(now_ns));
         let (fixed, fixed_event) = machine.ask(fixed);
         assert_eq!(tick(&mut machine, vec![event, fixed_event]), []);
         let events =
