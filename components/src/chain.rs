@@ -201,7 +201,8 @@ pub fn initial(declared: &State) -> Result<State> {
             State::tuple(vec![])?
         }
         Some(NativeClass::String) => State::string(""),
-        Some(NativeClass::Number(class)) => Number::Bool(false).cast(class).into(),
+        // Any number will do for an abstract class: zero, as wide as JSON has it.
+        Some(NativeClass::Number(class)) => Number::I64(0).cast(class).into(),
         Some(_) => State::NONE,
     })
 }
@@ -508,6 +509,19 @@ mod tests {
         assert_eq!(stored(Number::U8(5)), NumberType::I64);
         assert_eq!(stored(Number::F32(0.1)), NumberType::F64);
         assert!(matches!(stored_value(&Number::F32(0.1).into()), Value::Number(Number::F64(x)) if x == 0.1));
+    }
+
+    #[test]
+    fn a_class_as_a_declared_subject_stands_for_its_empty_value() {
+        let declared = |path: &str| initial(&crate::Link::parse(path).unwrap().into()).unwrap();
+        let json = |path: &str| crate::encode::to_json(&declared(path)).unwrap();
+        assert_eq!(json("/state/scalar/value/number"), "0");
+        assert_eq!(json("/state/scalar/value/number/float/64"), "0.0");
+        assert_eq!(json("/state/scalar/value/number/bool"), "false");
+        assert_eq!(json("/state/scalar/value/string"), r#""""#);
+        assert_eq!(json("/state/map"), "{}");
+        assert_eq!(json("/state/tuple"), "[]");
+        assert_eq!(json("/app/other"), r#"{"/app/other":[]}"#);
     }
 
     #[test]
