@@ -21,6 +21,48 @@ pub fn to_json(state: &State) -> Result<String> {
     serde_json::to_string(state).map_err(Error::bad_request)
 }
 
+/// A state as JSON text of bounded length: what is shared in memory is written each time that it occurs.
+///
+/// # Errors
+/// 413 if it is longer; as [`to_json`].
+pub fn to_json_within(state: &State, bytes_max: usize) -> Result<Vec<u8>> {
+    let mut text = Bounded { bytes: Vec::with_capacity(128), bytes_max };
+    match serde_json::to_writer(&mut text, state) {
+        Ok(()) => Ok(text.bytes),
+        Err(cause) if cause.is_io() => Err(too_large(bytes_max)),
+        Err(cause) => Err(Error::bad_request(cause)),
+    }
+}
+
+/// 413 for a state that is longer than this when it is written.
+pub(crate) fn too_large(bytes_max: usize) -> Error {
+    Error::too_large(format_args!("the result has more than {bytes_max} bytes"))
+}
+
+/// Text of bounded length.
+struct Bounded {
+    bytes: Vec<u8>,
+    bytes_max: usize,
+}
+
+impl std::io::Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.write_all(bytes).map(|()| bytes.len())
+    }
+
+    fn write_all(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        if self.bytes_max - self.bytes.len() < bytes.len() {
+            return Err(std::io::ErrorKind::FileTooLarge.into());
+        }
+        self.bytes.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 /// The body of an error reply: `{"/error/<name>": "<message>"}` (page 01 §1.5).
 pub fn error_json(error: &Error) -> String {
     let path = format!("/error/{}", error.kind().name());
@@ -335,6 +377,22 @@ pub(crate) mod tests {
         let items = [("b", State::string("é\n\u{1}\"\\")), ("a", State::NONE)];
         let map = items.into_iter().map(|(name, item)| (Id::literal(name), item)).collect();
         assert_eq!(to_json(&State::map(map).unwrap()).unwrap(), r#"{"a":null,"b":"é\n\u0001\"\\"}"#);
+    }
+
+    #[test]
+    fn text_of_a_shared_state_is_bounded() {
+        let body = vec![(Id::literal("r"), State::string("x".repeat(1000)))];
+        let mut state = State::Op(std::sync::Arc::new(crate::op::OpDef::Post { body: body.into() }));
+        for _ in 0..10 {
+            state = State::tuple(vec![state.clone(), state]).unwrap();
+        }
+        let json = to_json(&state).unwrap();
+        assert_eq!(to_json_within(&state, json.len()).unwrap(), json.as_bytes());
+        let refused = [to_json_within(&state, json.len() - 1), crate::tbon::encode_within(&state, 1_000_000)];
+        for reply in refused {
+            assert_eq!(reply.unwrap_err().kind(), crate::ErrorKind::TooLarge);
+        }
+        assert_eq!(crate::tbon::encode_within(&state, 2_000_000).unwrap(), crate::tbon::encode(&state));
     }
 
     #[test]

@@ -8,24 +8,45 @@ use bumpalo::collections::Vec as BumpVec;
 use serde::ser::{self, Serialize};
 
 use crate::document::{DEPTH_MAX, Document, VALUES_MAX};
+use crate::encode;
 use crate::error::{Error, Result};
 use crate::number::Number;
+use crate::state::State;
 
 /// Encode anything that serialises to lists, maps, strings, bytes and numbers.
 ///
 /// # Panics
 /// If it serialises to anything else: that is a defect of the caller, not of its data.
 pub fn encode<T: Serialize + ?Sized>(value: &T) -> Vec<u8> {
-    let mut encoder = Encoder { out: Vec::new() };
+    let mut encoder = Encoder { out: Vec::new(), bytes_max: usize::MAX };
     value.serialize(&mut encoder).expect("only encodable kinds");
     encoder.out
 }
 
+/// A state in TBON of bounded length, give or take its last item.
+///
+/// # Errors
+/// 413 if it is longer.
+pub fn encode_within(state: &State, bytes_max: usize) -> Result<Vec<u8>> {
+    let mut encoder = Encoder { out: Vec::new(), bytes_max };
+    state.serialize(&mut encoder).map_err(|_| encode::too_large(bytes_max))?;
+    Ok(encoder.out)
+}
+
 struct Encoder {
     out: Vec<u8>,
+    bytes_max: usize,
 }
 
 impl Encoder {
+    /// Refuse to go on when there is too much already.
+    fn check(&self) -> std::result::Result<(), Unencodable> {
+        if self.out.len() > self.bytes_max {
+            return Err(ser::Error::custom("too long"));
+        }
+        Ok(())
+    }
+
     fn delimited(&mut self, start: u8, content: &[u8], end: u8) {
         self.out.push(start);
         for byte in content {
@@ -212,6 +233,7 @@ impl ser::SerializeSeq for &mut Encoder {
     type Error = Unencodable;
 
     fn serialize_element<T: Serialize + ?Sized>(&mut self, item: &T) -> std::result::Result<(), Unencodable> {
+        self.check()?;
         item.serialize(&mut **self)
     }
 
@@ -226,6 +248,7 @@ impl ser::SerializeTuple for &mut Encoder {
     type Error = Unencodable;
 
     fn serialize_element<T: Serialize + ?Sized>(&mut self, item: &T) -> std::result::Result<(), Unencodable> {
+        self.check()?;
         item.serialize(&mut **self)
     }
 
@@ -239,6 +262,7 @@ impl ser::SerializeMap for &mut Encoder {
     type Error = Unencodable;
 
     fn serialize_key<T: Serialize + ?Sized>(&mut self, key: &T) -> std::result::Result<(), Unencodable> {
+        self.check()?;
         key.serialize(&mut **self)
     }
 

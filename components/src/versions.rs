@@ -23,6 +23,12 @@ pub struct Version {
     pub subject: State,
 }
 
+impl Version {
+    fn bytes(&self) -> u64 {
+        VERSION_BYTES + self.subject.bytes()
+    }
+}
+
 /// A hosted chain.
 #[derive(Component, Debug)]
 pub struct HostedChain {
@@ -32,24 +38,34 @@ pub struct HostedChain {
     pub spec: ChainSpec,
 }
 
+/// How much the versions of one subject that only older transactions can read may take, in bytes.
+pub const OLD_VERSIONS_BYTES_MAX: u64 = 256 << 20;
+
+/// What a version takes beside its subject, in bytes.
+const VERSION_BYTES: u64 = 128;
+
 /// The committed versions of a subject that a running transaction may still read, ids and commits ascending.
 #[derive(Component, Debug)]
-pub struct Versions(VecDeque<Version>);
+pub struct Versions {
+    versions: VecDeque<Version>,
+    /// The size of all but the newest.
+    old_bytes: u64,
+}
 
 impl Versions {
     /// The version that was loaded at the start.
     pub fn new(first: Version) -> Self {
-        Self([first].into())
+        Self { versions: [first].into(), old_bytes: 0 }
     }
 
     /// The newest version.
     pub fn newest(&self) -> &Version {
-        self.0.back().expect("there is always a version")
+        self.versions.back().expect("there is always a version")
     }
 
     /// The newest version before `id` that is among the first `commit` commits; none if it was dropped.
     pub fn before(&self, id: TxnId, commit: u64) -> Option<&Version> {
-        self.0.iter().rev().find(|version| version.id < id && version.commit <= commit)
+        self.versions.iter().rev().find(|version| version.id < id && version.commit <= commit)
     }
 
     /// Add a version.
@@ -58,24 +74,29 @@ impl Versions {
     /// If it is not newer than every other: then two transactions have written out of order.
     pub fn push(&mut self, version: Version) {
         assert!(version.id > self.newest().id && version.commit > self.newest().commit, "versions ascend");
-        self.0.push_back(version);
+        self.old_bytes += self.newest().bytes();
+        self.versions.push_back(version);
     }
 
-    /// Drop the versions that no transaction from `id` on, or with a snapshot from `commit` on, can read.
+    /// Drop the versions that no transaction from `id` on, or with a snapshot from `commit` on, can read, and the
+    /// oldest if they take too much: those who would read them begin again.
     pub fn drop_before(&mut self, id: TxnId, commit: u64) {
-        while self.0.get(1).is_some_and(|next| next.id < id && next.commit <= commit) {
-            self.0.pop_front();
+        while let Some(next) = self.versions.get(1)
+            && ((next.id < id && next.commit <= commit) || self.old_bytes > OLD_VERSIONS_BYTES_MAX)
+        {
+            let oldest = self.versions.pop_front().expect("two versions");
+            self.old_bytes -= oldest.bytes();
         }
     }
 
     /// How many versions are kept.
     pub fn count(&self) -> usize {
-        self.0.len()
+        self.versions.len()
     }
 
     /// The versions, oldest first.
     pub fn iter(&self) -> impl Iterator<Item = &Version> {
-        self.0.iter()
+        self.versions.iter()
     }
 }
 
@@ -130,3 +151,25 @@ pub struct BlockHeader {
 /// The content of a block, if it is in memory.
 #[derive(Component, Debug)]
 pub struct BlockContent(pub Option<Arc<Block>>);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn old_versions_are_bounded() {
+        let version = |i: u64| {
+            let subject = State::string("x".repeat(1 << 20));
+            Version { id: TxnId::new(i, 0), commit: i, batch: i, subject }
+        };
+        let mut versions = Versions::new(version(1));
+        for i in 2..=1_000 {
+            versions.push(version(i));
+            versions.drop_before(TxnId::ZERO, 0);
+        }
+        assert!((200..=256).contains(&versions.count()), "{}", versions.count());
+        assert_eq!(versions.newest().commit, 1_000);
+        versions.drop_before(TxnId::MAX, u64::MAX);
+        assert_eq!((versions.count(), versions.old_bytes), (1, 0));
+    }
+}

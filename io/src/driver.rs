@@ -126,6 +126,8 @@ impl Driver {
                 reply.send(Err(Error::unavailable("the host is going down; it is not known what happened")));
         }
         if let Some(persistence) = self.persistence.take() {
+            // The queue may be full: nobody must wait for room in it any more.
+            drop(self.events);
             persistence.close();
         }
         ended

@@ -60,8 +60,9 @@ impl Interpreter {
         }
         match mutation(path, &call)? {
             Some(mutation) => {
-                self.locked_subject(id, LockMode::Write).await;
-                self.step(0).await;
+                // The containers that a change is in are copied.
+                let subject = self.locked_subject(id, LockMode::Write).await;
+                self.step_through(&subject).await;
                 self.ledger.mutate(id, mutation)?;
                 Ok(State::NONE)
             }
@@ -95,7 +96,7 @@ impl Interpreter {
         }
         match mutation(path, &call)? {
             Some(mutation) => {
-                self.step(0).await;
+                self.step_through(&local.subject()).await;
                 // What a chain keeps lives as long as the transaction.
                 self.ledger.reserve(mutation.bytes())?;
                 local.mutate(self.ledger.id(), mutation)?;
@@ -105,12 +106,9 @@ impl Interpreter {
         }
     }
 
-    /// A chain with its content, as a reply shows it.
-    pub(crate) async fn show_chain(&self, chain: &Chain) -> Result<State> {
-        match chain {
-            Chain::Hosted(_, address) => self.chain_content(self.chain_id(address)?).await,
-            Chain::Local(_) | Chain::Content(_) => Ok(State::Chain(chain.clone())),
-        }
+    /// A chain of this host with its content, as a reply shows it.
+    pub(crate) async fn hosted_chain_content(&self, address: &ChainAddress) -> Result<State> {
+        self.chain_content(self.chain_id(address)?).await
     }
 
     async fn chain_content(&self, id: ChainId) -> Result<State> {

@@ -1,6 +1,10 @@
 //! Which handler gets a path (protocol page 01 §1.6, §1.7, page 04 §1.3).
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
 use components::cast;
+use components::chain::{Chain, ChainAddress};
 use components::decode;
 use components::name::Path;
 use components::native::NativeClass;
@@ -101,28 +105,20 @@ impl Interpreter {
         }
     }
 
-    /// A reply with the content of what it only names: chains of this host.
-    fn shown<'a>(&'a self, state: State) -> BoxFuture<'a, Result<State>> {
-        Box::pin(async move {
-            match &state {
-                State::Chain(chain) => self.show_chain(chain).await,
-                State::Tuple(items) if items.iter().any(may_name_a_chain) => {
-                    let mut shown = Vec::with_capacity(items.len());
-                    for item in items.iter() {
-                        shown.push(self.shown(item.clone()).await?);
-                    }
-                    State::tuple(shown)
-                }
-                State::Map(items) if items.values().any(may_name_a_chain) => {
-                    let mut shown = std::collections::BTreeMap::new();
-                    for (name, item) in items.iter() {
-                        shown.insert(name.clone(), self.shown(item.clone()).await?);
-                    }
-                    State::map(shown)
-                }
-                _ => Ok(state),
-            }
-        })
+    /// A reply with the content of what it only names: chains of this host. Each is read once, however often it is
+    /// named.
+    async fn shown(&self, state: State) -> Result<State> {
+        self.step_through(&state).await;
+        let mut names = BTreeSet::new();
+        each_hosted_chain(&state, &mut |address| {
+            names.insert(address.clone());
+        });
+        let mut contents = BTreeMap::new();
+        for address in names {
+            let content = self.hosted_chain_content(&address).await?;
+            contents.insert(address, content);
+        }
+        Ok(with_contents(&state, &contents)?.unwrap_or(state))
     }
 
     /// Call what a link leads to.
@@ -188,12 +184,41 @@ pub(crate) fn peers_only() -> Error {
     Error::unauthorized("only a host that takes part in the transaction may say this, with its token")
 }
 
-fn may_name_a_chain(state: &State) -> bool {
+/// Call `visit` with every chain of this host that a state names.
+fn each_hosted_chain(state: &State, visit: &mut impl FnMut(&Arc<ChainAddress>)) {
     match state {
-        State::Chain(_) => true,
-        State::Tuple(items) => items.iter().any(may_name_a_chain),
-        State::Map(items) => items.values().any(may_name_a_chain),
-        _ => false,
+        State::Chain(Chain::Hosted(_, address)) => visit(address),
+        State::Tuple(items) => items.iter().for_each(|item| each_hosted_chain(item, visit)),
+        State::Map(items) => items.values().for_each(|item| each_hosted_chain(item, visit)),
+        _ => {}
+    }
+}
+
+/// A state with the contents of the chains that it names, if it names any.
+fn with_contents(state: &State, contents: &BTreeMap<Arc<ChainAddress>, State>) -> Result<Option<State>> {
+    let shown = |item: &State| -> Result<(bool, State)> {
+        let content = with_contents(item, contents)?;
+        Ok((content.is_some(), content.unwrap_or_else(|| item.clone())))
+    };
+    match state {
+        _ if contents.is_empty() => Ok(None),
+        State::Chain(Chain::Hosted(_, address)) => Ok(contents.get(address).cloned()),
+        State::Tuple(items) => {
+            let (changed, items): (Vec<bool>, Vec<State>) =
+                items.iter().map(shown).collect::<Result<Vec<_>>>()?.into_iter().unzip();
+            if changed.contains(&true) { State::tuple(items).map(Some) } else { Ok(None) }
+        }
+        State::Map(items) => {
+            let mut is_changed = false;
+            let mut all = BTreeMap::new();
+            for (name, item) in items.iter() {
+                let (changed, item) = shown(item)?;
+                is_changed |= changed;
+                all.insert(name.clone(), item);
+            }
+            if is_changed { State::map(all).map(Some) } else { Ok(None) }
+        }
+        _ => Ok(None),
     }
 }
 

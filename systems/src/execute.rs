@@ -15,6 +15,13 @@ use crate::tick::{Limits, Pool, Registry, Statistics};
 /// From how many programs on that have spent the fuel of a whole tick before.
 pub const PARALLEL_LONG_PROGRAMS_MIN: usize = 2;
 
+/// How many programs may spend the fuel of a whole tick in one tick; more of them get a share of it each, so that a
+/// tick stays short, however many programs never end.
+const FULL_FUEL_PROGRAMS_MAX: u64 = 16;
+
+/// The least that a program gets.
+const FUEL_MIN: u64 = 64;
+
 /// A program on its way through a poll.
 struct Polled {
     id: TxnId,
@@ -33,20 +40,23 @@ pub fn execute(world: &mut World) {
     }
     let entities: Vec<(TxnId, Entity)> =
         runnable.into_iter().filter_map(|id| registry.active.get(&id).map(|entity| (id, *entity))).collect();
-    let Limits { fuel_per_tick: fuel, parallel_programs_min, .. } = *world.resource::<Limits>();
-    let mut long_programs = 0;
+    let mut long_programs = Vec::new();
     let mut polled: Vec<Polled> = Vec::with_capacity(entities.len());
     for (id, entity) in entities {
         let program = &mut *world.get_mut::<Program>(entity).expect("an active transaction has a program");
         if program.ledger.is_out_of_fuel() {
-            program.ledger.refuel(fuel);
-            long_programs += 1;
+            long_programs.push(program.ledger.clone());
         }
         let ledger = program.ledger.clone();
         let future = program.take().expect("a program that has not finished");
         polled.push(Polled { id, entity, future, ledger, result: Poll::Pending });
     }
-    let is_heavy = polled.len() >= parallel_programs_min || long_programs >= PARALLEL_LONG_PROGRAMS_MIN;
+    let Limits { fuel_per_tick: fuel, parallel_programs_min, .. } = *world.resource::<Limits>();
+    let shares = (long_programs.len() as u64).div_ceil(FULL_FUEL_PROGRAMS_MAX).max(1);
+    for ledger in &long_programs {
+        ledger.refuel((fuel / shares).max(FUEL_MIN).min(fuel));
+    }
+    let is_heavy = polled.len() >= parallel_programs_min || long_programs.len() >= PARALLEL_LONG_PROGRAMS_MIN;
     let pool = world.resource::<Pool>();
     let is_parallel = match &pool.0 {
         Some(pool) if is_heavy => {
@@ -69,14 +79,7 @@ pub fn execute(world: &mut World) {
 
 fn poll(program: &mut Polled) {
     let mut context = Context::from_waker(Waker::noop());
-    let outcome = catch_unwind(AssertUnwindSafe(|| {
-        loop {
-            let result = program.future.as_mut().poll(&mut context);
-            if result.is_ready() || !program.ledger.take_progress() {
-                return result;
-            }
-        }
-    }));
+    let outcome = catch_unwind(AssertUnwindSafe(|| program.future.as_mut().poll(&mut context)));
     program.result = outcome.unwrap_or_else(|panic| {
         let message = panic_message(&*panic);
         tracing::error!(transaction = %program.id, "a program panicked: {message}");

@@ -26,8 +26,11 @@ pub use scope::Scope;
 /// How deep references, calls and containers may nest in one another while a program runs. Deeper is a 400.
 pub const RESOLVE_DEPTH_MAX: u32 = 2_000;
 
-/// What a program spends on one step, and on this many items of a container that it copies.
+/// A program spends one fuel on a step, and one on this many items that the step looks at or copies.
 const ITEMS_PER_FUEL: usize = 16;
+
+/// As many bytes of text count as one item.
+const BYTES_PER_ITEM: usize = 64;
 
 /// A call of something: its verb and its arguments, resolved.
 #[derive(Clone, Debug)]
@@ -138,6 +141,11 @@ impl Interpreter {
         poll_fn(|_| if self.ledger.spend(fuel) { Poll::Ready(()) } else { Poll::Pending }).await;
     }
 
+    /// Spend fuel for a step that looks at everything in a state.
+    pub async fn step_through(&self, state: &State) {
+        self.step(usize::try_from(state.bytes()).unwrap_or(usize::MAX) / BYTES_PER_ITEM).await;
+    }
+
     /// Call a state, or what is at a path below it (page 01 §5, §6).
     pub fn route<'a>(
         &'a self,
@@ -155,6 +163,10 @@ impl Interpreter {
                 State::Closure(closure) if path.is_empty() => self.call_closure(closure, call, depth).await,
                 State::Map(map) => self.route_map(map, path, call, depth).await,
                 State::Tuple(_) | State::Value(Value::Tuple(_)) => {
+                    if let State::Value(Value::Tuple(items)) = &subject {
+                        // Its items become states.
+                        self.step(items.len()).await;
+                    }
                     let tuple = subject.to_tuple().expect("a tuple");
                     self.route_tuple(&subject, &tuple, path, call, depth).await
                 }

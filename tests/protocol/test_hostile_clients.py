@@ -96,11 +96,10 @@ def test_a_hypothetical_transaction_before_everything_that_is_kept_is_a_conflict
     for i in range(3):
         assert call(target, "PUT", "/app/target/block", i) == (200, None)
 
-    long_ago = f"{time.time_ns() - 2_000_000_000}-7"
-    for read in ["block", "block/chain"]:
-        body = f'[["r", {{"/app/target/{read}": [null]}}]]'
-        support.assert_reply(call(target, "POST", HYPOTHETICAL, raw=body, query=f"txn_id={long_ago}"), 409)
-        long_ago = long_ago[:-1] + "8"
+    long_ago = time.time_ns() - 2_000_000_000
+    for nonce, read in enumerate(["block", "block/chain"]):
+        body = [["r", {f"/app/target/{read}": [None]}]]
+        support.assert_reply(call(target, "POST", HYPOTHETICAL, body, query=f"txn_id={long_ago}-{nonce}"), 409)
 
     assert call(target, "GET", "/app/target/block") == (200, 2)
 
@@ -133,3 +132,74 @@ def test_nested_states_count_for_memory(target, step):
         ["step", {R + "/with": [["template"], post_op(["s", render], ["r", {"i": {"$i/add": [1]}, "t": {name: inner}}])]}],
         ["r", while_(below(400), {"$step": []}, {"i": 0, "t": 1})]]
     support.assert_reply(post(target, body), 400)
+
+
+# Replies
+
+LARGE_OP = post_op(*[[f"x{i}", "y" * 100] for i in range(100)])
+
+
+@pytest.mark.parametrize("accept", ["application/json", "application/tbon"])
+def test_a_reply_that_repeats_a_large_op_is_too_large(target, accept):
+    """11 KB, 2^17 times."""
+
+    program = [["f", LARGE_OP], ["r", while_(below(17), counting(t=[{"$t": []}, {"$t": []}]), {"i": 0, "t": {"$f": []}})]]
+    support.assert_reply(call(target, "POST", HYPOTHETICAL, program, headers={"Accept": accept}), 413)
+
+
+def test_a_reply_that_repeats_a_large_chain_is_too_large(target):
+    assert call(target, "PUT", "/app/target/entries", {f"k{i}": "v" * 20 for i in range(20_000)}) == (200, None)
+    program = [["t0", {"/app/target": ["entries"]}]]
+    program += [[f"t{i}", [{f"$t{i - 1}": []}] * 2] for i in range(1, 11)]
+    support.assert_reply(post(target, program), 413)
+
+
+# Fairness. Each step of these loops does a lot.
+
+NUMBERS = list(range(200_000))
+ENTRIES = {f"k{i}": i for i in range(50_000)}
+TEMPLATE = "{{#each t}}{{#each ../t}}{{/each}}{{/each}}"
+
+
+def with_(names, *body):
+    return {R + "/with": [names, post_op(*body)]}
+
+
+GREEDY = {
+    "render": [["s", TEMPLATE], ["step", with_(["s"], ["r", {"x": {"$s/render": {"t": list(range(300))}}}])]],
+    "an item of a large tuple": [
+        ["t", {V + "/tuple": NUMBERS}], ["step", with_(["t"], ["r", {"x": {"$t": [5]}}])]],
+    "text of a large tuple": [
+        ["t", NUMBERS], ["step", with_(["t"], ["r", {"x": {V + "/string": [{"$t": []}]}}])]],
+    "many parameters": [["m", ENTRIES], ["step", with_(["m"], ["r", {"$m": []}])]],
+    "an op with many entries": [["step", post_op(*[[f"x{i}", 0] for i in range(50_000)], ["r", {"x": 0}])]],
+}
+
+
+@pytest.mark.parametrize("entries", GREEDY.values(), ids=GREEDY)
+def test_others_are_served_while_each_step_of_a_loop_does_a_lot(target, entries):
+    assert_others_are_served_during(target, entries + [["r", while_(FOREVER, {"$step": []}, {"x": 0})]])
+
+
+def test_others_are_served_while_many_loops_run(target):
+    assert_others_are_served_during(target, *[ENDLESS] * 100)
+
+
+def assert_others_are_served_during(host, *programs):
+    with running(host, *programs):
+        deadline = time.monotonic() + TTL / 2
+        while time.monotonic() < deadline:
+            began = time.monotonic()
+            assert call(host, "GET", "/state", key=1) == (200, 1)
+            assert time.monotonic() - began < MAX_LATENCY
+            time.sleep(0.05)
+
+
+# Versions
+
+def test_versions_that_an_endless_transaction_could_read_do_not_fill_memory(target):
+    assert call(target, "PUT", "/app/target/entries", {f"k{i}": "v" * 20 for i in range(50_000)}) == (200, None)
+    with running(target, ENDLESS):
+        deadline = time.monotonic() + TTL - 1
+        while time.monotonic() < deadline:
+            assert call(target, "PUT", "/app/target/entries", "v", key="k1") == (200, None)

@@ -20,7 +20,7 @@ const RESERVED_BYTES_MAX: usize = 64 * 1024;
 const DISCARDED_BYTES_MAX: usize = 1024 * 1024;
 const DISCARD_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// How many bytes of bodies all requests together may hold.
+/// How many bytes of bodies and large replies all requests together may hold.
 pub(super) struct Budget {
     bytes: AtomicUsize,
     bytes_max: usize,
@@ -39,6 +39,11 @@ pub(super) struct Charge {
 }
 
 impl Charge {
+    /// Nothing so far.
+    pub(super) fn new(budget: &Arc<Budget>) -> Self {
+        Self { budget: budget.clone(), bytes: 0 }
+    }
+
     /// Charge more: what arrives, and what it is decoded to.
     ///
     /// # Errors
@@ -48,12 +53,14 @@ impl Charge {
         self.bytes += bytes;
         if self.bytes > self.budget.bytes_max {
             return Err(Error::too_large(format_args!(
-                "a request takes at most {} bytes of memory",
+                "a request or reply takes at most {} bytes of memory",
                 self.budget.bytes_max
             )));
         }
         if before.saturating_add(bytes) > self.budget.bytes_max {
-            return Err(Error::unavailable("too many bytes of requests wait; try again in a second"));
+            return Err(Error::unavailable(
+                "too many bytes of requests and replies wait; try again in a second",
+            ));
         }
         Ok(())
     }
@@ -81,7 +88,7 @@ pub(super) async fn read(
     if hint.lower() > config.max_body_bytes as u64 {
         return Err(too_large());
     }
-    let mut charge = Charge { budget: budget.clone(), bytes: 0 };
+    let mut charge = Charge::new(budget);
     // At most RESERVED_BYTES_MAX, so the conversion is exact.
     let mut bytes = Vec::with_capacity(hint.lower().min(RESERVED_BYTES_MAX as u64) as usize);
     let deadline = Instant::now() + Duration::from_millis(config.body_timeout_ms);

@@ -7,7 +7,11 @@ use clap::Args;
 /// The largest body of a request.
 pub const BODY_BYTES_MAX: usize = 64 * 1024 * 1024;
 
-/// The bytes of all requests together that wait for their replies: their bodies, and the states these hold.
+/// The largest reply: a state of a few bytes may name the same large op or chain a million times.
+pub const REPLY_BYTES_MAX: usize = 128 * 1024 * 1024;
+
+/// The bytes of all requests together that wait for their replies: their bodies, and the states these hold; and of
+/// large replies that wait to be sent.
 pub const BODIES_BYTES_MAX: usize = 512 * 1024 * 1024;
 
 /// How many connections are open at once; more wait to be accepted.
@@ -44,7 +48,10 @@ pub struct HttpConfig {
     /// Largest body of a request, in bytes; beyond it the answer is 413.
     #[arg(long = "max_body_bytes", value_name = "BYTES", default_value_t = BODY_BYTES_MAX)]
     pub max_body_bytes: usize,
-    /// Bytes of all request bodies, and of what they decode to, that wait for a reply; beyond it 503.
+    /// Largest reply, in bytes; beyond it the answer is 413.
+    #[arg(long = "max_reply_bytes", value_name = "BYTES", default_value_t = REPLY_BYTES_MAX)]
+    pub max_reply_bytes: usize,
+    /// Bytes of all request bodies, of what they decode to, and of large replies that wait; beyond it 503.
     #[arg(long = "max_bodies_bytes", value_name = "BYTES", default_value_t = BODIES_BYTES_MAX)]
     pub max_bodies_bytes: usize,
     /// Connections that are open at once; more wait to be accepted.
@@ -85,6 +92,7 @@ impl Default for HttpConfig {
     fn default() -> Self {
         Self {
             max_body_bytes: BODY_BYTES_MAX,
+            max_reply_bytes: REPLY_BYTES_MAX,
             max_bodies_bytes: BODIES_BYTES_MAX,
             max_connections: CONNECTIONS_MAX,
             max_header_bytes: HEADER_BYTES_MAX,

@@ -1,14 +1,20 @@
 //! Encoding a reply (protocol page 01 §1.3 to §1.5).
 
+use std::sync::Arc;
+
 use bytes::Bytes;
-use components::{Error, ErrorKind, Reply, State, Value, encode, tbon};
+use components::{Error, ErrorKind, Reply, Result, State, Value, encode, tbon};
 use http_body_util::Full;
 use hyper::header::{
     ACCEPT, ACCEPT_ENCODING, ALLOW, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
 };
 use hyper::{Response, StatusCode};
 
+use super::body::{Budget, Charge};
 use super::request::TBON;
+
+/// A reply up to this size is not charged.
+const UNCHARGED_BYTES_MAX: usize = 64 * 1024;
 
 /// A reply as the server sends it: whole, so its length is known.
 pub(super) type HttpReply = Response<Full<Bytes>>;
@@ -37,26 +43,48 @@ fn response(status: StatusCode, content_type: HeaderValue, body: impl Into<Bytes
     reply
 }
 
-/// The answer of the world, or of the edge in its place.
-pub(super) fn reply(reply: Reply, tbon: bool) -> HttpReply {
-    match reply {
-        Ok(state) => success(&state, tbon),
+/// The answer of the world, or of the edge in its place, of at most `bytes_max` bytes.
+pub(super) fn reply(reply: Reply, tbon: bool, bytes_max: usize, budget: &Arc<Budget>) -> HttpReply {
+    match reply.and_then(|state| success(&state, tbon, bytes_max, budget)) {
+        Ok(reply) => reply,
         Err(cause) => error(&cause),
     }
 }
 
 /// 200 and a state; 400 if JSON has no form for it. Never 204: the client reads a body (page 01 §1.4).
-fn success(state: &State, tbon: bool) -> HttpReply {
+fn success(state: &State, tbon: bool, bytes_max: usize, budget: &Arc<Budget>) -> Result<HttpReply> {
     if tbon {
-        return response(StatusCode::OK, HeaderValue::from_static(TBON), tbon::encode(state));
+        let body = charged(tbon::encode_within(state, bytes_max)?, budget)?;
+        return Ok(response(StatusCode::OK, HeaderValue::from_static(TBON), body));
     }
     if let State::Value(Value::None) = state {
-        return response(StatusCode::OK, JSON_TYPE, &b"null\n"[..]);
+        return Ok(response(StatusCode::OK, JSON_TYPE, &b"null\n"[..]));
     }
-    match encode::to_json(state) {
-        Ok(json) => self::json(StatusCode::OK, json),
-        Err(cause) => error(&cause),
+    let mut json = encode::to_json_within(state, bytes_max)?;
+    json.push(b'\n');
+    Ok(response(StatusCode::OK, JSON_TYPE, charged(json, budget)?))
+}
+
+/// A reply and its share of the budget, until all of it is sent.
+struct ChargedReply {
+    bytes: Vec<u8>,
+    _charge: Charge,
+}
+
+impl AsRef<[u8]> for ChargedReply {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
     }
+}
+
+/// A large reply is charged until the client has read it: clients may be slow, and many.
+fn charged(bytes: Vec<u8>, budget: &Arc<Budget>) -> Result<Bytes> {
+    if bytes.len() <= UNCHARGED_BYTES_MAX {
+        return Ok(bytes.into());
+    }
+    let mut charge = Charge::new(budget);
+    charge.add(bytes.len())?;
+    Ok(Bytes::from_owner(ChargedReply { bytes, _charge: charge }))
 }
 
 /// A JSON text, with the newline that ends it.

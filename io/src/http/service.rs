@@ -69,7 +69,8 @@ async fn call(server: &Server, head: &Parts, incoming: &mut Incoming) -> Result<
     let answer = server.gateway.call(request).await;
     let wants_tbon = reply::wants_tbon(&head.headers);
     let size_bytes = answer.as_ref().map_or(0, |state| usize::try_from(state.bytes()).unwrap_or(usize::MAX));
-    big(server, size_bytes, move || reply::reply(answer, wants_tbon)).await
+    let (bytes_max, budget) = (server.config.max_reply_bytes, server.budget.clone());
+    big(server, size_bytes, move || reply::reply(answer, wants_tbon, bytes_max, &budget)).await
 }
 
 /// Do work that grows with `size_bytes`: here if that is little, else on a thread where it stalls nobody.

@@ -125,7 +125,7 @@ impl Interpreter {
                     Call::Get(key) => key,
                     call => eq_parameter(name, call)?,
                 };
-                self.step(tuple.len()).await;
+                self.step_through(subject).await;
                 Ok((equal(subject, &other)? == (name.as_str() == "eq")).into())
             }
             "len" => no_argument(name, call).map(|()| components::Number::U64(tuple.len() as u64).into()),
@@ -165,6 +165,7 @@ impl Interpreter {
                     let map = state.as_map().ok_or_else(|| {
                         Error::bad_request("the state of a fold with a named item must be a map")
                     })?;
+                    self.step(map.len()).await;
                     let mut argument = (**map).clone();
                     argument.insert(item_name.clone(), item.clone());
                     argument
@@ -193,7 +194,7 @@ impl Interpreter {
         match (name.as_str(), rest) {
             ("eq" | "ne", []) => {
                 let other = eq_parameter(name, call)?;
-                self.step(map.len()).await;
+                self.step_through(&subject).await;
                 Ok((equal(&subject, &other)? == (name.as_str() == "eq")).into())
             }
             ("len", []) => no_argument(name, call).map(|()| components::Number::U64(map.len() as u64).into()),

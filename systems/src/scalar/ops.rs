@@ -7,7 +7,7 @@ use std::task::Poll;
 use components::cast;
 use components::op::{Closure, OpDef};
 use components::reference::Ref;
-use components::{Error, Id, Map, Result, State};
+use components::{Error, Id, Map, Result, State, Value};
 
 use super::containers::to_parameters;
 use super::{Call, Frame, Interpreter, Scope, deeper, key_value};
@@ -165,7 +165,13 @@ impl Interpreter {
         depth: u32,
     ) -> Result<State> {
         let depth = deeper(depth)?;
-        self.step(0).await;
+        let captured_items = captured.iter().flat_map(|captured| captured.values()).map(binding_items);
+        let argument_items = arguments.iter().map(|argument| match argument.as_map() {
+            Some(parameters) => parameters.values().map(binding_items).sum(),
+            None => binding_items(argument),
+        });
+        let items: usize = captured_items.chain(argument_items).sum();
+        self.step(op.body().len() + items).await;
         let scope = Scope::new(&self.ledger, this);
         for (name, state) in captured.iter().flat_map(|captured| captured.iter()) {
             scope.bind(name.clone(), state.clone())?;
@@ -191,5 +197,19 @@ impl Interpreter {
             OpDef::Get { .. } | OpDef::Post { .. } => Ok(result),
             OpDef::Put { .. } | OpDef::Delete { .. } => Ok(State::NONE),
         }
+    }
+}
+
+/// How many items are looked at to bind a state to a name: the size of a tuple of values is counted each time.
+fn binding_items(state: &State) -> usize {
+    fn items(value: &Value) -> usize {
+        match value {
+            Value::Tuple(values) => 1 + values.iter().map(items).sum::<usize>(),
+            _ => 1,
+        }
+    }
+    match state {
+        State::Value(value) => items(value),
+        _ => 1,
     }
 }

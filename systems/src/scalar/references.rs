@@ -123,6 +123,7 @@ impl Interpreter {
             Ref::Id(name) => self.lookup(frame, name).await?,
             Ref::Cast(class, operand) => {
                 let operand = self.resolve(frame, operand.clone()).await?;
+                self.step_through(&operand).await;
                 cast_resolved(&operand, *class)?
             }
             Ref::If { condition, then, or_else } => {
@@ -199,6 +200,7 @@ impl Interpreter {
             |state: &State| Error::bad_request(format_args!("a {} has no equality", state.class().path()));
         let condition = self.resolve(frame, condition.clone()).await?;
         let condition = condition.to_value().ok_or_else(|| not_a_value(&condition))?;
+        self.step(switches.len()).await;
         for (switch, branch) in switches.iter().zip(branches) {
             let switch = self.resolve(frame, switch.clone()).await?;
             if condition == switch.to_value().ok_or_else(|| not_a_value(&switch))? {
@@ -224,6 +226,7 @@ impl Interpreter {
     }
 
     async fn capture<'a>(&'a self, frame: Frame<'a>, names: &'a [Id], op: &'a State) -> Result<State> {
+        self.step(names.len()).await;
         let mut captured = BTreeMap::new();
         for name in names {
             captured.insert(name.clone(), self.lookup(frame, name).await?);

@@ -5,7 +5,7 @@ use std::io;
 use components::{Error, Result, State, Value};
 use handlebars::Handlebars;
 
-use super::Call;
+use super::{Call, Interpreter};
 
 /// The longest template, in bytes.
 const TEMPLATE_BYTES_MAX: usize = 64 << 10;
@@ -17,45 +17,56 @@ const RENDERED_BYTES_MAX: usize = 4 << 20;
 const TEMPLATE_NESTING_MAX: usize = 64;
 
 /// The most iterations of nested loops in a template: nothing else would stop them.
-const TEMPLATE_ITERATIONS_MAX: u128 = 1_000_000;
+const TEMPLATE_ITERATIONS_MAX: u128 = 100_000;
 
-/// Render a string as a Handlebars template.
-///
-/// # Errors
-/// 400 if the template or its data cannot be rendered.
-pub(super) fn render(template: &str, call: Call) -> Result<State> {
-    let data = match call.or_post() {
-        Call::Post(parameters) => {
-            let mut data = serde_json::Map::new();
-            for (name, state) in parameters.iter() {
-                data.insert(name.to_string(), template_data(state)?);
-            }
-            serde_json::Value::Object(data)
-        }
-        Call::Get(key) => match components::cast::pairs(&key) {
-            Some(pairs) if !key.is_none() => {
+/// As many items of a step as an iteration or part of a template takes time.
+const ITEMS_PER_ITERATION: usize = 16;
+
+impl Interpreter {
+    /// Render a string as a Handlebars template.
+    ///
+    /// # Errors
+    /// 400 if the template or its data cannot be rendered.
+    pub(super) async fn render(&self, template: &str, call: Call) -> Result<State> {
+        let data = match call.or_post() {
+            Call::Post(parameters) => {
+                self.step_through(&State::Map(parameters.clone())).await;
                 let mut data = serde_json::Map::new();
-                for (name, state) in pairs? {
-                    data.insert(name.to_string(), template_data(&state)?);
+                for (name, state) in parameters.iter() {
+                    data.insert(name.to_string(), template_data(state)?);
                 }
                 serde_json::Value::Object(data)
             }
-            _ => template_data(&key)?,
-        },
-        call => return Err(call.not_allowed("render")),
-    };
-    check(template, &data)?;
-    let mut rendered = Bounded(Vec::new());
-    Handlebars::new()
-        .render_template_to_write(template, &data, &mut rendered)
-        .map_err(|cause| Error::bad_request(format_args!("cannot render the template: {cause}")))?;
-    String::from_utf8(rendered.0)
-        .map(State::string)
-        .map_err(|_| Error::internal("a template rendered to something other than text"))
+            Call::Get(key) => {
+                self.step_through(&key).await;
+                match components::cast::pairs(&key) {
+                    Some(pairs) if !key.is_none() => {
+                        let mut data = serde_json::Map::new();
+                        for (name, state) in pairs? {
+                            data.insert(name.to_string(), template_data(&state)?);
+                        }
+                        serde_json::Value::Object(data)
+                    }
+                    _ => template_data(&key)?,
+                }
+            }
+            call => return Err(call.not_allowed("render")),
+        };
+        let iterations = check(template, &data)?;
+        let parts = template.matches("{{").count();
+        self.step(iterations.saturating_mul(1 + parts).saturating_mul(ITEMS_PER_ITERATION)).await;
+        let mut rendered = Bounded(Vec::new());
+        Handlebars::new()
+            .render_template_to_write(template, &data, &mut rendered)
+            .map_err(|cause| Error::bad_request(format_args!("cannot render the template: {cause}")))?;
+        String::from_utf8(rendered.0)
+            .map(State::string)
+            .map_err(|_| Error::internal("a template rendered to something other than text"))
+    }
 }
 
-/// Refuse what the template engine would not come back from.
-fn check(template: &str, data: &serde_json::Value) -> Result<()> {
+/// Refuse what the template engine would not come back from, and say how often its loops run at most.
+fn check(template: &str, data: &serde_json::Value) -> Result<usize> {
     if template.len() > TEMPLATE_BYTES_MAX {
         return Err(Error::bad_request(format_args!("a template has at most {TEMPLATE_BYTES_MAX} bytes")));
     }
@@ -71,10 +82,10 @@ fn check(template: &str, data: &serde_json::Value) -> Result<()> {
     // At worst every block loops over the longest list, each inside the one before.
     let blocks = u32::try_from(count("{{#")).unwrap_or(u32::MAX);
     let iterations = (longest(data) as u128).max(1).checked_pow(blocks);
-    if iterations.is_none_or(|iterations| iterations > TEMPLATE_ITERATIONS_MAX) {
-        return Err(Error::bad_request("the loops of this template may run too often over this data"));
+    match iterations {
+        Some(iterations) if iterations <= TEMPLATE_ITERATIONS_MAX => Ok(iterations as usize),
+        _ => Err(Error::bad_request("the loops of this template may run too often over this data")),
     }
-    Ok(())
 }
 
 fn longest(data: &serde_json::Value) -> usize {

@@ -3,7 +3,7 @@
 use components::cast;
 use components::{Error, Id, Number, Result, State, Value};
 
-use super::{Call, Interpreter, common, strings};
+use super::{Call, Interpreter, common};
 
 /// The one argument of a method that newer clients call by POST.
 const RIGHT: &str = "r";
@@ -34,6 +34,9 @@ impl Interpreter {
         let [name] = path else {
             return common(&subject, path, call);
         };
+        if !matches!(value, Value::None | Value::Number(_)) {
+            self.step_through(&subject).await;
+        }
         match (name.as_str(), value) {
             ("eq", _) => Ok(equal(value, &argument(name, call)?).into()),
             ("ne", _) => Ok((!equal(value, &argument(name, call)?)).into()),
@@ -41,7 +44,7 @@ impl Interpreter {
                 Ok(result) => result,
                 Err(call) => common(&subject, path, call),
             },
-            ("render", Value::String(template)) => strings::render(template, call),
+            ("render", Value::String(template)) => self.render(template, call).await,
             _ => common(&subject, path, call),
         }
     }
