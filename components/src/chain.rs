@@ -183,6 +183,30 @@ fn delete_entry(target: &State, key: &Value) -> Result<State> {
     }
 }
 
+/// The initial value of a chain that is declared around a state; a class stands for its empty value (page 04 §4.6).
+///
+/// # Errors
+/// As [`stored`].
+pub fn initial(declared: &State) -> Result<State> {
+    let class = match declared {
+        State::Value(Value::Link(link)) if link.origin().is_none() => {
+            NativeClass::from_path(&link.path().to_string())
+        }
+        _ => None,
+    };
+    Ok(match class {
+        None => return stored(declared),
+        Some(NativeClass::Map | NativeClass::ScalarMap) => empty_map(),
+        Some(NativeClass::Tuple | NativeClass::ScalarTuple | NativeClass::ValueTuple) => {
+            State::tuple(vec![])?
+        }
+        Some(NativeClass::String) => State::string(""),
+        // Any number will do for an abstract class: zero, as wide as JSON has it.
+        Some(NativeClass::Number(class)) => Number::I64(0).cast(class).into(),
+        Some(_) => State::NONE,
+    })
+}
+
 /// A state in the form in which chains store and hash it: integers as i64 if they fit, else u64, and floats as
 /// the f64 that their JSON text reads as, so that `/chain` fed back verifies (page 04 §4.3).
 ///
@@ -485,6 +509,19 @@ mod tests {
         assert_eq!(stored(Number::U8(5)), NumberType::I64);
         assert_eq!(stored(Number::F32(0.1)), NumberType::F64);
         assert!(matches!(stored_value(&Number::F32(0.1).into()), Value::Number(Number::F64(x)) if x == 0.1));
+    }
+
+    #[test]
+    fn a_class_as_a_declared_subject_stands_for_its_empty_value() {
+        let declared = |path: &str| initial(&crate::Link::parse(path).unwrap().into()).unwrap();
+        let json = |path: &str| crate::encode::to_json(&declared(path)).unwrap();
+        assert_eq!(json("/state/scalar/value/number"), "0");
+        assert_eq!(json("/state/scalar/value/number/float/64"), "0.0");
+        assert_eq!(json("/state/scalar/value/number/bool"), "false");
+        assert_eq!(json("/state/scalar/value/string"), r#""""#);
+        assert_eq!(json("/state/map"), "{}");
+        assert_eq!(json("/state/tuple"), "[]");
+        assert_eq!(json("/app/other"), r#"{"/app/other":[]}"#);
     }
 
     #[test]

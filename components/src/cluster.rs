@@ -147,7 +147,7 @@ impl MemberConfig {
         {
             if let Some(kind) = ChainKind::from_class(class) {
                 return match content {
-                    Document::List([subject]) => Ok(Self::Chain(kind, decode::chain_value(*subject)?)),
+                    Document::List([subject]) => Ok(Self::Chain(kind, decode::chain_subject(*subject)?)),
                     Document::List([_, _]) => {
                         Err(Error::not_implemented("options of a chain are not supported yet"))
                     }

@@ -202,6 +202,9 @@ impl Decoder {
             | NativeClass::RefPost
             | NativeClass::RefDelete => flow(class, content).map(Some),
             NativeClass::Map | NativeClass::Tuple => self.container(class, content),
+            NativeClass::State | NativeClass::Scalar | NativeClass::Value => {
+                cast_of_reference(class, content)
+            }
             NativeClass::ObjectClass => class_definition(content).map(Some),
             NativeClass::ObjectInstance if !self.scalar => instance(content).map(Some),
             NativeClass::ChainSync | NativeClass::ChainBlock if !self.scalar => {
@@ -227,7 +230,7 @@ impl Decoder {
                 };
                 Ok(Some(cast::cast(&operand, class).or_else(|_| cast::cast(&wrapped, class))?))
             }
-            _ if self.scalar => Ok(None),
+            _ if self.scalar => cast_of_reference(class, content),
             _ => {
                 let content = self.decode(content)?;
                 if content.has_ref() {
@@ -266,6 +269,17 @@ fn typed_literal(class: NativeClass, content: Document) -> Result<State> {
         };
     }
     cast::cast(&operand, class).or_else(|_| class_reference(class, content, operand))
+}
+
+/// `{"<class>": {"$x": []}}`: how the client casts a reference into a class that has no typed literals.
+fn cast_of_reference(class: NativeClass, content: Document) -> Result<Option<State>> {
+    match content {
+        Document::Map([(subject, _)]) if is_subject(subject) => match Decoder::SCALAR.decode(content)? {
+            operand @ State::Ref(_) => Ok(Some(Ref::Cast(class, operand).into())),
+            other => class_reference(class, content, other).map(Some),
+        },
+        _ => Ok(None),
+    }
 }
 
 /// A reference to a class by the shape of its content, as in [`reference`], with the content decoded.
@@ -519,13 +533,13 @@ fn instance(content: Document) -> Result<State> {
 fn chain(class: NativeClass, content: Document) -> Result<State> {
     let kind = ChainKind::from_class(class).expect("a chain class");
     let chain = match (kind, content) {
-        (_, Document::List([schema])) => LocalChain::new(kind, chain_value(*schema)?),
+        (_, Document::List([schema])) => LocalChain::new(kind, chain_subject(*schema)?),
         (ChainKind::Sync, Document::List([schema, subject])) => {
-            LocalChain::with_subject(chain_value(*schema)?, chain_value(*subject)?)
+            LocalChain::with_subject(chain_subject(*schema)?, chain_content(*subject)?)
         }
         (ChainKind::Block, Document::List([schema, Document::List(blocks)])) => {
             let blocks = blocks.iter().map(|one| block(*one)).collect::<Result<_>>()?;
-            LocalChain::with_history(chain_value(*schema)?, blocks)?
+            LocalChain::with_history(chain_subject(*schema)?, blocks)?
         }
         (ChainKind::Block, Document::List([_, other])) => {
             return Err(Error::bad_request(format_args!(
@@ -543,11 +557,16 @@ fn chain(class: NativeClass, content: Document) -> Result<State> {
     Ok(State::Chain(Chain::Local(Arc::new(chain))))
 }
 
-/// The initial value or content of a chain around a value (page 04 §4.6).
+/// The declared subject of a chain around a value, as its initial value (page 04 §4.6).
 ///
 /// # Errors
 /// 400 if it cannot be stored; 501 if it is a collection.
-pub fn chain_value(document: Document) -> Result<State> {
+pub fn chain_subject(document: Document) -> Result<State> {
+    crate::chain::initial(&chain_content(document)?)
+}
+
+/// What a chain around a value holds, or once held.
+fn chain_content(document: Document) -> Result<State> {
     if let Document::Map([(class, _)]) = document
         && class.starts_with("/state/collection")
     {
@@ -563,18 +582,6 @@ pub fn chain_value(document: Document) -> Result<State> {
     let subject = state(document)?;
     if subject.has_ref() {
         return Err(Error::bad_request("the subject of a chain must not contain a reference"));
-    }
-    // A class as a subject stands for its empty value.
-    if let State::Value(Value::Link(link)) = &subject
-        && let Some(class) = NativeClass::from_path(&link.path().to_string())
-    {
-        return Ok(match class {
-            NativeClass::Map | NativeClass::ScalarMap => State::Map(Map::empty()),
-            NativeClass::Tuple | NativeClass::ScalarTuple | NativeClass::ValueTuple => State::tuple(vec![])?,
-            NativeClass::String => State::string(""),
-            NativeClass::Number(class) => crate::Number::Bool(false).cast(class).into(),
-            _ => State::NONE,
-        });
     }
     crate::chain::stored(&subject)
 }
@@ -609,7 +616,7 @@ fn block(document: Document) -> Result<Block> {
 fn mutation(document: Document) -> Result<Mutation> {
     match document {
         Document::List([Document::String(path), key_document, value]) => {
-            Mutation::put(Path::parse(path)?, &key(*key_document)?, &chain_value(*value)?)
+            Mutation::put(Path::parse(path)?, &key(*key_document)?, &chain_content(*value)?)
         }
         Document::List([Document::String(path), key_document]) => {
             Ok(Mutation::delete(Path::parse(path)?, &key(*key_document)?))

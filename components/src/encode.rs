@@ -189,7 +189,11 @@ impl Serialize for Ref {
         match self {
             Self::Id(id) => entry(serializer, &format!("${id}"), &EMPTY),
             Self::Op(op) => op.serialize(serializer),
-            Self::Cast(class, operand) => entry(serializer, class.path(), &[operand]),
+            // For a container the list is a wrapper; for any other class it would be the operand itself.
+            Self::Cast(class @ (NativeClass::Map | NativeClass::Tuple), operand) => {
+                entry(serializer, class.path(), &[operand])
+            }
+            Self::Cast(class, operand) => entry(serializer, class.path(), operand),
             Self::If { condition, then, or_else } => entry(serializer, path, &(condition, then, or_else)),
             Self::Case { condition, switches, branches } => {
                 entry(serializer, path, &(condition, switches, branches))

@@ -160,9 +160,11 @@ impl Error {
         &self.message
     }
 
-    /// The same error, with where it happened in front of its message.
+    /// The same error, with where it happened in front of its message. Of a deep nesting only the innermost places
+    /// are told: what went wrong stands last, and must not be cut.
     pub fn context(self, context: impl fmt::Display) -> Self {
-        Self::new(self.kind, format_args!("{context}: {}", self.message))
+        let message = format!("{context}: {}", self.message);
+        if message.len() > Self::MESSAGE_BYTES_MAX { self } else { Self { kind: self.kind, message } }
     }
 }
 

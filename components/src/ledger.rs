@@ -53,7 +53,6 @@ struct Content {
     wants: Vec<Want>,
     fuel: u64,
     out_of_fuel: bool,
-    progress: bool,
     bytes: u64,
 }
 
@@ -97,11 +96,6 @@ impl Ledger {
     pub fn charge(&self, fuel: u64) {
         let content = &mut *self.content();
         content.fuel = content.fuel.saturating_sub(fuel);
-    }
-
-    /// The program has got further in a way that another part of it may wait for: poll it again.
-    pub fn note_progress(&self) {
-        self.content().progress = true;
     }
 
     /// Account for a state that a context keeps.
@@ -187,11 +181,6 @@ impl Ledger {
     /// Whether the program stopped because its fuel was spent.
     pub fn is_out_of_fuel(&self) -> bool {
         self.content().out_of_fuel
-    }
-
-    /// Whether the program should be polled again at once; asking clears it.
-    pub fn take_progress(&self) -> bool {
-        std::mem::take(&mut self.content().progress)
     }
 
     /// What the program has asked for since the last call, without repeats.

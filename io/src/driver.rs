@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use components::transaction::RequestId;
 use components::{Error, Reply};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::sync::oneshot;
 use world::{Host, Input, Inputs, Outputs};
 
@@ -33,6 +34,24 @@ pub enum Ended {
     Failed(String),
 }
 
+/// A reply and who waits for it.
+#[derive(Debug)]
+pub struct Answer {
+    sender: oneshot::Sender<Reply>,
+    reply: Reply,
+}
+
+/// Give answers to those who wait for them, as a task beside theirs: then a tick wakes one thread once, whose other
+/// tasks need no waking, and not a thread for each answer.
+pub async fn distribute(mut answers: UnboundedReceiver<Vec<Answer>>) {
+    while let Some(answers) = answers.recv().await {
+        for Answer { sender, reply } in answers {
+            // Whoever has gone does not want the answer.
+            let _ = sender.send(reply);
+        }
+    }
+}
+
 /// Makes a world from what is stored.
 pub type MakeHost = Box<dyn FnMut() -> Result<Host, String> + Send>;
 
@@ -41,6 +60,7 @@ pub struct Driver {
     host: Host,
     make_host: MakeHost,
     events: Receiver<Event>,
+    answers: UnboundedSender<Vec<Answer>>,
     persistence: Option<Persistence>,
     metrics: Arc<Metrics>,
     ready: Arc<AtomicBool>,
@@ -55,19 +75,21 @@ pub struct Driver {
     rebuilds: u32,
 }
 
-fn now_ns() -> u64 {
+/// The clock of this machine, in nanoseconds since the Unix epoch.
+pub fn now_ns() -> u64 {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since_epoch.as_nanos()).unwrap_or(u64::MAX)
 }
 
 impl Driver {
-    /// A driver of the world that `make_host` makes.
+    /// A driver of the world that `make_host` makes. The other end of `answers` is for [`distribute`].
     ///
     /// # Errors
     /// Why there is no such world.
     pub fn new(
         mut make_host: MakeHost,
         events: Receiver<Event>,
+        answers: UnboundedSender<Vec<Answer>>,
         persistence: Option<Persistence>,
         metrics: Arc<Metrics>,
         ready: Arc<AtomicBool>,
@@ -76,6 +98,7 @@ impl Driver {
             host: make_host()?,
             make_host,
             events,
+            answers,
             persistence,
             metrics,
             ready,
@@ -203,11 +226,15 @@ impl Driver {
         for (chain, ordinal) in outputs.loads {
             self.persistence.as_ref().expect("blocks are stored").load(chain, ordinal);
         }
+        let mut answers = Vec::with_capacity(outputs.replies.len());
         for (id, reply) in outputs.replies {
             if let Some(sender) = self.waiting.remove(&id) {
-                // Whoever has gone does not want the answer.
-                let _ = sender.send(reply);
+                answers.push(Answer { sender, reply });
             }
+        }
+        if !answers.is_empty() {
+            // If nobody distributes answers any more, nobody waits for one.
+            let _ = self.answers.send(answers);
         }
         self.is_busy = outputs.is_busy;
         self.next_deadline_ns = outputs.next_deadline_ns;

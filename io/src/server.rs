@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Write as _;
+use std::num::NonZero;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,13 +13,14 @@ use components::storage::{Read, Write};
 use crossbeam_channel::bounded;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use world::host::PROGRAM_STACK_BYTES;
 use world::load::{Loaded, load};
 use world::{Host, HostConfig, Limits};
 
 use crate::config::{Config, PLAIN_DATA_DIR};
-use crate::driver::{Driver, Ended};
+use crate::driver::{Driver, Ended, distribute, now_ns};
 use crate::gateway::{Event, Gateway, QUEUE_EVENTS_MAX};
 use crate::http::{self, serve};
 use crate::json;
@@ -41,12 +43,15 @@ pub fn start_log(config: &Config) {
 /// # Errors
 /// Why it cannot start or go on, in one line.
 pub fn run(config: Config) -> Result<(), String> {
-    // The address first: whether it is free is known before anything is touched.
+    // One processor is left to the world: a server thread for each would only take turns with it (`BENCHMARKS.md`).
+    let processors = thread::available_parallelism().map_or(1, NonZero::get);
     let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(processors.saturating_sub(1).max(1))
         .enable_all()
         .thread_stack_size(CONNECTION_STACK_BYTES)
         .build()
         .map_err(|cause| format!("cannot start the threads of the server: {cause}"))?;
+    // The address first: whether it is free is known before anything is touched.
     let address = config.socket_address();
     let listener = runtime
         .block_on(async { http::listen(address) })
@@ -136,7 +141,7 @@ async fn run_on(
     let make_host = Box::new(move || {
         let storage = reader.as_ref().map(|reader| reader as &dyn Read);
         let (Loaded { catalog, chains, .. }, _) = load_world(storage, clusters.clone(), &origin)?;
-        Host::new(HostConfig { catalog, chains, limits: limits.clone(), threads })
+        Host::new(HostConfig { catalog, chains, limits, threads, now_ns: now_ns() })
     });
 
     let (sender, events) = bounded(QUEUE_EVENTS_MAX);
@@ -149,7 +154,9 @@ async fn run_on(
         ),
         None => None,
     };
-    let driver = Driver::new(make_host, events, persistence, metrics.clone(), ready.clone())?;
+    let (answer_sender, answers) = mpsc::unbounded_channel();
+    tokio::spawn(distribute(answers));
+    let driver = Driver::new(make_host, events, answer_sender, persistence, metrics.clone(), ready.clone())?;
     let (ended_sender, ended) = tokio::sync::oneshot::channel();
     thread::Builder::new()
         .name("world".into())

@@ -80,7 +80,7 @@ fn show_snapshot(world: &mut World, id: TxnId, chain: ChainId, mode: LockMode, s
     let versions = world.get::<Versions>(chain_entity(world, chain)).expect("a chain");
     match versions.before(id, snapshot).cloned() {
         Some(version) => show(world, id, chain, mode, version),
-        // The caller chose an id before everything that is kept.
+        // The caller has chosen an id so old that its version was dropped before the transaction came.
         None => {
             world.resource_mut::<Registry>().refused.insert(id);
         }
@@ -123,7 +123,7 @@ fn is_refused(world: &World, id: TxnId, chain: ChainId, mode: LockMode) -> bool 
     match mode {
         LockMode::Read => versions.before(id, u64::MAX).is_none(),
         LockMode::Write => {
-            // A caller can choose an id that the host has given to somebody else, who has written under it.
+            // A caller may choose an id under which something has committed: it cannot come again.
             let is_written_later = versions.newest().id >= id;
             let is_read_later = queue.last_read > id;
             let is_being_written_later = queue.locks.range(id..).any(|(later, lock)| {
@@ -185,9 +185,10 @@ fn grant(world: &mut World, chain: ChainId) {
 /// Show the blocks of a chain to those who have asked for them, if all are in memory; else ask for the rest.
 fn show_histories(world: &mut World, chain: ChainId) {
     let readers: BTreeSet<TxnId> = {
-        let registry = &mut *world.resource_mut::<Registry>();
-        let readers = registry.history_readers.range((chain, TxnId::ZERO)..=(chain, TxnId::MAX));
-        readers.map(|(_, id)| *id).filter(|id| registry.active.contains_key(id)).collect()
+        let Registry { history_readers, active, .. } = &mut *world.resource_mut::<Registry>();
+        // Those that went away wait for nothing any more.
+        history_readers.retain(|(other, id)| *other != chain || active.contains_key(id));
+        history_readers.range((chain, TxnId::ZERO)..=(chain, TxnId::MAX)).map(|(_, id)| *id).collect()
     };
     if readers.is_empty() {
         return;
@@ -207,12 +208,9 @@ fn show_histories(world: &mut World, chain: ChainId) {
         header.last_used = ticks;
     }
     if !missing.is_empty() {
-        let outbox = &mut *world.resource_mut::<Outbox>();
-        for block in missing {
-            if !outbox.loads.contains(&block) {
-                outbox.loads.push(block);
-            }
-        }
+        let registry = &mut *world.resource_mut::<Registry>();
+        missing.retain(|block| registry.loading.insert(*block));
+        world.resource_mut::<Outbox>().loads.append(&mut missing);
         return;
     }
     for id in readers {

@@ -88,6 +88,7 @@ fn finish(world: &mut World, id: TxnId, entity: Entity) {
             assert_write_locked(world, id, *chain);
         }
     }
+    note_reads(world, id);
     release(world, id);
     let registry = &mut *world.resource_mut::<Registry>();
     registry.active.remove(&id);
@@ -106,6 +107,21 @@ fn finish(world: &mut World, id: TxnId, entity: Entity) {
     }
     let after = transaction.durable_after;
     world.resource_mut::<Registry>().held.entry(after).or_default().push(entity);
+}
+
+/// Whoever held a lock for writing may have looked and left all as it was, for example because it was only expected
+/// to write: older transactions must not write any more what it has not seen.
+fn note_reads(world: &mut World, id: TxnId) {
+    let chains: Vec<Entity> = {
+        let registry = world.resource::<Registry>();
+        let locks = registry.locks.get(&id).into_iter().flatten();
+        let granted = locks.filter_map(|lock| world.get::<Lock>(*lock)).filter(|lock| lock.is_granted);
+        granted.map(|lock| registry.chains[&lock.chain]).collect()
+    };
+    for chain in chains {
+        let queue = &mut *world.get_mut::<LockQueue>(chain).expect("a chain");
+        queue.last_read = queue.last_read.max(id);
+    }
 }
 
 fn assert_write_locked(world: &World, id: TxnId, chain: components::cluster::ChainId) {

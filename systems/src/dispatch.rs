@@ -39,12 +39,12 @@ impl Interpreter {
         }
         let key = State::Value(request.key.clone());
         let body = &request.body;
-        let native = NativeClass::from_path(&request.path.to_string());
+        let is_native = || NativeClass::from_path(&request.path.to_string()).is_some();
         let call = match request.verb {
             Verb::Get => Call::Get(key),
             Verb::Delete => Call::Delete(key),
             Verb::Put => Call::Put(key, self.resolve_body(body).await?),
-            Verb::Post if native.is_some() => match body {
+            Verb::Post if is_native() => match body {
                 State::Map(prototype) => {
                     return define_class(Some(request.path.clone().into()), prototype.clone());
                 }
@@ -240,9 +240,7 @@ fn static_state(path: &[Id], call: Call) -> Result<State> {
         (Some(class), Call::Get(key)) if class.is_castable() && !is_scalar_container(class) => {
             cast::cast(&key, class)
         }
-        (Some(class), Call::Get(_))
-            if is_scalar_container(class) || text.starts_with(NativeClass::Op.path()) =>
-        {
+        (Some(class), Call::Get(_)) if is_scalar_container(class) || is_op_or_ref(&text) => {
             Err(Error::bad_request(format_args!("a key cannot be cast into {text}")))
         }
         (Some(_), Call::Get(_)) => Err(not_found()),
@@ -267,6 +265,13 @@ fn static_state(path: &[Id], call: Call) -> Result<State> {
 
 fn is_scalar_container(class: NativeClass) -> bool {
     matches!(class, NativeClass::ScalarMap | NativeClass::ScalarTuple)
+}
+
+/// Whether a class is an op definition or a reference: those have literals, but there is no cast into them.
+fn is_op_or_ref(class: &str) -> bool {
+    [NativeClass::Op, NativeClass::Ref]
+        .iter()
+        .any(|base| class.strip_prefix(base.path()).is_some_and(|rest| rest.starts_with('/')))
 }
 
 /// A UUID from its text or its 16 bytes (page 01 §1.7).

@@ -1,14 +1,18 @@
 //! Evict: the content of blocks in memory stays within the cache, least frequently used first; transactions that
 //! together hold too much are thinned out, youngest first.
 
+use std::collections::BTreeSet;
+
 use bevy_ecs::prelude::World;
 use components::Error;
+use components::cluster::ChainId;
 use components::transaction::{Program, Transaction};
 use components::versions::{BlockContent, BlockHeader};
 
 use crate::tick::{Limits, Registry};
 
-/// Drop the content of closed, durable blocks until the rest fits.
+/// Drop the content of closed, durable blocks until the rest fits. What a reader still collects stays, or it would
+/// never see all of it at once.
 pub fn evict(world: &mut World) {
     let cache_bytes = world.resource::<Limits>().cache_bytes;
     let registry = world.resource::<Registry>();
@@ -16,6 +20,7 @@ pub fn evict(world: &mut World) {
         return;
     }
     let durable = registry.durable;
+    let read: BTreeSet<ChainId> = registry.history_readers.iter().map(|(chain, _)| *chain).collect();
     let mut candidates: Vec<_> = registry
         .resident
         .iter()
@@ -23,7 +28,7 @@ pub fn evict(world: &mut World) {
             let header = world.get::<BlockHeader>(*entity).expect("a block");
             (header.uses, header.last_used, *key, *entity, header.bytes, header.batch)
         })
-        .filter(|(.., batch)| *batch <= durable)
+        .filter(|(_, _, (chain, _), .., batch)| *batch <= durable && !read.contains(chain))
         .collect();
     candidates.sort_by_key(|(uses, last_used, key, ..)| (*uses, *last_used, *key));
     for (_, _, key, entity, bytes, _) in candidates {

@@ -12,10 +12,6 @@ use rayon::prelude::*;
 
 use crate::tick::{Limits, Pool, Registry, Statistics};
 
-/// From how many programs on they are polled by several threads: below, waking a thread takes longer than the
-/// programs do (`BENCHMARKS.md`, *programs per tick*).
-pub const PARALLEL_PROGRAMS_MIN: usize = 64;
-
 /// From how many programs on that have spent the fuel of a whole tick before.
 pub const PARALLEL_LONG_PROGRAMS_MIN: usize = 2;
 
@@ -55,12 +51,12 @@ pub fn execute(world: &mut World) {
         let future = program.take().expect("a program that has not finished");
         polled.push(Polled { id, entity, future, ledger, result: Poll::Pending });
     }
-    let fuel = world.resource::<Limits>().fuel_per_tick;
+    let Limits { fuel_per_tick: fuel, parallel_programs_min, .. } = *world.resource::<Limits>();
     let shares = (long_programs.len() as u64).div_ceil(FULL_FUEL_PROGRAMS_MAX).max(1);
     for ledger in &long_programs {
         ledger.refuel((fuel / shares).max(FUEL_MIN).min(fuel));
     }
-    let is_heavy = polled.len() >= PARALLEL_PROGRAMS_MIN || long_programs.len() >= PARALLEL_LONG_PROGRAMS_MIN;
+    let is_heavy = polled.len() >= parallel_programs_min || long_programs.len() >= PARALLEL_LONG_PROGRAMS_MIN;
     let pool = world.resource::<Pool>();
     let is_parallel = match &pool.0 {
         Some(pool) if is_heavy => {
@@ -83,14 +79,7 @@ pub fn execute(world: &mut World) {
 
 fn poll(program: &mut Polled) {
     let mut context = Context::from_waker(Waker::noop());
-    let outcome = catch_unwind(AssertUnwindSafe(|| {
-        loop {
-            let result = program.future.as_mut().poll(&mut context);
-            if result.is_ready() || !program.ledger.take_progress() {
-                return result;
-            }
-        }
-    }));
+    let outcome = catch_unwind(AssertUnwindSafe(|| program.future.as_mut().poll(&mut context)));
     program.result = outcome.unwrap_or_else(|panic| {
         let message = panic_message(&*panic);
         tracing::error!(transaction = %program.id, "a program panicked: {message}");

@@ -46,6 +46,7 @@ pub fn intake(world: &mut World) {
                 let bytes = header.bytes;
                 debug_assert!(world.get::<HostedChain>(chain_entity).is_some_and(|it| it.id == chain));
                 let registry = &mut *world.resource_mut::<Registry>();
+                registry.loading.remove(&(chain, ordinal));
                 if registry.resident.insert((chain, ordinal), entity).is_none() {
                     registry.resident_bytes += bytes;
                 }
@@ -81,7 +82,7 @@ fn accept(registry: &mut Registry, limits: &Limits, id: TxnId, now_ns: u64) -> R
 }
 
 fn begin(world: &mut World, request_id: RequestId, request: Request, now_ns: u64) {
-    let limits = world.resource::<Limits>().clone();
+    let limits = *world.resource::<Limits>();
     let registry = &mut *world.resource_mut::<Registry>();
     let id = if registry.requests.len() >= limits.transactions_max {
         Err(Error::unavailable("too many transactions are open; try again in a second"))
@@ -174,16 +175,19 @@ pub(crate) fn restart(world: &mut World, entity: Entity) {
     start(world, entity);
 }
 
-/// End a transaction before its program does.
-fn interrupt(world: &mut World, entity: Entity, cause: Error) {
+/// End a transaction before its program does; false if its outcome is known already.
+fn interrupt(world: &mut World, entity: Entity, cause: Error) -> bool {
     let transaction = &mut *world.get_mut::<Transaction>(entity).expect("a transaction");
-    if matches!(transaction.phase, Phase::Running | Phase::Waiting) && transaction.outcome.is_none() {
-        transaction.outcome = Some(Err(cause));
-        let id = transaction.id;
-        let registry = &mut *world.resource_mut::<Registry>();
-        registry.runnable.remove(&id);
-        registry.finished.insert(id);
+    let is_open = matches!(transaction.phase, Phase::Running | Phase::Waiting);
+    if !is_open || transaction.outcome.is_some() {
+        return false;
     }
+    transaction.outcome = Some(Err(cause));
+    let id = transaction.id;
+    let registry = &mut *world.resource_mut::<Registry>();
+    registry.runnable.remove(&id);
+    registry.finished.insert(id);
+    true
 }
 
 fn cancel(world: &mut World, request_id: RequestId) {
@@ -203,9 +207,11 @@ fn expire(world: &mut World, now_ns: u64) {
         }
         registry.deadlines.pop_first();
         if let Some(entity) = registry.requests.get(&request_id).copied() {
-            world.resource_mut::<Statistics>().timeouts += 1;
             let limit_s = world.resource::<Limits>().request_ttl_ns as f64 / 1e9;
-            interrupt(world, entity, Error::timeout(format_args!("the request took more than {limit_s} s")));
+            let error = Error::timeout(format_args!("the request took more than {limit_s} s"));
+            if interrupt(world, entity, error) {
+                world.resource_mut::<Statistics>().timeouts += 1;
+            }
         }
     }
 }

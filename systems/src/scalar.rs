@@ -141,11 +141,6 @@ impl Interpreter {
         poll_fn(|_| if self.ledger.spend(fuel) { Poll::Ready(()) } else { Poll::Pending }).await;
     }
 
-    /// Take fuel for a step that is done already and has looked at this many items.
-    pub fn charge(&self, items: usize) {
-        self.ledger.charge((items / ITEMS_PER_FUEL) as u64);
-    }
-
     /// Spend fuel for a step that looks at everything in a state.
     pub async fn step_through(&self, state: &State) {
         self.step(usize::try_from(state.bytes()).unwrap_or(usize::MAX) / BYTES_PER_ITEM).await;

@@ -82,8 +82,12 @@ pub struct Outbox {
 #[derive(Debug, Resource)]
 pub struct Hosting(pub Arc<Catalog>);
 
+/// From how many programs on they are polled by several threads: below, waking a thread takes longer than the
+/// programs do (`BENCHMARKS.md`, *programs per tick*).
+pub const PARALLEL_PROGRAMS_MIN: usize = 64;
+
 /// Limits of a world. Each has a default that suits a small server.
-#[derive(Clone, Debug, Resource)]
+#[derive(Clone, Copy, Debug, Resource)]
 pub struct Limits {
     /// How long a request may take, in nanoseconds.
     pub request_ttl_ns: u64,
@@ -93,6 +97,8 @@ pub struct Limits {
     pub transactions_bytes_max: u64,
     /// How many steps a program may take in one tick.
     pub fuel_per_tick: u64,
+    /// From how many programs on they are polled by several threads.
+    pub parallel_programs_min: usize,
     /// How often the stages of a tick repeat before the rest is left to the next tick.
     pub rounds_max: u32,
     /// How much content of closed blocks stays in memory, in bytes.
@@ -108,6 +114,7 @@ impl Default for Limits {
             transactions_max: 65_536,
             transactions_bytes_max: 1 << 30,
             fuel_per_tick: 4_000,
+            parallel_programs_min: PARALLEL_PROGRAMS_MIN,
             rounds_max: 4_096,
             cache_bytes: 1_000_000_000,
             clock_skew_ns_max: 5_000_000_000,
@@ -159,6 +166,8 @@ pub struct Registry {
     pub history_readers: BTreeSet<(ChainId, TxnId)>,
     /// Answers that wait for a batch to be durable.
     pub held: BTreeMap<u64, Vec<Entity>>,
+    /// Blocks that were asked for and have not come yet.
+    pub loading: BTreeSet<(ChainId, u32)>,
     /// The snapshots that hypothetical transactions read, with how many read each.
     pub snapshots: BTreeMap<u64, usize>,
     /// The locks of each active transaction.

@@ -186,7 +186,7 @@ def test_others_are_served_while_entries_wait_for_each_other(target):
 
     numbers = range(1, 20_000)
     entries = [[f"x{i}", [{R + "/if": [{"$t": []}, {f"$x{i - 1}/0/add": [1]}, 2]}]] for i in reversed(numbers)]
-    last = ["r", [{f"$x{i}": []} for i in numbers]]
+    last = ["r", [{f"$x{i}": []} for i in reversed(numbers)]]
     assert_others_are_served_during(target, [["t", True], ["x0", [0]], *entries, last])
 
 

@@ -192,6 +192,15 @@ def test_an_unknown_error_is_not_found(host):
 UUID = uuid.UUID("936da01f-9abd-4d9d-80c7-02af85c822a8")
 
 
+@pytest.mark.parametrize("path, status", [
+    ("/state/scalar/op", 404), ("/state/scalar/op/get", 400), ("/state/scalar/op/delete", 400), ("/state/scalar/ref", 404),
+    ("/state/scalar/ref/if", 400), ("/state/scalar/ref/with", 400), ("/state/scalar/ref/op/post", 400), ("/state/scalar/map", 400),
+    ("/state/scalar/tuple", 400), ("/state/object/class", 404), ("/state/chain", 404), ("/state/chain/sync", 404),
+    ("/state/closure", 404), ("/state/stream", 404), ("/state/class", 404), (N + "/int/8", 404)])
+def test_nothing_is_cast_into_a_class_of_programs(host, path, status):
+    support.assert_reply(support.call(host, "GET", path, key=[1, 2]), status)
+
+
 @pytest.mark.parametrize("path, key, status, expected", [
     ("/state", [1, "a", None], 200, [1, "a", None]),
     ("/state/scalar", 5, 200, 5),

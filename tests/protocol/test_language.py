@@ -189,6 +189,24 @@ def test_a_cast_resolves_its_operand_first(hypothetical, what, body, status, exp
     support.assert_reply(hypothetical(body), status, expected)
 
 
+@cases(
+    ("a value class", [["x", 5], ["r", {V: ref("x")}]], 200, 5),
+    ("the class of all states", [["x", {"a": 1}], ["r", {"/state": ref("x")}]], 200, {"a": 1}),
+    ("what is no value", [["x", {"a": 1}], ["r", {V: ref("x")}]], 400),
+    ("a map inside an op", [["f", post_op(["r", {"/state/map": ref("p")}])], ["r", {"$f": {"p": [["a", 1]]}}]], 200, {"a": 1}),
+    ("a tuple inside an op", [["f", post_op(["r", {"/state/tuple": ref("p")}])], ["r", {"$f": {"p": {"a": 1}}}]], 200, [1]),
+)
+def test_a_cast_into_a_class_without_typed_literals(hypothetical, what, body, status, expected):
+    support.assert_reply(hypothetical(body), status, expected)
+
+
+@pytest.mark.parametrize("cast", [
+    {N + "/float/32": ref("x")}, {V + "/tuple": [1, ref("x")]}, {V + "/tuple": [[ref("x")]]}, {"/state/scalar/map": {"a": ref("x")}},
+    {"/state/scalar/tuple": [ref("x"), ref("x")]}, {"/state/map": [ref("x")]}, {"/state/tuple": [ref("x")]}], ids=str)
+def test_a_cast_in_an_op_is_answered_as_it_was_sent(hypothetical, cast):
+    support.assert_reply(hypothetical(get_op("x", ["r", cast])), 200, get_op("x", ["r", cast]))
+
+
 # "None"
 
 @pytest.mark.parametrize("value, expected", [
@@ -422,6 +440,23 @@ def test_200_levels_of_nesting_are_accepted(hypothetical):
     for _ in range(200):
         nested = {"a": nested}
     support.assert_reply(hypothetical(nested), 200, nested)
+
+
+@pytest.mark.parametrize("names", [["a", "b", "c"], ["c", "a", "b"], ["b", "c", "a"]], ids=" ".join)
+@pytest.mark.parametrize("order", [
+    lambda a, b, c: [ref(a), ref(b), ref(c)],
+    lambda a, b, c: {"1": ref(a), "2": [ref(b), ref(a)], "3": ref(c)},
+    lambda a, b, c: {R + "/after": [ref(a), {R + "/after": [ref(b), ref(c)]}]}], ids=["tuple", "map", "after"])
+def test_named_writes_that_are_ready_together_happen_in_the_order_in_which_they_are_mentioned(hypothetical, names, order):
+    writes = [[name, {"$chain": [None, i]}] for i, name in enumerate(names)]
+    body = [
+        ["chain", {"/state/chain/block": [None]}], *sorted(writes), ["all", order(*names)],
+        ["r", {R + "/after": [ref("all"), {"$chain/chain": [None]}]}]]
+    status, reply = hypothetical(body)
+    assert status == 200
+    [[_, transactions]] = reply["/state/chain/block"][1]
+    [mutations] = transactions.values()
+    assert mutations == [["/", None, 0], ["/", None, 1], ["/", None, 2]]
 
 
 # Ops
@@ -747,6 +782,11 @@ FEET = {N: {"feet": get_op("key", ["_return", {"$self/mul": [3.28]}])}}
     ("new with a number as class", [["m", {R + "/new": [5, 5]}], ["r", ref("m")]], 400),
     ("data of the wrong type", [["M", NUMBER_WITH_TWO], ["r", {"$M": ["text"]}]], 400),
     ("an attribute of the class", [["M", NUMBER_WITH_TWO], ["r", {"$M/two": [None]}]], 200, 2),
+    ("an attribute that is a reference", [
+        ["x", 5], ["M", {N: {"a": {"$x/add": [1]}}}], ["m", {"$M": [1]}], ["r", {"$m/a/mul": [2]}]], 200, 12),
+    ("the same of the class", [["x", 5], ["M", {N: {"a": {"$x/add": [1]}}}], ["r", {"$M/a/mul": [2]}]], 200, 12),
+    ("an attribute whose names are out of reach", [
+        ["x", 5], ["M", {N: {"a": {"$x/add": [1]}}}], ["m", {"$M": [1]}], ["t", [ref("m")]], ["r", {"$t/0/a": [None]}]], 404),
     ("a method of the class without an instance", [["M", FEET], ["r", {"$M/feet": [None]}]], 400),
     ("the class of a class", [["M", FEET], ["r", {"$M/class": [None]}]], 200, {"/state/object/class": []}),
     ("the class of a value extended", [
@@ -779,6 +819,15 @@ def test_an_instance_is_answered_as_its_class_and_data(hypothetical):
 )
 def test_an_error_keeps_its_status(hypothetical, what, body, status, expected):
     support.assert_reply(hypothetical(body), status, expected)
+
+
+def test_an_error_at_the_end_of_a_deep_recursion_says_what_went_wrong(hypothetical):
+    countdown = post_op(
+        ["done", {"$n/lte": [0]}], ["less", {"$n/sub": [1]}],
+        ["a_long_name_of_an_entry", if_(ref("done"), {"/error/conflict": ["at the end"]}, {"$again": {"n": ref("less"), "again": ref("again")}})])
+    status, reply = hypothetical([["f", countdown], ["r", {"$f": {"n": 200, "again": ref("f")}}]])
+    assert status == 409
+    assert "at the end" in reply["/error/conflict"]
 
 
 def test_a_rendered_error_message_reaches_the_client(hypothetical):

@@ -1,5 +1,7 @@
 """Services whose state is a chain around a value: methods, classes, calls between services, hypothetical calls."""
 
+import time
+
 import pytest
 import tinychain as tc
 
@@ -327,6 +329,17 @@ def test_a_hypothetical_call_fails_like_the_real_one(bank):
     with pytest.raises(tc.error.Forbidden):
         bank.post(HYPOTHETICAL, cxt)
 
+    assert state(bank) == before
+
+
+def test_a_hypothetical_call_with_an_id_of_its_own_reads_what_is_committed(bank):
+    bank.put("/app/account/balance", None, 7)
+    bank.put("/app/account/note", "a", "first")
+    before = state(bank)
+    program = [["chain", {"/app/account/notes/chain": [None]}], ["r", {"/app/account/deposit": {"amount": 1}}], ["both", [
+        {"$r": []}, {"$chain": []}]]]
+    query = f"txn_id={time.time_ns()}-7"
+    support.assert_reply(support.call(bank, "POST", HYPOTHETICAL, program, query=query), 200, [8, before[2]])
     assert state(bank) == before
 
 

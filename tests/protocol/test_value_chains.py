@@ -7,7 +7,7 @@ import tinychain as tc
 
 import support
 import tbon
-from support import HYPOTHETICAL, call, post
+from support import HYPOTHETICAL, N, OP, R, V, call, post
 
 KINDS = {"sync": tc.chain.Sync, "block": tc.chain.Block}
 INITIAL = {
@@ -214,3 +214,37 @@ def test_what_a_service_answers_is_a_literal(values, kind):
     values.delete(f"/app/values/{kind}_map", "a")
     literal = values.get(f"/app/values/{kind}_map/chain")
     assert values.post(HYPOTHETICAL, [["c", literal], ["r", {"$c": [None]}]]) == {"b": 2}
+
+
+# Chains that are made inside an op
+
+@each_kind
+def test_an_op_makes_a_chain_of_its_own_in_each_call(host, kind):
+    op = {OP + "/get": ["k", [
+        ["c", {f"/state/chain/{kind}": [{"$k": []}]}], ["next", {"$c/add": [1]}], ["set", {"$c": [None, {"$next": []}]}],
+        ["_return", {R + "/after": [{"$set": []}, {"$c": [None]}]}]]]}
+    program = [["f", op], ["a", {"$f": [1]}], ["b", {R + "/after": [{"$a": []}, {"$f": [1]}]}], ["r", [{"$a": []}, {"$b": []}]]]
+    support.assert_reply(post(host, program), 200, [2, 2])
+
+
+def test_a_chain_in_an_op_is_made_as_the_client_writes_it(host):
+    @tc.post_op
+    def example(txn) -> tc.Number:
+        txn.chain = tc.chain.Block(tc.Map({}))
+        return tc.After(tc.ref.Put(tc.URI("$chain"), "a", 5), tc.ref.Get(tc.URI("$chain")))
+
+    cxt = tc.Context()
+    cxt.example = example
+    cxt.result = cxt.example()
+    assert host.post(HYPOTHETICAL, cxt) == {"a": 5}
+
+
+@each_kind
+def test_a_class_is_an_empty_value_only_where_a_chain_is_declared(host, kind):
+    chain = f"/state/chain/{kind}"
+    program = [
+        ["c", {chain: [{V + "/string": {}}]}], ["set", {"$c": [None, {N: {}}]}],
+        ["r", {R + "/after": [{"$set": []}, {"$c/chain": [None]}]}]]
+    status, reply = post(host, program)
+    assert (status, reply[chain][0]) == (200, "")
+    support.assert_reply(post(host, [["c", reply], ["r", {"$c": [None]}]]), 200, {N: []})

@@ -7,6 +7,7 @@ use bevy_ecs::prelude::*;
 use bevy_ecs::schedule::{LogLevel, ScheduleBuildSettings, SingleThreadedExecutor};
 use components::chain::ChainKind;
 use components::cluster::Catalog;
+use components::lock::Lock;
 use components::transaction::{RequestId, Transaction};
 use components::versions::{
     BlockContent, BlockHeader, History, HostedChain, LockQueue, Stored, Version, Versions,
@@ -37,6 +38,8 @@ pub struct HostConfig {
     pub limits: Limits,
     /// How many threads poll programs.
     pub threads: usize,
+    /// The clock of the host when it was made, in nanoseconds since the Unix epoch.
+    pub now_ns: u64,
 }
 
 /// A TinyChain host without its edges: a pure function from inputs to outputs and the next state.
@@ -68,7 +71,7 @@ impl Host {
     /// # Errors
     /// Why its schedules or threads cannot be made.
     pub fn new(config: HostConfig) -> Result<Self, String> {
-        let HostConfig { catalog, chains, limits, threads } = config;
+        let HostConfig { catalog, chains, limits, threads, now_ns } = config;
         let mut world = World::new();
         let pool = if threads > 1 {
             let pool = rayon::ThreadPoolBuilder::new()
@@ -80,7 +83,9 @@ impl Host {
         } else {
             None
         };
-        let mut registry = Registry { batch: 1, ..Default::default() };
+        // What was read before is forgotten, so nothing may be written before it.
+        let floor_id = TxnId::new(now_ns, 0);
+        let mut registry = Registry { batch: 1, floor_id, ..Default::default() };
         for chain in chains {
             registry.floor_id = registry.floor_id.max(chain.last);
             let id = chain.id;
@@ -182,7 +187,7 @@ impl Host {
         }
     }
 
-    /// A hash of everything that later outputs depend on.
+    /// A hash of everything that later outputs depend on, but for the programs themselves.
     pub fn state_hash(&mut self) -> u64 {
         let mut hash = Xxh3::new();
         let mut chains =
@@ -213,11 +218,15 @@ impl Host {
             );
             texts.push(text);
         }
+        let mut locks = self.world.query::<&Lock>();
+        texts.extend(locks.iter(&self.world).map(|lock| format!("{lock:?}").into_bytes()));
         texts.sort();
         for text in texts {
             hash.update(&text);
         }
         let registry = self.world.resource::<Registry>();
+        hash.update(format!("{:?} {:?}", registry.deadlines, registry.chosen_ids).as_bytes());
+        hash.update(format!("{:?}", self.world.resource::<Expectations>()).as_bytes());
         hash.update(&registry.last_id.to_bytes());
         hash.update(&registry.commit_count.to_be_bytes());
         hash.update(&registry.batch.to_be_bytes());
@@ -282,4 +291,183 @@ fn spawn_chain(world: &mut World, chain: LoadedChain) -> Entity {
         world.entity_mut(entity).insert(History { blocks: entities, open });
     }
     entity
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use components::cluster::ClusterConfig;
+    use components::document::Document;
+    use components::reference::Verb;
+    use components::storage::{Keyspace, Read, Write};
+    use components::transaction::Program;
+    use components::{ErrorKind, Number, Path, Reply, Request, State, Value};
+    use std::collections::BTreeMap;
+    use systems::tick::Input;
+
+    /// What a disk would keep.
+    #[derive(Default)]
+    struct Memory(BTreeMap<(Keyspace, Vec<u8>), bytes::Bytes>);
+
+    impl Memory {
+        fn keep(&mut self, writes: Vec<Write>) {
+            for Write { keyspace, key, value } in writes {
+                match value {
+                    Some(value) => self.0.insert((keyspace, key), value),
+                    None => self.0.remove(&(keyspace, key)),
+                };
+            }
+        }
+    }
+
+    impl Read for Memory {
+        fn get(&self, keyspace: Keyspace, key: &[u8]) -> Result<Option<bytes::Bytes>, String> {
+            Ok(self.0.get(&(keyspace, key.to_vec())).cloned())
+        }
+
+        fn scan(
+            &self,
+            keyspace: Keyspace,
+            prefix: &[u8],
+            from: Option<&[u8]>,
+            limit: usize,
+        ) -> Result<Vec<(Vec<u8>, bytes::Bytes)>, String> {
+            let from = (keyspace, from.unwrap_or(prefix).to_vec());
+            let entries = self
+                .0
+                .range(from..)
+                .take_while(|((space, key), _)| *space == keyspace && key.starts_with(prefix));
+            Ok(entries.take(limit).map(|((_, key), value)| (key.clone(), value.clone())).collect())
+        }
+    }
+
+    /// A host that serves the number `/app/n`, from what is stored.
+    fn host(memory: &mut Memory) -> Host {
+        let zero = [Document::Number(Number::I64(0))];
+        let chain = [("/state/chain/sync", Document::List(&zero))];
+        let members = [("n", Document::Map(&chain))];
+        let clusters = [("/app", Document::Map(&members))];
+        let configs = ClusterConfig::decode(Document::Map(&clusters)).expect("a configuration");
+        let loaded =
+            crate::load::load(memory, configs, Catalog::new("http://127.0.0.1:8702", [1; 32]), |_| [2; 32]);
+        let loaded = loaded.expect("what is stored is sound");
+        memory.keep(loaded.writes);
+        let (catalog, chains) = (loaded.catalog, loaded.chains);
+        Host::new(HostConfig { catalog, chains, limits: Limits::default(), threads: 1, now_ns: 0 })
+            .expect("a host")
+    }
+
+    fn ask(id: u64, verb: Verb, body: i64) -> Input {
+        let path = Path::parse("/app/n").expect("a path");
+        let request = Request { verb, path, key: Value::None, body: Number::I64(body).into(), txn_id: None };
+        Input::Request { id: RequestId(id), request }
+    }
+
+    fn tick(host: &mut Host, events: Vec<Input>) -> Outputs {
+        host.tick(Inputs { now_ns: 1_000, events })
+    }
+
+    fn status(reply: &Reply) -> Option<ErrorKind> {
+        reply.as_ref().err().map(Error::kind)
+    }
+
+    fn number(outputs: &Outputs, id: u64) -> i64 {
+        match &outputs.replies.iter().find(|(answered, _)| answered.0 == id).expect("an answer").1 {
+            Ok(State::Value(Value::Number(number))) => number.as_i64().expect("an integer"),
+            other => panic!("not a number: {other:?}"),
+        }
+    }
+
+    #[derive(Default, Resource)]
+    struct Shared(u32);
+
+    fn one(mut shared: ResMut<Shared>) {
+        shared.0 += 1;
+    }
+
+    fn two(mut shared: ResMut<Shared>) {
+        shared.0 *= 2;
+    }
+
+    #[test]
+    fn systems_that_conflict_need_an_order() {
+        let mut world = World::new();
+        world.init_resource::<Shared>();
+        let mut ambiguous = schedule();
+        ambiguous.add_systems((one, two));
+        let refusal = ambiguous.initialize(&mut world);
+        assert!(refusal.is_err(), "two systems write one resource in no order");
+        let mut ordered = schedule();
+        ordered.add_systems((one, two).chain());
+        ordered.initialize(&mut world).expect("they are in order");
+    }
+
+    /// How often the system after the one that panics has run.
+    #[derive(Default, Resource)]
+    struct Runs(u32);
+
+    fn fail(registry: Res<Registry>) {
+        if registry.commit_count >= 2 {
+            panic!("a defect after the commit");
+        }
+    }
+
+    fn count(mut runs: ResMut<Runs>) {
+        runs.0 += 1;
+    }
+
+    #[test]
+    fn a_panic_in_the_middle_of_a_tick_stores_nothing_of_it_and_skips_nothing_later() {
+        let mut memory = Memory::default();
+        let mut host = self::host(&mut memory);
+        host.world.init_resource::<Runs>();
+        host.round.add_systems((fail, count).chain().after(apply::apply));
+        let outputs = tick(&mut host, vec![ask(1, Verb::Put, 5)]);
+        memory.keep(outputs.batch.expect("a batch").writes);
+        let runs = host.world.resource::<Runs>().0;
+        assert!(runs > 0);
+        // The second change is committed and applied when the panic comes.
+        let outputs = tick(&mut host, vec![Input::Durable(1), ask(2, Verb::Put, 6)]);
+        assert_eq!(outputs.poisoned.as_deref(), Some("a defect after the commit"));
+        assert!(outputs.batch.is_none());
+        let answers: Vec<_> = outputs.replies.iter().map(|(id, reply)| (id.0, status(reply))).collect();
+        assert_eq!(answers, [(1, Some(ErrorKind::Internal)), (2, Some(ErrorKind::Internal))]);
+        let outputs = tick(&mut host, vec![ask(3, Verb::Get, 0)]);
+        assert_eq!(status(&outputs.replies[0].1), Some(ErrorKind::Internal));
+        assert!(outputs.poisoned.is_some());
+
+        let mut host = self::host(&mut memory);
+        let outputs = tick(&mut host, vec![ask(4, Verb::Get, 0)]);
+        assert_eq!(number(&outputs, 4), 5);
+        let outputs = tick(&mut host, vec![ask(5, Verb::Put, 7)]);
+        assert!(outputs.batch.is_some() && outputs.replies.is_empty());
+        let outputs = tick(&mut host, vec![Input::Durable(1), ask(6, Verb::Get, 0)]);
+        assert_eq!(number(&outputs, 6), 7);
+        assert_eq!((outputs.replies.len(), outputs.poisoned), (2, None));
+    }
+
+    #[test]
+    fn a_panic_of_one_program_is_the_answer_of_one_request() {
+        let mut memory = Memory::default();
+        let mut host = self::host(&mut memory);
+        // Begin both, and swap the program of the first before any is polled.
+        host.world.resource_mut::<Inbox>().0 =
+            Inputs { now_ns: 1_000, events: vec![ask(1, Verb::Put, 5), ask(2, Verb::Put, 6)] };
+        host.begin.run(&mut host.world);
+        let entity = host.world.resource::<Registry>().requests[&RequestId(1)];
+        let ledger = host.world.get::<Program>(entity).expect("a program").ledger.clone();
+        let defect = Program::new(Box::pin(async { panic!("a defect of a program") }), ledger);
+        host.world.entity_mut(entity).insert(defect);
+        let outputs = tick(&mut host, vec![]);
+        assert_eq!(outputs.poisoned, None);
+        assert_eq!(outputs.replies.len(), 1, "the other one waits for the disk");
+        assert_eq!(
+            (outputs.replies[0].0, status(&outputs.replies[0].1)),
+            (RequestId(1), Some(ErrorKind::Internal))
+        );
+        let outputs = tick(&mut host, vec![Input::Durable(1), ask(3, Verb::Get, 0)]);
+        assert!(outputs.replies.iter().any(|(id, reply)| *id == RequestId(2) && reply.is_ok()));
+        assert_eq!(number(&outputs, 3), 6);
+        assert_eq!(host.open_requests(), 0);
+    }
 }

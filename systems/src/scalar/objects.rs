@@ -9,7 +9,7 @@ use components::native::NativeClass;
 use components::{Error, Id, Link, Map, Result, State};
 
 use super::references::native_class;
-use super::{Call, Interpreter, common, no_member};
+use super::{Call, Frame, Interpreter, Scope, common, no_member};
 
 /// How many ancestors of a class are searched for a member.
 const ANCESTORS_MAX: usize = 32;
@@ -96,7 +96,7 @@ impl Interpreter {
                 self.call_op(&op, Some(State::Instance(instance.clone())), None, call, depth).await
             }
             Some(State::Op(_)) => Err(no_member(&State::Instance(instance.clone()), path)),
-            Some(attribute) => self.route(attribute, rest, call, depth).await,
+            Some(attribute) => self.route_attribute(attribute, rest, call, depth).await,
             None => self.route(instance.data().clone(), path, call, depth).await,
         }
     }
@@ -120,8 +120,15 @@ impl Interpreter {
         match self.member(class, name) {
             Some(State::Op(op)) if rest.is_empty() => self.call_op(&op, None, None, call, depth).await,
             Some(State::Op(_)) => Err(no_member(&subject, path)),
-            Some(attribute) => self.route(attribute, rest, call, depth).await,
+            Some(attribute) => self.route_attribute(attribute, rest, call, depth).await,
             None => common(&subject, path, call),
         }
+    }
+
+    /// Call an attribute that is not reached by name: what it refers to must be a link, as there are no names here.
+    async fn route_attribute(&self, attribute: State, path: &[Id], call: Call, depth: u32) -> Result<State> {
+        let scope = Scope::new(&self.ledger, None);
+        let attribute = self.resolve(Frame { scope: &scope, entry: None, depth }, attribute).await?;
+        self.route(attribute, path, call, depth).await
     }
 }

@@ -10,7 +10,7 @@ use components::reference::Ref;
 use components::{Error, Id, Map, Result, State, Value};
 
 use super::containers::to_parameters;
-use super::{Call, Frame, Interpreter, Scope, deeper, key_value};
+use super::{Call, Frame, ITEMS_PER_FUEL, Interpreter, Scope, deeper, key_value};
 use crate::futures::BoxFuture;
 
 /// What an entry has come to.
@@ -70,8 +70,10 @@ impl Interpreter {
                 if !moved && !scope.is_ready() {
                     return Poll::Pending;
                 }
-                // All that run are looked at again.
-                self.charge(running.len());
+                // All that run are looked at again: what waits for another entry has spent nothing yet.
+                if !self.ledger.spend((running.len() / ITEMS_PER_FUEL) as u64) {
+                    return Poll::Pending;
+                }
             }
         })
         .await

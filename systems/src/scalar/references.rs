@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use components::cast;
+use components::chain::{self, Chain, ChainKind, LocalChain};
 use components::class::{Class, Instance};
 use components::native::NativeClass;
 use components::op::Closure;
@@ -108,7 +109,14 @@ impl Interpreter {
             }
             Ref::Op(OpRef::Get(subject, key)) => {
                 let key = self.resolve(frame, key.clone()).await?;
-                self.call(frame, subject, Call::Get(key)).await?
+                match chain_kind(subject) {
+                    // Made anew each time: a chain in an op is not shared by its calls.
+                    Some(kind) => {
+                        let chain = LocalChain::new(kind, chain::initial(&key)?);
+                        State::Chain(Chain::Local(Arc::new(chain)))
+                    }
+                    None => self.call(frame, subject, Call::Get(key)).await?,
+                }
             }
             Ref::Op(OpRef::Post(subject, parameters)) => self.post(frame, subject, parameters).await?,
             Ref::Op(OpRef::Call(subject)) => self.call(frame, subject, Call::Either).await?,
@@ -271,9 +279,14 @@ impl Interpreter {
         let mut state = self.lookup(frame, name).await?;
         let mut path = path;
         // An attribute that is a reference means what it means where it is used.
-        if let State::Instance(instance) = &state
+        let class = match &state {
+            State::Instance(instance) => Some(instance.class()),
+            State::Class(class) => Some(class),
+            _ => None,
+        };
+        if let Some(class) = class
             && let Some((first, rest)) = path.split_first()
-            && let Some(attribute) = self.member(instance.class(), first)
+            && let Some(attribute) = self.member(class, first)
             && attribute.has_ref()
         {
             state = self.resolve(frame, attribute).await?;
@@ -286,6 +299,14 @@ impl Interpreter {
 /// The native class that a link names, if it does.
 pub(super) fn native_class(link: &Link) -> Option<NativeClass> {
     if link.origin().is_some() { None } else { NativeClass::from_path(&link.path().to_string()) }
+}
+
+/// The kind of chain that `{"/state/chain/<kind>": [subject]}` makes in an op (page 04 §4.1).
+fn chain_kind(subject: &Subject) -> Option<ChainKind> {
+    match subject {
+        Subject::Link(link) => native_class(link).and_then(ChainKind::from_class),
+        Subject::Id(..) => None,
+    }
 }
 
 /// The cast of an operand that was a reference (page 01 §2.5).

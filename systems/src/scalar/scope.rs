@@ -104,12 +104,16 @@ impl<'a> Scope<'a> {
                 self.keep(slots, name, state)?;
                 continue;
             }
-            let mut needs = BTreeSet::new();
+            let mut seen = BTreeSet::new();
+            let mut needs = Vec::new();
             state.each_dependency(&mut |dependency| {
-                needs.insert(dependency.clone());
+                if dependency.as_str() != SELF && seen.insert(dependency) {
+                    needs.push(dependency.clone());
+                }
             });
             let mut missing = BTreeSet::new();
-            for need in needs.into_iter().filter(|need| need.as_str() != SELF) {
+            // What is mentioned first is on top of the stack, so that it starts first.
+            for need in needs.into_iter().rev() {
                 match slots.slots.get(&need) {
                     Some(Slot::Done(_)) => {}
                     Some(Slot::Unneeded(plain)) if !plain.has_ref() && need != name => stack.push(need),

@@ -1,0 +1,155 @@
+//! The driver: what was answered is durable, and a storage that fails ends the host.
+
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+
+use components::cluster::{Catalog, ClusterConfig};
+use components::reference::Verb;
+use components::{Map, Number, Path, Reply, Request, State, Value};
+use crossbeam_channel::{Sender, bounded};
+use io::driver::{Driver, Ended, distribute};
+use io::gateway::{Event, Gateway};
+use io::json;
+use io::metrics::Metrics;
+use io::persistence::Persistence;
+use io::storage::simulated::{Fault, SimulatedDisk};
+use io::storage::{CheckpointMode, Store, StoreOptions};
+use world::host::PROGRAM_STACK_BYTES;
+use world::load::{Loaded, load};
+use world::{Host, HostConfig, Limits};
+
+const COUNTER: &str = r#"{"/app/counter": {
+    "total": {"/state/chain/block": [0]},
+    "add": {"/state/scalar/op/post": [
+        ["new", {"$self/total/add": [{"$n": []}]}],
+        ["_return", {"/state/scalar/ref/after": [{"$self/total": [null, {"$new": []}]}, {"$new": []}]}]]},
+    "lock_for_ever": {"/state/scalar/op/post": [
+        ["_return", {"/state/scalar/ref/after": [{"$self/total": [null, -1]}, {"/state/scalar/ref/while": [
+            {"/state/scalar/op/post": [["_return", {"$i/gte": [0]}]]},
+            {"/state/scalar/op/post": [["_return", {"i": {"$i": []}}]]},
+            {"i": 0}]}]}]]}
+}}"#;
+
+fn clusters() -> Vec<ClusterConfig> {
+    json::with_copy(COUNTER.as_bytes(), ClusterConfig::decode).unwrap()
+}
+
+struct Running {
+    gateway: Gateway,
+    events: Sender<Event>,
+    driver: JoinHandle<Ended>,
+    ready: Arc<AtomicBool>,
+}
+
+/// A host without HTTP, on the given disk.
+fn start(disk: &SimulatedDisk) -> Running {
+    let options = StoreOptions {
+        checkpoint_mode: CheckpointMode::Deferred { commits: 2 },
+        new_disk_id: Some([7; 16]),
+        ..StoreOptions::default()
+    };
+    let mut store = Store::open(Arc::new(disk.clone()), options).unwrap();
+    let reader = store.reader();
+    let loaded = load(&reader, clusters(), Catalog::default(), |_| [0; 32]).unwrap();
+    store.commit(&[loaded.writes]).unwrap();
+    let (events, receiver) = bounded(64);
+    let metrics = Arc::new(Metrics::default());
+    let ready = Arc::new(AtomicBool::new(true));
+    let persistence = Persistence::start(store, events.clone(), metrics.clone()).unwrap();
+    let make_host = Box::new(move || {
+        let Loaded { catalog, chains, .. } = load(&reader, clusters(), Catalog::default(), |_| [0; 32])?;
+        Host::new(HostConfig { catalog, chains, limits: Limits::default(), threads: 1, now_ns: 0 })
+    });
+    let (answer_sender, answers) = tokio::sync::mpsc::unbounded_channel();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    std::thread::spawn(move || runtime.block_on(distribute(answers)));
+    let driver =
+        Driver::new(make_host, receiver, answer_sender, Some(persistence), metrics, ready.clone()).unwrap();
+    let driver = std::thread::Builder::new().stack_size(PROGRAM_STACK_BYTES).spawn(|| driver.run()).unwrap();
+    Running { gateway: Gateway::new(events.clone()), events, driver, ready }
+}
+
+fn request(verb: Verb, path: &str, parameters: &[(&'static str, i64)]) -> Request {
+    let named = parameters.iter().map(|(name, n)| (components::Id::literal(name), Number::I64(*n).into()));
+    let body = Map::new(named.collect::<BTreeMap<_, _>>()).unwrap();
+    Request { verb, path: Path::parse(path).unwrap(), key: Value::None, body: State::Map(body), txn_id: None }
+}
+
+fn add(gateway: &Gateway, n: i64) -> Reply {
+    block_on(gateway.call(request(Verb::Post, "/app/counter/add", &[("n", n)])))
+}
+
+fn total(gateway: &Gateway) -> Reply {
+    block_on(gateway.call(request(Verb::Get, "/app/counter/total", &[])))
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(future)
+}
+
+fn number(reply: Reply) -> i64 {
+    match reply.unwrap() {
+        State::Value(Value::Number(number)) => number.as_i64().unwrap(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_host_that_is_asked_to_stop_has_everything_on_disk() {
+    let disk = SimulatedDisk::new(1);
+    let host = start(&disk);
+    assert_eq!(number(add(&host.gateway, 2)), 2);
+    assert_eq!(number(add(&host.gateway, 3)), 5);
+    host.events.send(Event::Drain).unwrap();
+    assert_eq!(host.driver.join().unwrap(), Ended::Drained);
+    assert!(!host.ready.load(Ordering::Relaxed));
+    // The power fails right after.
+    let disk = disk.restart(io::storage::simulated::CrashKind::Power);
+    let host = start(&disk);
+    assert_eq!(number(total(&host.gateway)), 5);
+    host.events.send(Event::Drain).unwrap();
+    host.driver.join().unwrap();
+}
+
+#[test]
+fn a_storage_error_ends_the_host_and_acknowledges_nothing_more() {
+    let disk = SimulatedDisk::new(2);
+    let host = start(&disk);
+    assert_eq!(number(add(&host.gateway, 2)), 2);
+    disk.inject(0, Fault::Error(ErrorKind::Other));
+    let refused = add(&host.gateway, 3).unwrap_err();
+    assert_eq!(refused.kind(), components::ErrorKind::Unavailable);
+    let Ended::Failed(why) = host.driver.join().unwrap() else { panic!("the host went on") };
+    assert!(why.contains("storage"), "{why}");
+    assert!(add(&host.gateway, 4).is_err());
+    // Whatever the disk did with the refused one, the next start finds a state that was committed.
+    let disk = disk.restart(io::storage::simulated::CrashKind::Power);
+    let host = start(&disk);
+    assert!([2, 5].contains(&number(total(&host.gateway))));
+    host.events.send(Event::Drain).unwrap();
+    host.driver.join().unwrap();
+}
+
+#[test]
+fn a_caller_who_goes_away_frees_what_the_request_had_locked() {
+    let disk = SimulatedDisk::new(3);
+    let host = start(&disk);
+    block_on(async {
+        let call = host.gateway.call(request(Verb::Post, "/app/counter/lock_for_ever", &[]));
+        let given_up = tokio::time::timeout(std::time::Duration::from_millis(50), call);
+        assert!(given_up.await.is_err(), "the loop ended");
+    });
+    // This one waits for nothing but the one before it.
+    assert_eq!(number(add(&host.gateway, 2)), 2);
+    let inspected = block_on(host.gateway.inspect(io::gateway::InspectQuery {
+        kind: Some("transaction".into()),
+        limit: 10,
+        ..Default::default()
+    }));
+    assert_eq!(inspected.unwrap()["entities"]["transaction"]["total"], 0);
+    host.events.send(Event::Drain).unwrap();
+    assert_eq!(host.driver.join().unwrap(), Ended::Drained);
+}

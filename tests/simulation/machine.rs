@@ -1,0 +1,331 @@
+//! A host, its storage on a simulated disk, and its clock.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use components::cluster::{Catalog, ChainId, ClusterConfig};
+use components::reference::Verb;
+use components::storage::Batch;
+use components::transaction::RequestId;
+use components::{Path, Reply, Request, State, TxnId, decode};
+use io::json;
+use io::storage::simulated::SimulatedDisk;
+use io::storage::{CheckpointMode, Store, StoreOptions};
+use world::host::PROGRAM_STACK_BYTES;
+use world::load::{load, load_block};
+use world::{Host, HostConfig, Input, Inputs, Limits, Outputs};
+
+use crate::random::Random;
+
+/// When the clock of a machine starts.
+pub const START_NS: u64 = 1_800_000_000_000_000_000;
+
+/// How far the clock goes from tick to tick.
+pub const TICK_NS: u64 = 1_000_000;
+
+/// Runs a test on a thread with the stack that a host needs.
+pub fn on_program_stack<T: Send>(test: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().stack_size(PROGRAM_STACK_BYTES).spawn_scoped(scope, test);
+        thread.expect("a thread").join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+/// A request as it comes over HTTP.
+pub fn request(verb: Verb, path: &str, key: serde_json::Value, body: serde_json::Value) -> Request {
+    let key = json::with_copy(key.to_string().as_bytes(), decode::key).expect("a key");
+    let body = match verb {
+        Verb::Put | Verb::Post => {
+            json::with_copy(body.to_string().as_bytes(), decode::state).expect("a body")
+        }
+        Verb::Get | Verb::Delete => State::NONE,
+    };
+    Request { verb, path: Path::parse(path).expect("a path"), key, body, txn_id: None }
+}
+
+/// GET without a key.
+pub fn get(path: &str) -> Request {
+    request(Verb::Get, path, serde_json::Value::Null, serde_json::Value::Null)
+}
+
+/// PUT without a key.
+pub fn put(path: &str, body: serde_json::Value) -> Request {
+    request(Verb::Put, path, serde_json::Value::Null, body)
+}
+
+/// POST.
+pub fn post(path: &str, body: serde_json::Value) -> Request {
+    request(Verb::Post, path, serde_json::Value::Null, body)
+}
+
+/// The same request with a transaction id that the caller chose.
+pub fn with_id(request: Request, id: TxnId) -> Request {
+    Request { txn_id: Some(id), ..request }
+}
+
+/// Status and body of a reply, as they go over HTTP.
+pub fn answer(reply: &Reply) -> (u16, serde_json::Value) {
+    match reply {
+        Ok(state) => (200, serde_json::to_value(state).expect("a state has a JSON form")),
+        Err(error) => (error.kind().status(), serde_json::Value::from(error.message())),
+    }
+}
+
+/// What a machine is made of.
+#[derive(Clone, Debug)]
+pub struct MachineOptions {
+    pub seed: u64,
+    pub threads: usize,
+    pub limits: Limits,
+    /// How many ticks a batch takes to become durable at most.
+    pub durable_delay_max: usize,
+    /// The configurations that it serves.
+    pub clusters: String,
+}
+
+impl MachineOptions {
+    pub fn new(seed: u64, clusters: &serde_json::Value) -> Self {
+        Self {
+            seed,
+            threads: 1,
+            limits: Limits::default(),
+            durable_delay_max: 3,
+            clusters: clusters.to_string(),
+        }
+    }
+}
+
+/// The disk has failed; nothing can be acknowledged any more.
+#[derive(Debug)]
+pub struct Crashed;
+
+/// A batch on its way to the disk and back.
+#[derive(Debug)]
+struct Pending {
+    batch: Batch,
+    commit_at: u64,
+    report_at: u64,
+    is_committed: bool,
+}
+
+/// A host with its storage. Everything that it does follows from its options and what it is asked.
+pub struct Machine {
+    pub host: Host,
+    pub now_ns: u64,
+    pub ticks: u64,
+    store: Store,
+    options: MachineOptions,
+    random: Random,
+    pending: VecDeque<Pending>,
+    loads: VecDeque<(u64, ChainId, u32)>,
+    next_request: u64,
+    is_busy: bool,
+}
+
+fn store_options(seed: u64) -> StoreOptions {
+    StoreOptions {
+        // Small, so that checkpoints happen every few commits.
+        segment_bytes: 4096 + 24 * 1024,
+        overlay_bytes: 32 * 1024,
+        growth_bytes: 4096,
+        checkpoint_mode: CheckpointMode::Deferred { commits: (seed % 4) as u32 },
+        new_disk_id: Some([seed as u8; 16]),
+    }
+}
+
+impl Machine {
+    /// A machine with a new disk.
+    pub fn new(options: MachineOptions) -> Self {
+        let disk = SimulatedDisk::new(options.seed);
+        Self::start(&disk, options, START_NS).expect("a disk without faults")
+    }
+
+    /// Start on a disk that may hold something already.
+    pub fn start(disk: &SimulatedDisk, options: MachineOptions, now_ns: u64) -> Result<Self, Crashed> {
+        let mut store =
+            Store::open(Arc::new(disk.clone()), store_options(options.seed)).map_err(|error| {
+                assert!(disk.is_crashed(), "the storage cannot be opened: {error}");
+                Crashed
+            })?;
+        let host = Self::make_host(&mut store, &options, now_ns).map_err(|why| {
+            assert!(disk.is_crashed(), "the host cannot start: {why}");
+            Crashed
+        })?;
+        let random = Random::new(options.seed);
+        Ok(Self {
+            host,
+            now_ns,
+            ticks: 0,
+            store,
+            options,
+            random,
+            pending: VecDeque::new(),
+            loads: VecDeque::new(),
+            next_request: 0,
+            is_busy: false,
+        })
+    }
+
+    fn make_host(store: &mut Store, options: &MachineOptions, now_ns: u64) -> Result<Host, String> {
+        let configs = json::with_copy(options.clusters.as_bytes(), ClusterConfig::decode).expect("clusters");
+        let catalog = Catalog::new("http://127.0.0.1:8702", [1; 32]);
+        let loaded = load(&store.reader(), configs, catalog, |_| [2; 32])?;
+        if !loaded.writes.is_empty() {
+            store.commit(&[loaded.writes]).map_err(|cause| cause.to_string())?;
+        }
+        Host::new(HostConfig {
+            catalog: loaded.catalog,
+            chains: loaded.chains,
+            limits: options.limits,
+            threads: options.threads,
+            now_ns,
+        })
+    }
+
+    /// A new world from what is stored, after a defect: what was committed becomes durable first.
+    pub fn rebuild(&mut self) {
+        let batches: Vec<_> = self.pending.drain(..).filter(|pending| !pending.is_committed).collect();
+        let writes: Vec<_> = batches.into_iter().map(|pending| pending.batch.writes).collect();
+        if !writes.is_empty() {
+            self.store.commit(&writes).expect("a disk without faults");
+        }
+        self.loads.clear();
+        self.is_busy = false;
+        self.host =
+            Self::make_host(&mut self.store, &self.options, self.now_ns).expect("what is stored is sound");
+    }
+
+    /// The name of the next request.
+    pub fn next_id(&mut self) -> RequestId {
+        self.next_request += 1;
+        RequestId(self.next_request)
+    }
+
+    /// An input that asks for something, and its name.
+    pub fn ask(&mut self, request: Request) -> (RequestId, Input) {
+        let id = self.next_id();
+        (id, Input::Request { id, request })
+    }
+
+    /// Commit the batches whose time has come, and say which are known to be durable.
+    fn flush(&mut self, events: &mut Vec<Input>) -> Result<(), Crashed> {
+        let due = self.pending.iter().filter(|one| !one.is_committed && one.commit_at <= self.ticks).count();
+        let first = self.pending.iter().position(|pending| !pending.is_committed).unwrap_or(0);
+        if due > 0 {
+            let range = first..first + due;
+            let writes: Vec<_> =
+                self.pending.range(range.clone()).map(|pending| pending.batch.writes.clone()).collect();
+            self.store.commit(&writes).map_err(|_| Crashed)?;
+            self.pending.range_mut(range).for_each(|pending| pending.is_committed = true);
+        }
+        let mut durable = None;
+        while let Some(pending) = self.pending.front()
+            && pending.is_committed
+            && pending.report_at <= self.ticks
+        {
+            durable = Some(pending.batch.sequence);
+            self.pending.pop_front();
+        }
+        events.extend(durable.map(Input::Durable));
+        Ok(())
+    }
+
+    /// One tick with these inputs and those that are due.
+    pub fn tick(&mut self, events: Vec<Input>) -> Result<Outputs, Crashed> {
+        self.ticks += 1;
+        self.now_ns += TICK_NS;
+        let mut all = Vec::new();
+        self.flush(&mut all)?;
+        while let Some((at, chain, ordinal)) = self.loads.front().copied()
+            && at <= self.ticks
+        {
+            self.loads.pop_front();
+            all.push(Input::Block {
+                chain,
+                ordinal,
+                content: load_block(&self.store.reader(), chain, ordinal),
+            });
+        }
+        all.extend(events);
+        let outputs = self.host.tick(Inputs { now_ns: self.now_ns, events: all });
+        if let Some(batch) = &outputs.batch {
+            let delay = |random: &mut Random| random.below(self.options.durable_delay_max + 1) as u64;
+            // In order: a batch never overtakes the one before it.
+            let before = self.pending.back();
+            let commit_at = self.ticks + 1 + delay(&mut self.random);
+            let commit_at = before.map_or(commit_at, |before| commit_at.max(before.commit_at));
+            let report_at = commit_at + delay(&mut self.random);
+            let report_at = before.map_or(report_at, |before| report_at.max(before.report_at));
+            self.pending.push_back(Pending {
+                batch: batch.clone(),
+                commit_at,
+                report_at,
+                is_committed: false,
+            });
+        }
+        // One at a time, so that blocks of one chain come in different ticks.
+        let mut at = self.loads.back().map_or(self.ticks, |(at, ..)| *at);
+        for (chain, ordinal) in &outputs.loads {
+            at += 1;
+            self.loads.push_back((at, *chain, *ordinal));
+        }
+        self.is_busy = outputs.is_busy;
+        Ok(outputs)
+    }
+
+    /// Whether something happens without further requests.
+    pub fn has_work(&self) -> bool {
+        self.is_busy || !self.pending.is_empty() || !self.loads.is_empty()
+    }
+
+    /// Send one request, and tick until it is answered.
+    pub fn call(&mut self, request: Request) -> (u16, serde_json::Value) {
+        self.call_all(vec![request]).remove(0)
+    }
+
+    /// Send requests in one tick, and tick until all of them are answered.
+    pub fn call_all(&mut self, requests: Vec<Request>) -> Vec<(u16, serde_json::Value)> {
+        let (ids, events): (Vec<_>, Vec<_>) = requests.into_iter().map(|request| self.ask(request)).unzip();
+        let mut answers = self.settle(events);
+        ids.iter()
+            .map(|id| {
+                let at = answers.iter().position(|(answered, ..)| answered == id).expect("an answer");
+                let (_, status, body) = answers.remove(at);
+                (status, body)
+            })
+            .collect()
+    }
+
+    /// Tick, first with these inputs, until nothing moves; give the answers.
+    pub fn settle(&mut self, events: Vec<Input>) -> Vec<(RequestId, u16, serde_json::Value)> {
+        /// More than any test needs.
+        const TICKS_MAX: u64 = 100_000;
+        let mut answers = Vec::new();
+        let mut events = events;
+        let last = self.ticks + TICKS_MAX;
+        loop {
+            let outputs = self.tick(std::mem::take(&mut events)).expect("a disk without faults");
+            assert_eq!(outputs.poisoned, None);
+            answers.extend(outputs.replies.iter().map(|(id, reply)| {
+                let (status, body) = answer(reply);
+                (*id, status, body)
+            }));
+            if !self.has_work() {
+                return answers;
+            }
+            assert!(self.ticks < last, "the host does not come to rest");
+        }
+    }
+
+    /// The value of a chain.
+    pub fn value(&mut self, path: &str) -> serde_json::Value {
+        let (status, body) = self.call(get(path));
+        assert_eq!(status, 200, "{path}: {body}");
+        body
+    }
+
+    /// Pass the time without ticking.
+    pub fn wait(&mut self, ns: u64) {
+        self.now_ns += ns;
+    }
+}

@@ -1,0 +1,15 @@
+//! Deterministic simulations of a host with its storage (DESIGN.md §8): a virtual clock, a virtual disk, one seed.
+//!
+//! The checkers know only what goes into a host and what comes out of it: requests, replies and stored bytes.
+
+mod blocks;
+mod checker;
+mod crash;
+mod determinism;
+mod machine;
+mod poison;
+mod programs;
+mod random;
+mod scenarios;
+mod serializability;
+mod services;
