@@ -93,12 +93,16 @@ pub struct Program {
     future: Mutex<Option<ProgramFuture>>,
     /// What it has locked, read and written.
     pub ledger: Arc<Ledger>,
+    /// The last tick in which it was given its first fuel.
+    pub first_fuel_tick: u64,
+    /// The last tick in which it was given the rest of its fuel.
+    pub full_fuel_tick: u64,
 }
 
 impl Program {
     /// A program that has not been polled.
     pub fn new(future: ProgramFuture, ledger: Arc<Ledger>) -> Self {
-        Self { future: Mutex::new(Some(future)), ledger }
+        Self { future: Mutex::new(Some(future)), ledger, first_fuel_tick: 0, full_fuel_tick: 0 }
     }
 
     /// Take the future out, to poll it.

@@ -76,7 +76,7 @@ impl Ticker {
         let configs = json::with_copy(COUNTER.as_bytes(), ClusterConfig::decode).expect("a cluster");
         let catalog = Catalog::new("http://127.0.0.1:8702", [0; 32]);
         let loaded = load(&Nothing, configs, catalog, |_| [0; 32]).expect("a world");
-        let limits = Limits { parallel_programs_min: 1, ..Limits::default() };
+        let limits = Limits::default();
         let config =
             HostConfig { catalog: loaded.catalog, chains: loaded.chains, limits, threads, now_ns: 0 };
         Self { host: Host::new(config).expect("a host"), now_ns: 1_700_000_000_000_000_000, next: 0 }

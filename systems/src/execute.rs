@@ -12,8 +12,9 @@ use rayon::prelude::*;
 
 use crate::tick::{Limits, Pool, Registry, Statistics};
 
-/// From how many programs on that have spent the fuel of a whole tick before.
-pub const PARALLEL_LONG_PROGRAMS_MIN: usize = 2;
+/// What every program may spend at first, one after the other on the thread of the tick. Most end or wait within it,
+/// sooner than another thread would wake up (`BENCHMARKS.md`, *programs per tick*).
+pub const FIRST_FUEL: u64 = 64;
 
 /// How many programs may spend the fuel of a whole tick in one tick; more of them get a share of it each, so that a
 /// tick stays short, however many programs never end.
@@ -28,6 +29,7 @@ struct Polled {
     entity: Entity,
     future: ProgramFuture,
     ledger: Arc<Ledger>,
+    has_full_fuel: bool,
     result: Poll<Reply>,
 }
 
@@ -38,39 +40,49 @@ pub fn execute(world: &mut World) {
     if runnable.is_empty() {
         return;
     }
+    let ticks = registry.ticks;
     let entities: Vec<(TxnId, Entity)> =
         runnable.into_iter().filter_map(|id| registry.active.get(&id).map(|entity| (id, *entity))).collect();
-    let mut long_programs = Vec::new();
+    let Limits { fuel_per_tick: fuel, parallel_programs_min, .. } = *world.resource::<Limits>();
     let mut polled: Vec<Polled> = Vec::with_capacity(entities.len());
     for (id, entity) in entities {
         let program = &mut *world.get_mut::<Program>(entity).expect("an active transaction has a program");
-        if program.ledger.is_out_of_fuel() {
-            long_programs.push(program.ledger.clone());
+        // A program that is polled in several rounds of a tick has its fuel only once.
+        if program.first_fuel_tick != ticks {
+            program.first_fuel_tick = ticks;
+            program.ledger.refuel(FIRST_FUEL.min(fuel));
         }
+        let has_full_fuel = program.full_fuel_tick == ticks;
         let ledger = program.ledger.clone();
         let future = program.take().expect("a program that has not finished");
-        polled.push(Polled { id, entity, future, ledger, result: Poll::Pending });
+        polled.push(Polled { id, entity, future, ledger, has_full_fuel, result: Poll::Pending });
     }
-    let Limits { fuel_per_tick: fuel, parallel_programs_min, .. } = *world.resource::<Limits>();
+    polled.iter_mut().for_each(poll);
+    let is_long = |program: &&mut Polled| {
+        program.result.is_pending() && program.ledger.is_out_of_fuel() && !program.has_full_fuel
+    };
+    let mut long_programs: Vec<&mut Polled> = polled.iter_mut().filter(is_long).collect();
     let shares = (long_programs.len() as u64).div_ceil(FULL_FUEL_PROGRAMS_MAX).max(1);
-    for ledger in &long_programs {
-        ledger.refuel((fuel / shares).max(FUEL_MIN).min(fuel));
+    for program in &mut long_programs {
+        program.has_full_fuel = true;
+        program.ledger.refuel((fuel / shares).max(FUEL_MIN).min(fuel));
+        world.get_mut::<Program>(program.entity).expect("a program").full_fuel_tick = ticks;
     }
-    let is_heavy = polled.len() >= parallel_programs_min || long_programs.len() >= PARALLEL_LONG_PROGRAMS_MIN;
+    let long_count = long_programs.len();
     let pool = world.resource::<Pool>();
     let is_parallel = match &pool.0 {
-        Some(pool) if is_heavy => {
-            pool.install(|| polled.par_iter_mut().for_each(poll));
+        Some(pool) if long_count >= parallel_programs_min => {
+            pool.install(|| long_programs.into_par_iter().for_each(poll));
             true
         }
         _ => {
-            polled.iter_mut().for_each(poll);
+            long_programs.into_iter().for_each(poll);
             false
         }
     };
     let statistics = &mut *world.resource_mut::<Statistics>();
     statistics.polls += polled.len() as u64;
-    statistics.parallel_polls += if is_parallel { polled.len() as u64 } else { 0 };
+    statistics.parallel_polls += if is_parallel { long_count as u64 } else { 0 };
     // In the order of the transactions, whichever thread was first.
     for program in polled {
         settle(world, program);
@@ -94,7 +106,7 @@ pub fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
 }
 
 fn settle(world: &mut World, program: Polled) {
-    let Polled { id, entity, future, ledger, result } = program;
+    let Polled { id, entity, future, ledger, result, .. } = program;
     match result {
         Poll::Ready(reply) => {
             // What it has locked and changed is in the ledger; the rest of it is gone.

@@ -135,7 +135,6 @@ fn begin(world: &mut World, request_id: RequestId, request: Request, now_ns: u64
 /// Begin (an attempt of) a transaction under its id.
 fn start(world: &mut World, entity: Entity) {
     let catalog = world.resource::<Hosting>().0.clone();
-    let fuel = world.resource::<Limits>().fuel_per_tick;
     let transaction = &mut *world.get_mut::<Transaction>(entity).expect("a transaction");
     transaction.attempts += 1;
     transaction.outcome = None;
@@ -144,7 +143,6 @@ fn start(world: &mut World, entity: Entity) {
     let expected = transaction.expected_writes.clone();
     transaction.phase = if expected.is_empty() { Phase::Running } else { Phase::Waiting };
     let ledger = Arc::new(Ledger::new(id));
-    ledger.refuel(fuel);
     let interpreter = Interpreter { catalog, ledger: ledger.clone() };
     let future = Box::pin(async move { interpreter.serve(&request).await });
     world.entity_mut(entity).insert(Program::new(future, ledger));

@@ -82,9 +82,8 @@ pub struct Outbox {
 #[derive(Debug, Resource)]
 pub struct Hosting(pub Arc<Catalog>);
 
-/// From how many programs on they are polled by several threads: below, waking a thread takes longer than the
-/// programs do (`BENCHMARKS.md`, *programs per tick*).
-pub const PARALLEL_PROGRAMS_MIN: usize = 64;
+/// From how many programs on that do not end at once several threads go on with them.
+pub const PARALLEL_PROGRAMS_MIN: usize = 2;
 
 /// Limits of a world. Each has a default that suits a small server.
 #[derive(Clone, Copy, Debug, Resource)]
@@ -97,7 +96,7 @@ pub struct Limits {
     pub transactions_bytes_max: u64,
     /// How many steps a program may take in one tick.
     pub fuel_per_tick: u64,
-    /// From how many programs on they are polled by several threads.
+    /// From how many programs on that do not end at once several threads go on with them.
     pub parallel_programs_min: usize,
     /// How often the stages of a tick repeat before the rest is left to the next tick.
     pub rounds_max: u32,
