@@ -28,6 +28,15 @@ pub enum Document<'a> {
 }
 
 impl Document<'_> {
+    /// How many values there are in this, itself included.
+    pub fn values(&self) -> usize {
+        match self {
+            Self::List(items) => 1 + items.iter().map(Self::values).sum::<usize>(),
+            Self::Map(entries) => 1 + entries.iter().map(|(_, item)| item.values()).sum::<usize>(),
+            _ => 1,
+        }
+    }
+
     /// What kind of thing this is, for messages.
     pub fn kind(&self) -> &'static str {
         match self {

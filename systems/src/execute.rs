@@ -14,7 +14,7 @@ use crate::tick::{Limits, Pool, Registry, Statistics};
 
 /// What every program may spend at first, one after the other on the thread of the tick. Most end or wait within it,
 /// sooner than another thread would wake up (`BENCHMARKS.md`, *programs per tick*).
-pub const FIRST_FUEL: u64 = 64;
+pub const FIRST_FUEL: u64 = 16;
 
 /// How many programs may spend the fuel of a whole tick in one tick; more of them get a share of it each, so that a
 /// tick stays short, however many programs never end.

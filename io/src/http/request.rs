@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use bumpalo::Bump;
+use components::document::Document;
 use components::reference::Verb;
 use components::{Error, Path, Result, State, TxnId, Value, decode, tbon};
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap};
@@ -102,20 +103,25 @@ pub(super) fn is_tbon(headers: &HeaderMap) -> bool {
     })
 }
 
-/// Decode the body of a PUT or POST.
+/// What a value of a body takes at least once it is decoded, in bytes: references and op definitions do not tell
+/// what they hold.
+const DECODED_VALUE_BYTES: u64 = 96;
+
+/// Decode the body of a PUT or POST, and estimate what it takes in memory, in bytes.
 ///
 /// # Errors
 /// 400 that says what cannot be decoded and, if the text is malformed, at which byte.
-pub(super) fn body(mut bytes: Vec<u8>, is_tbon: bool) -> Result<State> {
+pub(super) fn body(mut bytes: Vec<u8>, is_tbon: bool) -> Result<(State, u64)> {
+    let read = |document: Document| {
+        let state = decode::state(document)?;
+        let size_bytes = state.bytes().max(document.values() as u64 * DECODED_VALUE_BYTES);
+        Ok((state, size_bytes))
+    };
     if bytes.is_empty() {
         return Err(Error::bad_request("the body is empty: send null for no value, {} for no parameters"));
     }
     guarded(|| {
-        if is_tbon {
-            decode::state(tbon::parse(&bytes, &Bump::new())?)
-        } else {
-            json::with_document(&mut bytes, decode::state)
-        }
+        if is_tbon { read(tbon::parse(&bytes, &Bump::new())?) } else { json::with_document(&mut bytes, read) }
     })
     .map_err(|error| error.context("in the body"))
 }

@@ -54,8 +54,9 @@ async fn call(server: &Server, head: &Parts, incoming: &mut Incoming) -> Result<
             server.metrics.request_body_bytes.fetch_add(bytes.len() as u64, Relaxed);
             let is_tbon = request::is_tbon(&head.headers);
             let size_bytes = bytes.len();
-            let state = big(server, size_bytes, move || request::body(bytes, is_tbon)).await??;
-            charge.add(usize::try_from(state.bytes()).unwrap_or(usize::MAX))?;
+            let (state, decoded_bytes) =
+                big(server, size_bytes, move || request::body(bytes, is_tbon)).await??;
+            charge.add(usize::try_from(decoded_bytes).unwrap_or(usize::MAX))?;
             (state, Some(charge))
         }
     };
