@@ -449,9 +449,6 @@ impl Chain {
     }
 }
 
-/// The mutations of one transaction in one chain, as the host records them.
-pub type Mutations = Vec<Mutation>;
-
 impl Serialize for Previous<'_> {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
         if serializer.is_human_readable() {

@@ -1,10 +1,12 @@
 //! The three decoders: what a parsed document means (protocol page 01 §2.3 to §3.1).
 
+mod chain;
+mod key;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::cast;
-use crate::chain::{Block, Chain, ChainKind, LocalChain, Mutation};
 use crate::class::{Class, Instance};
 use crate::document::Document;
 use crate::error::{Error, Result};
@@ -13,11 +15,10 @@ use crate::native::NativeClass;
 use crate::op::{Body, OpDef};
 use crate::reference::{OpRef, Ref, Subject};
 use crate::state::{Map, State};
-use crate::transaction_id::TxnId;
 use crate::value::Value;
 
-/// The deepest nesting of a key (page 01 §8).
-pub const KEY_DEPTH_MAX: usize = 127;
+pub use chain::{chain_subject, stored, stored_mutations};
+pub use key::{KEY_DEPTH_MAX, key};
 
 type Entries<'a> = &'a [(&'a str, Document<'a>)];
 
@@ -35,89 +36,6 @@ pub fn state(document: Document) -> Result<State> {
 /// 400 that says what cannot be decoded.
 pub fn scalar(document: Document) -> Result<State> {
     Decoder { scalar: true }.decode(document)
-}
-
-/// Decode the `key` of a request.
-///
-/// # Errors
-/// 400 that says what cannot be decoded.
-pub fn key(document: Document) -> Result<Value> {
-    key_at(document, 0)
-}
-
-fn key_at(document: Document, depth: usize) -> Result<Value> {
-    if depth > KEY_DEPTH_MAX {
-        return Err(Error::bad_request(format_args!("a key nests at most {KEY_DEPTH_MAX} levels")));
-    }
-    Ok(match document {
-        Document::Null => Value::None,
-        // A JSON integer of a key that is not negative is unsigned.
-        Document::Number(number) => Value::Number(match (number, number.as_u64()) {
-            (crate::Number::I64(_), Some(unsigned)) => crate::Number::U64(unsigned),
-            _ => number,
-        }),
-        Document::String(text) => Value::String(text.into()),
-        Document::Bytes(bytes) => Value::Bytes(bytes.into()),
-        Document::List(items) => {
-            Value::Tuple(items.iter().map(|item| key_at(*item, depth + 1)).collect::<Result<_>>()?)
-        }
-        Document::Map([(name, content)]) => key_entry(name, *content, depth)?,
-        Document::Map(entries) => {
-            return Err(Error::bad_request(format_args!(
-                "an object in a key has one entry, not {}",
-                entries.len()
-            )));
-        }
-    })
-}
-
-/// Whether a value in a key is of exactly the JSON form of its class (page 01 §2.3).
-fn is_key_form(class: NativeClass, operand: &Value) -> bool {
-    match class {
-        NativeClass::Number(_) => match operand {
-            Value::Number(_) | Value::String(_) => true,
-            Value::Tuple(parts) => {
-                parts.len() == 2 && parts.iter().all(|part| matches!(part, Value::Number(_)))
-            }
-            _ => false,
-        },
-        NativeClass::Bytes => matches!(operand, Value::String(_) | Value::Bytes(_)),
-        NativeClass::String | NativeClass::Id | NativeClass::Link => matches!(operand, Value::String(_)),
-        NativeClass::None => matches!(operand, Value::None),
-        NativeClass::ValueTuple => matches!(operand, Value::Tuple(_)),
-        _ => false,
-    }
-}
-
-fn key_entry(name: &str, content: Document, depth: usize) -> Result<Value> {
-    if let Some(class) = NativeClass::from_path(name).filter(|class| class.is_castable())
-        && !matches!(content, Document::Map([]))
-        && !matches!(content, Document::List([]) if class != NativeClass::ValueTuple)
-    {
-        let operand = key_at(content, depth + 1)?;
-        if !is_key_form(class, &operand) {
-            return Err(Error::bad_request(format_args!(
-                "{operand} is not how a {name} is written in a key"
-            )));
-        }
-        if let (NativeClass::Bytes, Value::String(text)) = (class, &operand) {
-            return Ok(Value::Bytes(cast::base64(text)?));
-        }
-        let value = cast::cast(&operand.into(), class)?;
-        return value
-            .to_value()
-            .ok_or_else(|| Error::bad_request(format_args!("a {name} cannot be (part of) a key")));
-    }
-    match content {
-        Document::List([]) | Document::Map([]) if name.starts_with('/') || name.contains("://") => {
-            Ok(Value::Link(Link::parse(name)?))
-        }
-        Document::List([]) => Ok(Value::Id(Id::parse(name)?)),
-        other => Err(Error::bad_request(format_args!(
-            "{name:?} with {} as its content is not a value, so it cannot be (part of) a key",
-            other.kind()
-        ))),
-    }
 }
 
 #[derive(Clone, Copy)]
@@ -208,7 +126,7 @@ impl Decoder {
             NativeClass::ObjectClass => class_definition(content).map(Some),
             NativeClass::ObjectInstance if !self.scalar => instance(content).map(Some),
             NativeClass::ChainSync | NativeClass::ChainBlock if !self.scalar => {
-                chain(class, content).map(Some)
+                chain::chain(class, content).map(Some)
             }
             _ => Ok(None),
         }
@@ -527,151 +445,6 @@ fn instance(content: Document) -> Result<State> {
     };
     let class = Arc::new(Class::new(parent, Map::empty())?);
     Ok(State::Instance(Arc::new(Instance::new(class, state(data)?)?)))
-}
-
-/// A chain that is not hosted: `[schema]`, `[schema, subject]` or `[schema, [block, …]]` (page 04 §4.1).
-fn chain(class: NativeClass, content: Document) -> Result<State> {
-    let kind = ChainKind::from_class(class).expect("a chain class");
-    let chain = match (kind, content) {
-        (_, Document::List([schema])) => LocalChain::new(kind, chain_subject(*schema)?),
-        (ChainKind::Sync, Document::List([schema, subject])) => {
-            LocalChain::with_subject(chain_subject(*schema)?, chain_content(*subject)?)
-        }
-        (ChainKind::Block, Document::List([schema, Document::List(blocks)])) => {
-            let blocks = blocks.iter().map(|one| block(*one)).collect::<Result<_>>()?;
-            LocalChain::with_history(chain_subject(*schema)?, blocks)?
-        }
-        (ChainKind::Block, Document::List([_, other])) => {
-            return Err(Error::bad_request(format_args!(
-                "a history is a list of blocks, not {}",
-                other.kind()
-            )));
-        }
-        _ => {
-            return Err(Error::bad_request(format_args!(
-                "a {} is a list of a schema and its content",
-                class.path()
-            )));
-        }
-    };
-    Ok(State::Chain(Chain::Local(Arc::new(chain))))
-}
-
-/// The declared subject of a chain around a value, as its initial value (page 04 §4.6).
-///
-/// # Errors
-/// 400 if it cannot be stored; 501 if it is a collection.
-pub fn chain_subject(document: Document) -> Result<State> {
-    crate::chain::initial(&chain_content(document)?)
-}
-
-/// What a chain around a value holds, or once held.
-fn chain_content(document: Document) -> Result<State> {
-    if let Document::Map([(class, _)]) = document
-        && class.starts_with("/state/collection")
-    {
-        return Err(Error::not_implemented(format_args!("a chain around a {class} is not supported yet")));
-    }
-    if let Document::List(items) = document
-        && items
-            .iter()
-            .any(|item| matches!(item, Document::Map([(class, _)]) if class.starts_with("/state/collection")))
-    {
-        return Err(Error::not_implemented("a chain around a tuple of collections is not supported yet"));
-    }
-    let subject = state(document)?;
-    if subject.has_ref() {
-        return Err(Error::bad_request("the subject of a chain must not contain a reference"));
-    }
-    crate::chain::stored(&subject)
-}
-
-fn block(document: Document) -> Result<Block> {
-    let malformed = || Error::bad_request("a block is [<previous hash>, {<transaction id>: [mutation, …]}]");
-    let Document::List([previous, Document::Map(transactions)]) = document else {
-        return Err(malformed());
-    };
-    let previous = match previous {
-        Document::String(text) if text.ends_with('=') => cast::base64(text)?.to_vec(),
-        Document::String(text) => hex::decode(text).map_err(Error::bad_request)?,
-        Document::Bytes(bytes) => bytes.to_vec(),
-        _ => return Err(malformed()),
-    };
-    let transactions = transactions
-        .iter()
-        .map(|(id, mutations)| {
-            let Document::List(mutations) = mutations else {
-                return Err(malformed());
-            };
-            let mutations = mutations.iter().map(|one| mutation(*one)).collect::<Result<_>>()?;
-            Ok((id.parse()?, mutations))
-        })
-        .collect::<Result<Vec<(TxnId, Vec<Mutation>)>>>()?;
-    if !transactions.is_sorted_by(|(this, _), (next, _)| this < next) {
-        return Err(Error::bad_request("the transaction ids of a block must ascend"));
-    }
-    Ok(Block { previous, transactions })
-}
-
-fn mutation(document: Document) -> Result<Mutation> {
-    match document {
-        Document::List([Document::String(path), key_document, value]) => {
-            Mutation::put(Path::parse(path)?, &key(*key_document)?, &chain_content(*value)?)
-        }
-        Document::List([Document::String(path), key_document]) => {
-            Ok(Mutation::delete(Path::parse(path)?, &key(*key_document)?))
-        }
-        _ => Err(Error::bad_request("a mutation is [path, key, value] or [path, key]")),
-    }
-}
-
-/// Decode what [`crate::encode::Stored`] wrote.
-///
-/// # Errors
-/// 400 if it wrote no such thing.
-pub fn stored(document: Document) -> Result<State> {
-    match document {
-        Document::List(items) => State::tuple(items.iter().map(|item| stored(*item)).collect::<Result<_>>()?),
-        Document::Map([(NAME_LITERAL, Document::String(text))]) => Ok(Value::Id(Id::parse(text)?).into()),
-        Document::Map([(text, Document::List([]))]) if is_subject(text) => Ok(Link::parse(text)?.into()),
-        Document::Map([(text, content)]) if is_subject(text) => {
-            let class = NativeClass::from_path(text)
-                .filter(|class| matches!(class, NativeClass::Number(_)))
-                .ok_or_else(|| Error::bad_request(format_args!("{text} is not stored in chains")))?;
-            cast::cast(&stored(*content)?, class)
-        }
-        Document::Map(entries) => State::map(
-            entries
-                .iter()
-                .map(|(name, item)| Ok((Id::parse(name)?, stored(*item)?)))
-                .collect::<Result<_>>()?,
-        ),
-        leaf => Decoder::SCALAR.decode(leaf),
-    }
-}
-
-/// Decode what [`crate::encode::StoredMutations`] wrote.
-///
-/// # Errors
-/// 400 if it wrote no such thing.
-pub fn stored_mutations(document: Document) -> Result<Vec<Mutation>> {
-    let malformed = || Error::bad_request("this is not a list of mutations");
-    let Document::List(mutations) = document else {
-        return Err(malformed());
-    };
-    let stored_key = |key: &Document| stored(*key)?.to_value().ok_or_else(malformed);
-    mutations
-        .iter()
-        .map(|mutation| match mutation {
-            Document::List([Document::String(path), key, value]) => {
-                Ok(Mutation::Put { path: Path::parse(path)?, key: stored_key(key)?, value: stored(*value)? })
-            }
-            Document::List([Document::String(path), key]) => {
-                Ok(Mutation::Delete { path: Path::parse(path)?, key: stored_key(key)? })
-            }
-            _ => Err(malformed()),
-        })
-        .collect()
 }
 
 /// The context that a posted body is, if it is one: a list whose every item is a two-item list with a name

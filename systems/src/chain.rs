@@ -49,14 +49,9 @@ impl Interpreter {
         call: Call,
         depth: u32,
     ) -> Result<State> {
-        if let [name] = path
-            && name.as_str() == CHAIN
-        {
-            return match call.or_get() {
-                Call::Get(key) if key.is_none() => self.chain_content(id).await,
-                Call::Get(_) => Err(Error::bad_request("a chain takes no key")),
-                call => Err(call.not_allowed("a chain")),
-            };
+        if is_chain(path) {
+            check_chain_call(call)?;
+            return self.chain_content(id).await;
         }
         match mutation(path, &call)? {
             Some(mutation) => {
@@ -85,14 +80,9 @@ impl Interpreter {
         call: Call,
         depth: u32,
     ) -> Result<State> {
-        if let [name] = path
-            && name.as_str() == CHAIN
-        {
-            return match call.or_get() {
-                Call::Get(key) if key.is_none() => Ok(State::Chain(chain.clone())),
-                Call::Get(_) => Err(Error::bad_request("a chain takes no key")),
-                call => Err(call.not_allowed("a chain")),
-            };
+        if is_chain(path) {
+            check_chain_call(call)?;
+            return Ok(State::Chain(chain.clone()));
         }
         match mutation(path, &call)? {
             Some(mutation) => {
@@ -130,6 +120,20 @@ impl Interpreter {
         };
         let content = ChainContent { kind: spec.kind, schema: spec.schema.clone(), subject, blocks };
         Ok(State::Chain(Chain::Content(Arc::new(content))))
+    }
+}
+
+/// Whether a path below a chain is that of the chain itself.
+fn is_chain(path: &[Id]) -> bool {
+    matches!(path, [name] if name.as_str() == CHAIN)
+}
+
+/// A chain itself can only be read as a whole.
+fn check_chain_call(call: Call) -> Result<()> {
+    match call.or_get() {
+        Call::Get(key) if key.is_none() => Ok(()),
+        Call::Get(_) => Err(Error::bad_request("a chain takes no key")),
+        call => Err(call.not_allowed("a chain")),
     }
 }
 
