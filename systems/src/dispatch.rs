@@ -222,6 +222,9 @@ fn with_contents(state: &State, contents: &BTreeMap<Arc<ChainAddress>, State>) -
     }
 }
 
+/// Where the classes of collections are, which this host does not have yet.
+const COLLECTIONS: &str = "/state/collection/";
+
 /// What is under `/state` (page 01 §1.7).
 fn static_state(path: &[Id], call: Call) -> Result<State> {
     let text = Path::from(path).to_string();
@@ -233,6 +236,9 @@ fn static_state(path: &[Id], call: Call) -> Result<State> {
         (call, _) => call,
     };
     let not_found = || Error::not_found(format_args!("nothing is served at {text}"));
+    if text.starts_with(COLLECTIONS) {
+        return Err(Error::not_implemented(format_args!("{text} is not supported yet")));
+    }
     let value = |class: NativeClass| format!("{}/uuid", class.path());
     match (class, call) {
         (Some(NativeClass::State | NativeClass::Scalar | NativeClass::Value), Call::Get(key)) => Ok(key),
@@ -255,9 +261,6 @@ fn static_state(path: &[Id], call: Call) -> Result<State> {
         }
         (None, Call::Get(key)) if text == value(NativeClass::String) => {
             Ok(State::string(uuid_text(uuid(&key)?)))
-        }
-        (None, _) if text.starts_with("/state/collection") => {
-            Err(Error::not_implemented(format_args!("{text} is not supported yet")))
         }
         (None, _) => Err(not_found()),
     }
