@@ -115,6 +115,14 @@ def rss(host):
         return int(line.split()[1]) * 1024
 
 
+def peak_memory(host):
+    """The most memory that a host has ever held, in bytes."""
+
+    with open(f"/proc/{host._process.pid}/status") as status:
+        [line] = [line for line in status if line.startswith("VmHWM:")]
+        return int(line.split()[1]) * 1024
+
+
 def run_to_exit(*flags):
     """Run the binary with these flags until it exits."""
 

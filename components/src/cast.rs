@@ -177,14 +177,6 @@ fn link(value: &Value) -> Result<Link> {
     }
 }
 
-/// A value as a link or path.
-///
-/// # Errors
-/// 400 if it is not one.
-pub fn to_link(value: &Value) -> Result<Link> {
-    link(value)
-}
-
 /// A value as a name: an id, or text that is one.
 ///
 /// # Errors

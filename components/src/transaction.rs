@@ -35,8 +35,8 @@ pub struct CommitRight(());
 /// Whether a transaction can commit.
 #[derive(Debug)]
 pub enum Authority {
-    /// It commits if its program succeeds.
-    Real(CommitRight),
+    /// It commits if its program succeeds; the right is gone once it has.
+    Real(Option<CommitRight>),
     /// It sees what was committed when it began and leaves no trace (page 04 §7.5).
     Hypothetical {
         /// The number of the last commit that it sees.
@@ -47,7 +47,15 @@ pub enum Authority {
 impl Authority {
     /// That of an ordinary transaction.
     pub fn real() -> Self {
-        Self::Real(CommitRight(()))
+        Self::Real(Some(CommitRight(())))
+    }
+
+    /// The right to commit, once; a hypothetical transaction has none.
+    pub fn take_right(&mut self) -> Option<CommitRight> {
+        match self {
+            Self::Real(right) => right.take(),
+            Self::Hypothetical { .. } => None,
+        }
     }
 }
 

@@ -59,14 +59,12 @@ pub fn run(config: Config) -> Result<(), String> {
     let clusters = read_clusters(&config)?;
     fs::create_dir_all(&config.workspace)
         .map_err(|cause| format!("cannot make --workspace {}: {cause}", config.workspace.display()))?;
-    let store = match &config.data_dir {
-        Some(data_dir) if data_dir.as_os_str() == PLAIN_DATA_DIR => {
-            fs::create_dir_all(data_dir).map_err(|cause| format!("cannot make {PLAIN_DATA_DIR}: {cause}"))?;
-            Some(Store::open_directory(data_dir).map_err(|cause| cause.to_string())?)
-        }
-        Some(data_dir) => Some(Store::open_directory(data_dir).map_err(|cause| cause.to_string())?),
-        None => None,
-    };
+    if config.data_dir.as_deref() == Some(Path::new(PLAIN_DATA_DIR)) {
+        fs::create_dir_all(PLAIN_DATA_DIR)
+            .map_err(|cause| format!("cannot make {PLAIN_DATA_DIR}: {cause}"))?;
+    }
+    let store = config.data_dir.as_deref().map(Store::open_directory).transpose();
+    let store = store.map_err(|cause| cause.to_string())?;
     runtime.block_on(run_on(config, listener, clusters, store))
 }
 
@@ -129,18 +127,25 @@ async fn run_on(
         ..Limits::default()
     };
     let reader: Option<Reader> = store.as_ref().map(Store::reader);
+    let (mut loaded, mut writes) =
+        load_world(reader.as_ref().map(|reader| reader as &dyn Read), clusters.clone(), &origin)?;
     // Chains and keys that are new are durable before the first request.
-    if let (Some(store), Some(reader)) = (&mut store, &reader) {
-        let (loaded, mut writes) = load_world(Some(reader), clusters.clone(), &origin)?;
-        writes.extend(loaded.writes);
-        if !writes.is_empty() {
-            store.commit(&[writes]).map_err(|cause| cause.to_string())?;
-        }
+    writes.append(&mut loaded.writes);
+    if let Some(store) = &mut store
+        && !writes.is_empty()
+    {
+        store.commit(&[writes]).map_err(|cause| cause.to_string())?;
     }
     let threads = config.threads;
+    let mut first = Some(loaded);
     let make_host = Box::new(move || {
-        let storage = reader.as_ref().map(|reader| reader as &dyn Read);
-        let (Loaded { catalog, chains, .. }, _) = load_world(storage, clusters.clone(), &origin)?;
+        // Every block was read and checked to get here; only after a defect that is done again.
+        let Loaded { catalog, chains, .. } = match first.take() {
+            Some(loaded) => loaded,
+            None => {
+                load_world(reader.as_ref().map(|reader| reader as &dyn Read), clusters.clone(), &origin)?.0
+            }
+        };
         Host::new(HostConfig { catalog, chains, limits, threads, now_ns: now_ns() })
     });
 

@@ -99,20 +99,24 @@ fn show(world: &mut World, id: TxnId, chain: ChainId, mode: LockMode, version: V
     wake(world, id, entity);
 }
 
-/// Let a program go on, unless it still waits for a lock that it was expected to need.
+/// Let a program go on, unless it waits for another lock that it is expected to need.
 fn wake(world: &mut World, id: TxnId, entity: Entity) {
-    let registry = world.resource::<Registry>();
+    let transaction = world.get::<Transaction>(entity).expect("a transaction");
+    if transaction.outcome.is_some() {
+        // It was ended while it waited.
+        return;
+    }
     let is_waiting = |lock: &Entity| world.get::<Lock>(*lock).is_some_and(|lock| !lock.is_granted);
-    if registry.locks.get(&id).is_some_and(|locks| locks.iter().any(is_waiting)) {
-        let attempt = world.get::<Transaction>(entity).expect("a transaction");
-        // A program that has begun may use what it got; one that has not waits for everything expected.
-        if !attempt.expected_writes.is_empty() && attempt.phase == Phase::Waiting {
-            return;
-        }
+    let locks = world.resource::<Registry>().locks.get(&id);
+    // One that expects to write does not begin before it has every lock that it is expected to need.
+    if !transaction.expected_writes.is_empty()
+        && transaction.phase == Phase::Waiting
+        && locks.is_some_and(|locks| locks.iter().any(is_waiting))
+    {
+        return;
     }
     world.get_mut::<Transaction>(entity).expect("a transaction").phase = Phase::Running;
-    let registry = &mut *world.resource_mut::<Registry>();
-    registry.runnable.insert(id);
+    world.resource_mut::<Registry>().runnable.insert(id);
 }
 
 /// Whether a transaction comes too late for a lock.

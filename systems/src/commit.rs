@@ -60,20 +60,17 @@ fn finish(world: &mut World, id: TxnId, entity: Entity) {
     let program = &mut *world.get_mut::<Program>(entity).expect("a program");
     drop(program.take());
     let ledger = program.ledger.clone();
-    let transaction = world.get::<Transaction>(entity).expect("a transaction");
+    let changes = ledger.take_changes();
+    let transaction = &mut *world.get_mut::<Transaction>(entity).expect("a transaction");
     let is_success = matches!(transaction.outcome, Some(Ok(_)));
     let kind = (transaction.request.path.clone(), transaction.request.verb);
-    let changes = ledger.take_changes();
-    // A hypothetical transaction has no right to commit, so it cannot get past this match.
-    let is_commit = match &transaction.authority {
-        Authority::Real(_right) => is_success && !changes.is_empty(),
-        Authority::Hypothetical { snapshot } => {
-            let snapshot = *snapshot;
-            world.resource_mut::<Registry>().release_snapshot(snapshot);
-            false
-        }
-    };
-    let is_real = !world.get::<Transaction>(entity).expect("a transaction").is_hypothetical();
+    // A hypothetical transaction has no right to commit, so it cannot make a commit.
+    let right = if is_success && !changes.is_empty() { transaction.authority.take_right() } else { None };
+    let is_commit = right.is_some();
+    let is_real = !transaction.is_hypothetical();
+    if let Authority::Hypothetical { snapshot } = transaction.authority {
+        world.resource_mut::<Registry>().release_snapshot(snapshot);
+    }
     let statistics = &mut *world.resource_mut::<Statistics>();
     match (is_success, is_commit) {
         (true, true) => statistics.committed += 1,
@@ -95,10 +92,10 @@ fn finish(world: &mut World, id: TxnId, entity: Entity) {
     registry.runnable.remove(&id);
     registry.out_of_fuel.remove(&id);
     let batch = registry.batch;
-    if is_commit {
+    if let Some(right) = right {
         registry.commit_count += 1;
         let number = registry.commit_count;
-        registry.commits.push(Commit { id, number, changes });
+        registry.commits.push(Commit { right, id, number, changes });
     }
     let transaction = &mut *world.get_mut::<Transaction>(entity).expect("a transaction");
     transaction.phase = if is_success { Phase::Committed } else { Phase::Aborted };

@@ -45,16 +45,9 @@ pub fn evict(world: &mut World) {
 /// Refuse the youngest transactions as long as all of them hold more than the host can give.
 pub fn shed(world: &mut World) {
     let limit = world.resource::<Limits>().transactions_bytes_max;
-    let held = |world: &World| -> Vec<(components::TxnId, bevy_ecs::prelude::Entity, u64)> {
-        let active = &world.resource::<Registry>().active;
-        let bytes = |entity| world.get::<Program>(entity).map_or(0, |program| program.ledger.bytes());
-        active.iter().map(|(id, entity)| (*id, *entity, bytes(*entity))).collect()
-    };
-    // Most ticks end with no transaction open.
-    if world.resource::<Registry>().active.is_empty() {
-        return;
-    }
-    let mut transactions = held(world);
+    let bytes = |entity| world.get::<Program>(entity).map_or(0, |program| program.ledger.bytes());
+    let active = world.resource::<Registry>().active.iter();
+    let mut transactions: Vec<_> = active.map(|(id, entity)| (*id, *entity, bytes(*entity))).collect();
     let mut total: u64 = transactions.iter().map(|(_, _, bytes)| bytes).sum();
     while total > limit
         && let Some((id, entity, bytes)) = transactions.pop()

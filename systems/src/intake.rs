@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bevy_ecs::prelude::{Entity, World};
 use components::ledger::Ledger;
 use components::transaction::{Authority, Phase, Program, RequestId, Transaction};
-use components::versions::{BlockContent, BlockHeader, HostedChain};
+use components::versions::{BlockContent, BlockHeader, History};
 use components::{Error, Request, Result, TxnId};
 
 use crate::dispatch::is_hypothetical;
@@ -38,13 +38,12 @@ pub fn intake(world: &mut World) {
                 let registry = world.resource::<Registry>();
                 let chain_entity = registry.chains[&chain];
                 let ticks = registry.ticks;
-                let history = world.get::<components::versions::History>(chain_entity).expect("a history");
+                let history = world.get::<History>(chain_entity).expect("a history");
                 let entity = history.blocks[ordinal as usize];
                 world.get_mut::<BlockContent>(entity).expect("a block").0 = Some(Arc::new(content));
                 let header = &mut *world.get_mut::<BlockHeader>(entity).expect("a block");
                 (header.uses, header.last_used) = (0, ticks);
                 let bytes = header.bytes;
-                debug_assert!(world.get::<HostedChain>(chain_entity).is_some_and(|it| it.id == chain));
                 let registry = &mut *world.resource_mut::<Registry>();
                 registry.loading.remove(&(chain, ordinal));
                 if registry.resident.insert((chain, ordinal), entity).is_none() {

@@ -9,7 +9,7 @@ use components::cluster::{Catalog, ChainId};
 use components::ledger::{LockMode, Want};
 use components::reference::Verb;
 use components::storage::{Batch, Write};
-use components::transaction::RequestId;
+use components::transaction::{CommitRight, RequestId};
 use components::{Path, Reply, Request, State, TxnId};
 
 /// One input of a tick.
@@ -124,6 +124,8 @@ impl Default for Limits {
 /// A transaction that has its place in the order, on its way to being applied.
 #[derive(Debug)]
 pub struct Commit {
+    /// What a hypothetical transaction cannot give.
+    pub right: CommitRight,
     /// The transaction.
     pub id: TxnId,
     /// Its number in the order of commits.

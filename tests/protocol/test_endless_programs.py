@@ -74,13 +74,7 @@ def loops(serve):
     yield host
     assert support.is_running(host), "the host died"
     assert call(host, "GET", "/state", key=1) == (200, 1)
-    assert peak_memory(host) < MAX_MEMORY
-
-
-def peak_memory(host):
-    with open(f"/proc/{host._process.pid}/status") as status:
-        [line] = [line for line in status if line.startswith("VmHWM:")]
-        return int(line.split()[1]) * 1024
+    assert support.peak_memory(host) < MAX_MEMORY
 
 
 def assert_stopped(reply):

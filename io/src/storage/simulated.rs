@@ -246,11 +246,6 @@ impl SimulatedDisk {
         state.fault = Some((state.counts.operations + after_operations, fault));
     }
 
-    /// Takes back a fault that has not happened yet.
-    pub fn clear_fault(&self) {
-        self.state().fault = None;
-    }
-
     /// From now on the sync of a file only says that it did something. A test of durability that does not fail with this is
     /// worth nothing.
     pub fn lie_about_syncs(&self) {
