@@ -4,6 +4,7 @@ pub mod cast;
 pub mod chain;
 pub mod class;
 pub mod cluster;
+pub mod collection;
 pub mod decode;
 pub mod document;
 pub mod encode;

@@ -1,0 +1,181 @@
+//! Schemas of collections (protocol page 02 §1).
+
+use std::sync::Arc;
+
+use crate::name::Id;
+use crate::native::NativeClass;
+use crate::number::NumberType;
+
+/// The class of the values in a column.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ColumnType {
+    /// Numbers of a class, which may be abstract.
+    Number(NumberType),
+    /// Unicode text.
+    String,
+    /// Raw bytes.
+    Bytes,
+    /// Names.
+    Id,
+    /// Links and paths.
+    Link,
+    /// Tuples of values.
+    Tuple,
+    /// Nothing.
+    None,
+    /// Any value.
+    Value,
+}
+
+impl ColumnType {
+    /// The column type of a native class, if columns can have it.
+    pub fn from_class(class: NativeClass) -> Option<Self> {
+        Some(match class {
+            NativeClass::Number(class) => Self::Number(class),
+            NativeClass::String => Self::String,
+            NativeClass::Bytes => Self::Bytes,
+            NativeClass::Id => Self::Id,
+            NativeClass::Link => Self::Link,
+            NativeClass::ValueTuple => Self::Tuple,
+            NativeClass::None => Self::None,
+            NativeClass::Value => Self::Value,
+            _ => return None,
+        })
+    }
+
+    /// The native class of the values.
+    pub fn class(self) -> NativeClass {
+        match self {
+            Self::Number(class) => NativeClass::Number(class),
+            Self::String => NativeClass::String,
+            Self::Bytes => NativeClass::Bytes,
+            Self::Id => NativeClass::Id,
+            Self::Link => NativeClass::Link,
+            Self::Tuple => NativeClass::ValueTuple,
+            Self::None => NativeClass::None,
+            Self::Value => NativeClass::Value,
+        }
+    }
+}
+
+/// A column of a collection.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Column {
+    /// Its name, unique in its collection.
+    pub name: Id,
+    /// The class of its values.
+    pub class: ColumnType,
+    /// The most characters, bytes or items of a value; numbers have none.
+    pub max_len: Option<u64>,
+}
+
+/// An auxiliary index of a table.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Index {
+    /// Its name; never `primary`.
+    pub name: Id,
+    /// The positions of its own columns in a row of the table.
+    pub columns: Arc<[usize]>,
+}
+
+/// The rows of one tree: which columns of the collection they have, and how many of them make the key.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Layout {
+    /// The types of its columns, in the order of its rows.
+    pub types: Arc<[ColumnType]>,
+    /// The positions of these columns in a row of the collection.
+    pub columns: Arc<[usize]>,
+    /// How many of them, from the first on, make the key; the key is unique.
+    pub key_len: usize,
+}
+
+/// Whether a collection is a BTree or a Table.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum CollectionKind {
+    /// Keys.
+    BTree,
+    /// Rows by key, with indices.
+    Table,
+}
+
+/// The schema of a BTree or Table. It has been checked: see [`Schema::new`].
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Schema {
+    kind: CollectionKind,
+    columns: Arc<[Column]>,
+    key_len: usize,
+    indices: Arc<[Index]>,
+    layouts: Arc<[Layout]>,
+}
+
+impl Schema {
+    /// A schema of which the caller knows that its columns and indices are sound: names are unique, positions are in
+    /// range, and a BTree has no indices and no columns beyond its key.
+    pub fn new(kind: CollectionKind, columns: Arc<[Column]>, key_len: usize, indices: Arc<[Index]>) -> Self {
+        assert!(key_len <= columns.len(), "a key is made of columns");
+        if kind == CollectionKind::BTree {
+            assert!(key_len == columns.len() && indices.is_empty(), "a row of a BTree is its key");
+        }
+        let layout = |positions: Vec<usize>, key_len: usize| Layout {
+            types: positions.iter().map(|i| columns[*i].class).collect(),
+            columns: positions.into(),
+            key_len,
+        };
+        let mut layouts = vec![layout((0..columns.len()).collect(), key_len)];
+        for index in indices.iter() {
+            let mut positions = index.columns.to_vec();
+            positions.extend((0..key_len).filter(|i| !index.columns.contains(i)));
+            let len = positions.len();
+            layouts.push(layout(positions, len));
+        }
+        Self { kind, columns, key_len, indices, layouts: layouts.into() }
+    }
+
+    /// Whether this is the schema of a BTree or a Table.
+    pub fn kind(&self) -> CollectionKind {
+        self.kind
+    }
+
+    /// The native class of the collection.
+    pub fn class(&self) -> NativeClass {
+        match self.kind {
+            CollectionKind::BTree => NativeClass::BTree,
+            CollectionKind::Table => NativeClass::Table,
+        }
+    }
+
+    /// All columns in row order: those of the key, then the others.
+    pub fn columns(&self) -> &Arc<[Column]> {
+        &self.columns
+    }
+
+    /// The columns of the key.
+    pub fn key_columns(&self) -> &[Column] {
+        &self.columns[..self.key_len]
+    }
+
+    /// The columns that are not part of the key; a BTree has none.
+    pub fn value_columns(&self) -> &[Column] {
+        &self.columns[self.key_len..]
+    }
+
+    /// How many columns make the key.
+    pub fn key_len(&self) -> usize {
+        self.key_len
+    }
+
+    /// The auxiliary indices; index `i` is tree `i + 1`.
+    pub fn indices(&self) -> &[Index] {
+        &self.indices
+    }
+
+    /// The trees of the collection: the primary one, then one for each index.
+    pub fn layouts(&self) -> &[Layout] {
+        &self.layouts
+    }
+
+    /// The position of a column.
+    pub fn position(&self, name: &str) -> Option<usize> {
+        self.columns.iter().position(|column| column.name.as_str() == name)
+    }
+}
