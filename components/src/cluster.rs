@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::chain::{ChainAddress, ChainKind};
 use crate::class::Class;
+use crate::collection::schema::Schema;
 use crate::decode;
 use crate::document::Document;
 use crate::error::{Error, Result};
@@ -28,8 +29,25 @@ pub struct ChainSpec {
     pub address: ChainAddress,
     /// Which history it keeps.
     pub kind: ChainKind,
-    /// Its initial value.
+    /// Its initial value, or the declaration of its collections.
     pub schema: State,
+}
+
+impl ChainSpec {
+    /// The schemas of the collections that are its subject, in order; none if that is a value.
+    pub fn collections(&self) -> Vec<Arc<Schema>> {
+        match &self.schema {
+            State::Collection(collection) => vec![collection.schema.clone()],
+            State::Tuple(items) => items
+                .iter()
+                .filter_map(|item| match item {
+                    State::Collection(collection) => Some(collection.schema.clone()),
+                    _ => None,
+                })
+                .collect(),
+            _ => Vec::new(),
+        }
+    }
 }
 
 /// A member of a cluster.

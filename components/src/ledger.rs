@@ -3,37 +3,39 @@
 //! It is shared by the program of the transaction, which asks, and the world, which answers between two polls of
 //! the program; they never run at the same time.
 
-use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+mod rows;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::chain::{Block, Mutation};
 use crate::cluster::ChainId;
+use crate::collection::HostedCollection;
+use crate::collection::page::{PageId, Visibility};
 use crate::error::{Error, Result};
+use crate::lock::{LockMode, Resource};
 use crate::state::State;
 use crate::transaction_id::TxnId;
+
+pub use rows::{OwnRows, RowChanges, RowsSnapshot};
 
 /// How much one transaction may hold in its contexts, in bytes.
 pub const TRANSACTION_BYTES_MAX: u64 = 128 << 20;
 
-/// How a transaction wants to use a chain.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub enum LockMode {
-    /// See its subject.
-    Read,
-    /// See and change its subject.
-    Write,
-}
-
 /// What a program asks the world for.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Want {
-    /// A lock on a chain.
-    Lock(ChainId, LockMode),
+    /// A lock.
+    Lock(Resource, LockMode),
     /// The blocks of a chain on which it has a lock.
     History(ChainId),
+    /// The content of a page.
+    Page(PageId),
+    /// To begin again: what it would see is gone.
+    Restart,
 }
 
-/// What a transaction sees of a chain.
+/// What a transaction sees of a chain around a value.
 #[derive(Clone, Debug)]
 pub struct View {
     /// The lock that was granted.
@@ -42,36 +44,73 @@ pub struct View {
     pub subject: State,
     /// The transaction's own changes, in order.
     pub mutations: Vec<Mutation>,
-    /// The blocks as they were committed, once they were asked for and came.
-    pub history: Option<Vec<std::sync::Arc<Block>>>,
+}
+
+/// What a transaction has changed of a chain.
+#[derive(Debug)]
+pub struct Change {
+    /// The chain.
+    pub chain: ChainId,
+    /// What its history records.
+    pub mutations: Vec<Mutation>,
+    /// The subject after it.
+    pub content: ChangedContent,
+}
+
+/// The content of a changed subject.
+#[derive(Debug)]
+pub enum ChangedContent {
+    /// The new value.
+    Value(State),
+    /// The changed rows of each collection.
+    Rows(Vec<(u16, RowChanges)>),
 }
 
 #[derive(Debug, Default)]
 struct Content {
     views: BTreeMap<ChainId, View>,
-    asked: Vec<Want>,
+    collections: BTreeMap<HostedCollection, rows::RowsView>,
+    /// What the histories of chains around collections are to record.
+    recorded: BTreeMap<ChainId, Vec<Mutation>>,
+    /// The blocks of chains as they were committed, once they were asked for and came.
+    histories: BTreeMap<ChainId, Vec<Arc<Block>>>,
+    asked: BTreeSet<Want>,
     wants: Vec<Want>,
     fuel: u64,
     out_of_fuel: bool,
     bytes: u64,
+    /// The newest commit that was read.
+    seen_commit: u64,
+    /// The pages that were read.
+    pages_read: BTreeMap<PageId, u64>,
+    /// Collections whose rows are locked for writing when they are read.
+    for_update: BTreeSet<HostedCollection>,
+    /// Collections with rows that were read first and written then.
+    upgraded: BTreeSet<HostedCollection>,
 }
 
 /// See the module.
 #[derive(Debug)]
 pub struct Ledger {
-    id: TxnId,
+    visibility: Visibility,
     content: Mutex<Content>,
 }
 
 impl Ledger {
-    /// An empty ledger without fuel.
-    pub fn new(id: TxnId) -> Self {
-        Self { id, content: Mutex::default() }
+    /// An empty ledger without fuel. Rows of the collections `for_update` are expected to be written after they were
+    /// read.
+    pub fn new(visibility: Visibility, for_update: BTreeSet<HostedCollection>) -> Self {
+        Self { visibility, content: Mutex::new(Content { for_update, ..Default::default() }) }
     }
 
     /// The transaction.
     pub fn id(&self) -> TxnId {
-        self.id
+        self.visibility.before
+    }
+
+    /// What it sees of what others have committed.
+    pub fn visibility(&self) -> Visibility {
+        self.visibility
     }
 
     // A program that panics is never polled again, so its ledger is only read for what it had locked.
@@ -126,7 +165,7 @@ impl Ledger {
         match content.views.get(&chain) {
             Some(view) if view.mode >= mode => Some(view.subject.clone()),
             _ => {
-                ask(content, Want::Lock(chain, mode));
+                ask(content, Want::Lock(Resource::value(chain), mode));
                 None
             }
         }
@@ -156,12 +195,15 @@ impl Ledger {
         Ok(())
     }
 
-    /// The committed blocks of a locked chain and the transaction's own mutations, else ask for them.
-    pub fn history(&self, chain: ChainId) -> Option<(Vec<std::sync::Arc<Block>>, Vec<Mutation>)> {
+    /// The committed blocks of a chain and the transaction's own mutations, else ask for them.
+    pub fn history(&self, chain: ChainId) -> Option<(Vec<Arc<Block>>, Vec<Mutation>)> {
         let content = &mut *self.content();
-        let view = content.views.get(&chain).expect("a view of a locked chain");
-        match &view.history {
-            Some(blocks) => Some((blocks.clone(), view.mutations.clone())),
+        match content.histories.get(&chain) {
+            Some(blocks) => {
+                let own = content.views.get(&chain).map(|view| &view.mutations);
+                let own = own.or(content.recorded.get(&chain)).cloned().unwrap_or_default();
+                Some((blocks.clone(), own))
+            }
             None => {
                 ask(content, Want::History(chain));
                 None
@@ -188,6 +230,21 @@ impl Ledger {
         std::mem::take(&mut self.content().wants)
     }
 
+    /// The newest commit that the program has read of a collection.
+    pub fn seen_commit(&self) -> u64 {
+        self.content().seen_commit
+    }
+
+    /// The pages that the program has read since the last call, and how often.
+    pub fn take_pages_read(&self) -> BTreeMap<PageId, u64> {
+        std::mem::take(&mut self.content().pages_read)
+    }
+
+    /// The collections of which the program has written rows that it had read before.
+    pub fn upgraded(&self) -> BTreeSet<HostedCollection> {
+        self.content().upgraded.clone()
+    }
+
     /// Grant a lock: show the program the committed subject. A stronger lock on a chain that it sees already
     /// keeps what it sees.
     pub fn grant(&self, chain: ChainId, mode: LockMode, subject: State) {
@@ -196,39 +253,58 @@ impl Ledger {
             .views
             .entry(chain)
             .and_modify(|view| view.mode = view.mode.max(mode))
-            .or_insert_with(|| View { mode, subject, mutations: Vec::new(), history: None });
+            .or_insert_with(|| View { mode, subject, mutations: Vec::new() });
     }
 
     /// Show the program the committed blocks of a chain.
-    ///
-    /// # Panics
-    /// If the chain is not locked.
-    pub fn show_history(&self, chain: ChainId, blocks: Vec<std::sync::Arc<Block>>) {
-        self.content().views.get_mut(&chain).expect("a view of a locked chain").history = Some(blocks);
+    pub fn show_history(&self, chain: ChainId, blocks: Vec<Arc<Block>>) {
+        self.content().histories.insert(chain, blocks);
     }
 
-    /// The chains that the program has changed, with its changes in order and the subject after them.
-    pub fn take_changes(&self) -> Vec<(ChainId, State, Vec<Mutation>)> {
+    /// What the program has changed.
+    pub fn take_changes(&self) -> Vec<Change> {
         let content = &mut *self.content();
-        std::mem::take(&mut content.views)
-            .into_iter()
+        let mut recorded = std::mem::take(&mut content.recorded);
+        let values = std::mem::take(&mut content.views).into_iter();
+        let mut changes: Vec<Change> = values
             .filter(|(_, view)| !view.mutations.is_empty())
-            .map(|(chain, view)| (chain, view.subject, view.mutations))
-            .collect()
+            .map(|(chain, view)| Change {
+                chain,
+                mutations: view.mutations,
+                content: ChangedContent::Value(view.subject),
+            })
+            .collect();
+        let mut rows: BTreeMap<ChainId, Vec<(u16, RowChanges)>> = BTreeMap::new();
+        for (HostedCollection { chain, slot }, view) in std::mem::take(&mut content.collections) {
+            let changed = view.into_changes();
+            if !changed.is_empty() {
+                rows.entry(chain).or_default().push((slot, changed));
+            }
+        }
+        // What is recorded happened, even if it left all rows as they were.
+        for chain in recorded.keys() {
+            rows.entry(*chain).or_default();
+        }
+        changes.extend(rows.into_iter().map(|(chain, rows)| Change {
+            chain,
+            mutations: recorded.remove(&chain).unwrap_or_default(),
+            content: ChangedContent::Rows(rows),
+        }));
+        changes
     }
 
-    /// The chains that the program has changed or wanted to change.
-    pub fn write_set(&self) -> Vec<ChainId> {
+    /// What the program has locked, or wanted to lock, for writing.
+    pub fn write_set(&self) -> Vec<Resource> {
         let content = self.content();
-        let written = content.views.iter().filter(|(_, view)| !view.mutations.is_empty()).map(|(id, _)| *id);
-        let wanted = content.asked.iter().filter_map(|want| match want {
-            Want::Lock(chain, LockMode::Write) => Some(*chain),
+        let values = content.views.iter().filter(|(_, view)| !view.mutations.is_empty());
+        let mut resources: Vec<Resource> = values.map(|(chain, _)| Resource::value(*chain)).collect();
+        resources.extend(content.asked.iter().filter_map(|want| match want {
+            Want::Lock(resource, LockMode::Write) => Some(resource.clone()),
             _ => None,
-        });
-        let mut chains: Vec<ChainId> = written.chain(wanted).collect();
-        chains.sort();
-        chains.dedup();
-        chains
+        }));
+        resources.sort();
+        resources.dedup();
+        resources
     }
 
     /// The bytes that the contexts of the transaction hold.
@@ -237,9 +313,49 @@ impl Ledger {
     }
 }
 
+/// Bytes that something holds for as long as it lives, on the account of its transaction.
+#[derive(Debug)]
+pub struct Reservation {
+    ledger: Arc<Ledger>,
+    bytes: u64,
+}
+
+impl Reservation {
+    /// Nothing yet.
+    pub fn new(ledger: Arc<Ledger>) -> Self {
+        Self { ledger, bytes: 0 }
+    }
+
+    /// How much is held, in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Hold so many bytes more.
+    ///
+    /// # Errors
+    /// As [`Ledger::reserve`].
+    pub fn grow(&mut self, bytes: u64) -> Result<()> {
+        self.ledger.reserve(bytes)?;
+        self.bytes += bytes;
+        Ok(())
+    }
+
+    /// Hold so many bytes less.
+    pub fn shrink(&mut self, bytes: u64) {
+        self.bytes = self.bytes.checked_sub(bytes).expect("no more is given back than was held");
+        self.ledger.release(bytes);
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.ledger.release(self.bytes);
+    }
+}
+
 fn ask(content: &mut Content, want: Want) {
-    if !content.asked.contains(&want) {
-        content.asked.push(want);
+    if content.asked.insert(want.clone()) {
         content.wants.push(want);
     }
 }

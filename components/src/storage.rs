@@ -15,12 +15,23 @@ pub enum Keyspace {
     Blocks,
     /// Decisions about transactions.
     Outcomes,
+    /// Contents of the pages of collections, by page number: 8 bytes, big endian.
+    Pages,
+    /// What collections are made of: handles of their pages.
+    Trees,
 }
 
 impl Keyspace {
     /// Every keyspace, in order.
-    pub const ALL: [Keyspace; 5] =
-        [Keyspace::Meta, Keyspace::Catalog, Keyspace::Values, Keyspace::Blocks, Keyspace::Outcomes];
+    pub const ALL: [Keyspace; 7] = [
+        Keyspace::Meta,
+        Keyspace::Catalog,
+        Keyspace::Values,
+        Keyspace::Blocks,
+        Keyspace::Outcomes,
+        Keyspace::Pages,
+        Keyspace::Trees,
+    ];
 
     /// The stored number of this keyspace. Never reuse or renumber one.
     pub const fn number(self) -> u8 {
@@ -30,6 +41,8 @@ impl Keyspace {
             Keyspace::Values => 2,
             Keyspace::Blocks => 3,
             Keyspace::Outcomes => 4,
+            Keyspace::Pages => 5,
+            Keyspace::Trees => 6,
         }
     }
 
@@ -51,6 +64,8 @@ impl Keyspace {
             Keyspace::Values => "values",
             Keyspace::Blocks => "blocks",
             Keyspace::Outcomes => "outcomes",
+            Keyspace::Pages => "pages",
+            Keyspace::Trees => "trees",
         }
     }
 }

@@ -1,13 +1,15 @@
 //! Transactions as entities of the world (DESIGN.md §4).
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 
 use bevy_ecs::prelude::Component;
 
-use crate::cluster::ChainId;
+use crate::collection::HostedCollection;
 use crate::ledger::Ledger;
+use crate::lock::Resource;
 use crate::request::{Reply, Request};
 use crate::transaction_id::TxnId;
 
@@ -78,8 +80,10 @@ pub struct Transaction {
     pub attempts: u32,
     /// The batch that must be durable before the reply may leave: the newest that it has read or written.
     pub durable_after: u64,
-    /// The chains that it locks for writing before it begins, because it is expected to write them.
-    pub expected_writes: Vec<ChainId>,
+    /// What it locks for writing before it begins, because it is expected to write it.
+    pub expected_writes: Vec<Resource>,
+    /// The collections whose rows it locks for writing when it reads them, because it is expected to write them.
+    pub for_update: BTreeSet<HostedCollection>,
     /// The answer, once it is known.
     pub outcome: Option<Reply>,
 }

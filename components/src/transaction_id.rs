@@ -34,6 +34,15 @@ impl TxnId {
         self.nonce
     }
 
+    /// The last id before this one; zero is before everything.
+    pub fn before(self) -> Self {
+        match (self.time_ns, self.nonce) {
+            (0, 0) => self,
+            (time_ns, 0) => Self::new(time_ns - 1, u16::MAX),
+            (time_ns, nonce) => Self::new(time_ns, nonce - 1),
+        }
+    }
+
     /// Ten bytes that sort as the ids do.
     pub fn to_bytes(self) -> [u8; 10] {
         let mut bytes = [0; 10];

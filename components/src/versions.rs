@@ -1,12 +1,16 @@
 //! Hosted chains as entities of the world: the versions of their subjects, who waits for them, their blocks.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use bevy_ecs::prelude::{Component, Entity};
 
 use crate::chain::{Block, BlockHash, BlockHasher};
 use crate::cluster::{ChainId, ChainSpec};
+use crate::collection::key::Key;
+use crate::collection::page::{PageCell, Tree};
+use crate::collection::schema::{ColumnType, Schema};
+use crate::lock::TreeId;
 use crate::state::State;
 use crate::transaction_id::TxnId;
 
@@ -100,13 +104,72 @@ impl Versions {
     }
 }
 
-/// The locks on a chain in the order of their transactions, and the last one that has read it.
+/// The collections that are the subject of a chain.
+#[derive(Component, Debug)]
+pub struct HostedCollections {
+    /// Each collection; a chain around one has one.
+    pub slots: Vec<HostedRows>,
+    /// The newest transaction that changed one of them.
+    pub newest: TxnId,
+}
+
+/// The rows of a hosted collection.
+#[derive(Debug)]
+pub struct HostedRows {
+    /// Its schema.
+    pub schema: Arc<Schema>,
+    /// Its trees: the primary one, then those of the indices.
+    pub trees: Arc<Vec<Tree>>,
+}
+
+/// Where a page is: in which tree, and from which key on.
+pub type PagePlace = (TreeId, Key);
+
+/// What of a chain around collections recovery has to repeat, and what has to be stored so that it need not.
 #[derive(Component, Debug, Default)]
-pub struct LockQueue {
-    /// The lock entity of each transaction.
-    pub locks: BTreeMap<TxnId, Entity>,
-    /// The newest transaction that has read the subject.
-    pub last_read: TxnId,
+pub struct EffectLog {
+    /// The size of each stored value of effects, in bytes, by the last commit in it.
+    pub entries: BTreeMap<u64, u64>,
+    /// The size of all of them.
+    pub bytes: u64,
+    /// The effects of this tick, encoded.
+    pub pending: Vec<u8>,
+    /// The last commit among them.
+    pub pending_last: Option<u64>,
+    /// Effects up to this commit are in every stored page.
+    pub obsolete: u64,
+    /// The pages that hold what their stored form lacks.
+    pub dirty: BTreeSet<PagePlace>,
+    /// The checkpoint that is being made.
+    pub checkpoint: Option<PageCheckpoint>,
+}
+
+/// A checkpoint of the pages of a chain: once all of them are stored, the effects up to a commit are not needed.
+#[derive(Debug)]
+pub struct PageCheckpoint {
+    /// The last commit that it covers.
+    pub through: u64,
+    /// The pages that are still to be stored.
+    pub pages: BTreeSet<PagePlace>,
+    /// The page that was looked at last.
+    pub after: Option<PagePlace>,
+}
+
+/// The base of a page as an entity: which one it is, and how often it was used.
+#[derive(Component, Debug)]
+pub struct PageHeader {
+    /// The base, shared with all versions of the page.
+    pub cell: Arc<PageCell>,
+    /// The tree that it belongs to.
+    pub tree: TreeId,
+    /// The types of its columns.
+    pub types: Arc<[ColumnType]>,
+    /// The batch that stores it.
+    pub stored: u64,
+    /// How often it was used.
+    pub uses: u64,
+    /// When it was last used, as the number of a tick.
+    pub last_used: u64,
 }
 
 /// What of a chain is on disk beside its blocks: the subject as a whole, and the mutations since.

@@ -14,6 +14,8 @@ use heed::{CommitOrAbort, Database, EnvOpenOptions};
 use io::storage::{Keyspace, Store, Write};
 
 const ROUND_COUNT: usize = 2000;
+/// What the store may take of the memory.
+const STORE_BYTES: u64 = 256 * 1024 * 1024;
 const FILE_BYTES: usize = 16 * 1024 * 1024;
 /// Writes in one commit, and the bytes of each value.
 const SHAPES: [(usize, usize); 3] = [(1, 100), (16, 100), (16, 4000)];
@@ -45,7 +47,7 @@ fn main() {
         .expect("a database")
         .unwrap_commit();
 
-    let mut store = Store::open_directory(directory.path()).expect("a store");
+    let mut store = Store::open_directory(directory.path(), STORE_BYTES).expect("a store");
 
     let mut key_number = 0_u64;
     for (write_count, value_bytes) in SHAPES {

@@ -77,8 +77,14 @@ impl Ticker {
         let catalog = Catalog::new("http://127.0.0.1:8702", [0; 32]);
         let loaded = load(&Nothing, configs, catalog, |_| [0; 32]).expect("a world");
         let limits = Limits::default();
-        let config =
-            HostConfig { catalog: loaded.catalog, chains: loaded.chains, limits, threads, now_ns: 0 };
+        let config = HostConfig {
+            catalog: loaded.catalog,
+            chains: loaded.chains,
+            last_page: loaded.last_page,
+            limits,
+            threads,
+            now_ns: 0,
+        };
         Self { host: Host::new(config).expect("a host"), now_ns: 1_700_000_000_000_000_000, next: 0 }
     }
 

@@ -200,7 +200,7 @@ impl Driver {
                 self.batch_durable = sequence;
                 inputs.push(Input::Durable(sequence));
             }
-            Event::Block { chain, ordinal, content } => inputs.push(Input::Block { chain, ordinal, content }),
+            Event::Loaded(input) => inputs.push(input),
             Event::StorageFailed(why) => {
                 self.metrics.poisoned.store(true, Ordering::Relaxed);
                 return Some(Ended::Failed(format!("the storage has failed: {why}")));
@@ -223,8 +223,8 @@ impl Driver {
                 None => unreachable!("a host without storage has no chains, so nothing to persist"),
             }
         }
-        for (chain, ordinal) in outputs.loads {
-            self.persistence.as_ref().expect("blocks are stored").load(chain, ordinal);
+        for load in outputs.loads {
+            self.persistence.as_ref().expect("what is loaded was stored").load(load);
         }
         let mut answers = Vec::with_capacity(outputs.replies.len());
         for (id, reply) in outputs.replies {
@@ -260,7 +260,7 @@ impl Driver {
                 Ok(Event::StorageFailed(why)) => {
                     return Some(Ended::Failed(format!("the storage has failed: {why}")));
                 }
-                Ok(Event::Block { .. } | Event::Hangup) => {}
+                Ok(Event::Loaded(_) | Event::Hangup) => {}
                 Ok(event) => deferred.push(event),
                 Err(_) => return Some(Ended::Drained),
             }

@@ -1,11 +1,10 @@
 //! The way from a connection into the world and back.
 
-use components::chain::Block;
-use components::cluster::ChainId;
 use components::{Error, Reply, Request};
 use crossbeam_channel::{Sender, TrySendError};
 use tokio::sync::oneshot;
 
+use world::Input;
 pub use world::InspectQuery;
 
 /// How many events may wait for the world. A request beyond that is answered 503.
@@ -32,15 +31,8 @@ pub enum Event {
     Hangup,
     /// The storage has made everything up to this sequence durable.
     Durable(u64),
-    /// A block that the world has asked for, or why it cannot be read.
-    Block {
-        /// The chain of the block.
-        chain: ChainId,
-        /// Its place in the chain.
-        ordinal: u32,
-        /// Its content.
-        content: Result<Block, String>,
-    },
+    /// What the world has asked the storage for.
+    Loaded(Input),
     /// The storage has failed; the host must stop.
     StorageFailed(String),
     /// Take no more requests; stop when those that run have ended.

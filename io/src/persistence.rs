@@ -1,4 +1,4 @@
-//! The thread that makes batches durable, and the one that reads blocks for the world.
+//! The thread that makes batches durable, and the one that reads blocks and pages for the world.
 //!
 //! All batches that wait are committed with one sync: while it runs, the world ticks on and fills the next ones.
 
@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use components::cluster::ChainId;
 use components::storage::{Batch, Keyspace, Read};
 use crossbeam_channel::{Receiver, Sender, unbounded};
-use world::load::load_block;
+use world::Load;
+use world::load::perform;
 
 use crate::gateway::Event;
 use crate::metrics::Metrics;
@@ -38,7 +38,7 @@ impl Read for Reader {
 #[derive(Debug)]
 pub struct Persistence {
     batches: Option<Sender<Batch>>,
-    loads: Option<Sender<(ChainId, u32)>>,
+    loads: Option<Sender<Load>>,
     committer: Option<JoinHandle<()>>,
     loader: Option<JoinHandle<()>>,
 }
@@ -59,7 +59,7 @@ impl Persistence {
             .spawn(move || commit_batches(store, &batches, &reports, &metrics))?;
         let loader = std::thread::Builder::new()
             .name("loader".into())
-            .spawn(move || load_blocks(&reader, &loads, &events))?;
+            .spawn(move || perform_loads(&reader, &loads, &events))?;
         Ok(Self {
             batches: Some(batch_sender),
             loads: Some(load_sender),
@@ -74,9 +74,9 @@ impl Persistence {
         let _ = self.batches.as_ref().expect("not closed").send(batch);
     }
 
-    /// Read a block; [`Event::Block`] brings it.
-    pub fn load(&self, chain: ChainId, ordinal: u32) {
-        let _ = self.loads.as_ref().expect("not closed").send((chain, ordinal));
+    /// Read what the world asks for; [`Event::Loaded`] brings it.
+    pub fn load(&self, load: Load) {
+        let _ = self.loads.as_ref().expect("not closed").send(load);
     }
 
     /// Finish what was begun, write a checkpoint, and close the storage.
@@ -114,10 +114,9 @@ fn commit_batches(mut store: Store, batches: &Receiver<Batch>, events: &Sender<E
     }
 }
 
-fn load_blocks(reader: &Reader, loads: &Receiver<(ChainId, u32)>, events: &Sender<Event>) {
-    for (chain, ordinal) in loads {
-        let content = load_block(reader, chain, ordinal);
-        if events.send(Event::Block { chain, ordinal, content }).is_err() {
+fn perform_loads(reader: &Reader, loads: &Receiver<Load>, events: &Sender<Event>) {
+    for load in loads {
+        if events.send(Event::Loaded(perform(reader, &load))).is_err() {
             return;
         }
     }

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use components::cluster::{Catalog, ClusterConfig};
+use components::collection::page::PageId;
 use components::storage::{Read, Write};
 use crossbeam_channel::bounded;
 use tokio::net::TcpListener;
@@ -32,6 +33,16 @@ use crate::storage::{Reader, Store};
 /// The stack of a thread that serves connections, in bytes: decoding recurses as deep as documents nest, encoding as
 /// deep as states do, and that is twice as deep.
 const CONNECTION_STACK_BYTES: usize = 4 * http::THREAD_STACK_BYTES;
+
+/// The storage may take this part of `--cache_size`, within [`STORAGE_BYTES_MIN`] and [`STORAGE_BYTES_MAX`].
+const STORAGE_SHARE: u64 = 4;
+const STORAGE_BYTES_MIN: u64 = 8 * 1024 * 1024;
+const STORAGE_BYTES_MAX: u64 = 256 * 1024 * 1024;
+
+/// How much memory the storage may take, in bytes.
+fn storage_bytes(cache_bytes: u64) -> u64 {
+    (cache_bytes / STORAGE_SHARE).clamp(STORAGE_BYTES_MIN, STORAGE_BYTES_MAX)
+}
 
 /// Log to stderr what the flags ask for.
 pub fn start_log(config: &Config) {
@@ -63,8 +74,9 @@ pub fn run(config: Config) -> Result<(), String> {
         fs::create_dir_all(PLAIN_DATA_DIR)
             .map_err(|cause| format!("cannot make {PLAIN_DATA_DIR}: {cause}"))?;
     }
-    let store = config.data_dir.as_deref().map(Store::open_directory).transpose();
-    let store = store.map_err(|cause| cause.to_string())?;
+    let memory_bytes = storage_bytes(config.cache_size);
+    let store = config.data_dir.as_deref().map(|directory| Store::open_directory(directory, memory_bytes));
+    let store = store.transpose().map_err(|cause| cause.to_string())?;
     runtime.block_on(run_on(config, listener, clusters, store))
 }
 
@@ -108,7 +120,7 @@ fn load_world(
         Some(storage) => load(storage, clusters, catalog, |path| cluster_keys[path])?,
         None => {
             assert!(clusters.is_empty(), "flags do not allow clusters without a data directory");
-            Loaded { catalog, chains: Vec::new(), writes: Vec::new() }
+            Loaded { catalog, chains: Vec::new(), last_page: PageId::default(), writes: Vec::new() }
         }
     };
     Ok((loaded, keys.writes))
@@ -140,13 +152,13 @@ async fn run_on(
     let mut first = Some(loaded);
     let make_host = Box::new(move || {
         // Every block was read and checked to get here; only after a defect that is done again.
-        let Loaded { catalog, chains, .. } = match first.take() {
+        let Loaded { catalog, chains, last_page, .. } = match first.take() {
             Some(loaded) => loaded,
             None => {
                 load_world(reader.as_ref().map(|reader| reader as &dyn Read), clusters.clone(), &origin)?.0
             }
         };
-        Host::new(HostConfig { catalog, chains, limits, threads, now_ns: now_ns() })
+        Host::new(HostConfig { catalog, chains, last_page, limits, threads, now_ns: now_ns() })
     });
 
     let (sender, events) = bounded(QUEUE_EVENTS_MAX);

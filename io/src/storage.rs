@@ -9,8 +9,8 @@
 //!   │ one sync per commit │ ────────► ├────────────────┤  that is not yet in the
 //!   ├─────────────────────┤           │ frozen overlay │  checkpoint, in memory
 //!   │ log, other segment  │           └───────┬────────┘
-//!   └─────────────────────┘     checkpoint    │ one transaction,
-//!                                             ▼ on a thread of its own
+//!   └─────────────────────┘     checkpoint    │ on a thread
+//!                                             ▼ of its own
 //!                                     ┌───────────────┐
 //!                                     │ heed (LMDB)   │
 //!                                     └───────────────┘
@@ -18,8 +18,11 @@
 //!
 //! A commit appends one record per batch to the active segment of the [log](mod@log) and syncs once. It is
 //! acknowledged, and becomes visible, after that sync. When the segment or its overlay is full, the two segments
-//! change places: the overlay is frozen and written into LMDB in one transaction while commits go on in the other
-//! segment. A segment is reused only when LMDB holds everything that is in it.
+//! change places: the overlay is frozen and written into LMDB, in as many transactions as memory allows, while commits
+//! go on in the other segment. A segment is reused only when LMDB holds everything that is in it, which the last of the
+//! transactions says.
+//!
+//! All this takes as much memory as [`StoreOptions::within`] says, also the part of LMDB's map that is resident.
 //!
 //! Recovery replays the records that LMDB does not hold, stops at the torn tail of the last commit, and refuses to
 //! open when a record that had been acknowledged is damaged.
@@ -42,6 +45,7 @@ pub mod log;
 mod overlay;
 mod real;
 mod recovery;
+mod residency;
 mod sealed;
 pub mod simulated;
 mod store;
@@ -49,7 +53,7 @@ mod store;
 pub use checkpoint::HeedCheckpoint;
 pub use disk::{CheckpointSnapshot, CheckpointStore, Disk, DiskFile};
 pub use error::StorageError;
-pub use overlay::Overlay;
+pub use overlay::{Change, Overlay};
 pub use real::{DIRECTORY_NAME, RealDisk};
 pub use sealed::{SEALED_HEADER_BYTES, SEALED_VERSION, seal, unseal};
 pub use store::{CheckpointMode, Reader, Store, StoreOptions};

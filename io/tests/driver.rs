@@ -61,7 +61,8 @@ fn start(disk: &SimulatedDisk) -> Running {
     let persistence = Persistence::start(store, events.clone(), metrics.clone()).unwrap();
     let make_host = Box::new(move || {
         let Loaded { catalog, chains, .. } = load(&reader, clusters(), Catalog::default(), |_| [0; 32])?;
-        Host::new(HostConfig { catalog, chains, limits: Limits::default(), threads: 1, now_ns: 0 })
+        let last_page = Default::default();
+        Host::new(HostConfig { catalog, chains, last_page, limits: Limits::default(), threads: 1, now_ns: 0 })
     });
     let (answer_sender, answers) = tokio::sync::mpsc::unbounded_channel();
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();

@@ -10,9 +10,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use bytes::Bytes;
+use heed::types::Bytes as RawBytes;
+use heed::{CommitOrAbort, Database, EnvOpenOptions};
 use io::storage::{
-    CheckpointStore, DIRECTORY_NAME, HeedCheckpoint, Keyspace, Overlay, RealDisk, StorageError, Store,
-    StoreOptions, Write,
+    CheckpointStore, DIRECTORY_NAME, HeedCheckpoint, Keyspace, RealDisk, StorageError, Store, StoreOptions,
+    Write,
 };
 
 /// Names the directory that a child process of a test is to work in.
@@ -170,6 +172,158 @@ fn the_map_grows_when_it_is_full() {
     assert_eq!(store.scan(Keyspace::Values, b"key", None, 99).unwrap().len(), 64);
 }
 
+/// Copies a checkpoint, but not these keyspaces: they did not exist when it was made.
+fn copy_checkpoint_without(from: &Path, to: &Path, missing: &[Keyspace]) {
+    let open = |directory: &Path| {
+        // SAFETY: nothing else has these directories open.
+        unsafe { EnvOpenOptions::new().map_size(1 << 30).max_dbs(16).open(directory) }.unwrap()
+    };
+    let names =
+        Keyspace::ALL.iter().filter(|keyspace| !missing.contains(keyspace)).map(|keyspace| keyspace.name());
+    let names: Vec<&str> = names.chain(["store"]).collect();
+    let mut tables = Vec::new();
+    let source = open(from);
+    let transaction = source.write_txn().unwrap();
+    source
+        .create_databases_and_commit(transaction, |opener, transaction| {
+            for name in &names {
+                let table: Database<RawBytes, RawBytes> =
+                    opener.open_database(transaction, Some(name))?.unwrap();
+                let entries: Result<Vec<_>, _> = table
+                    .iter(transaction)?
+                    .map(|entry| entry.map(|(key, value)| (key.to_vec(), value.to_vec())))
+                    .collect();
+                tables.push((name, entries?));
+            }
+            Ok::<_, heed::Error>(CommitOrAbort::<(), ()>::Abort(()))
+        })
+        .unwrap();
+    let target = open(to);
+    let transaction = target.write_txn().unwrap();
+    target
+        .create_databases_and_commit(transaction, |opener, transaction| {
+            for (name, entries) in tables {
+                let table: Database<RawBytes, RawBytes> = opener.create_database(transaction, Some(name))?;
+                for (key, value) in entries {
+                    table.put(transaction, &key, &value)?;
+                }
+            }
+            Ok::<_, heed::Error>(CommitOrAbort::<(), ()>::Commit(()))
+        })
+        .unwrap();
+}
+
+#[test]
+fn a_directory_from_before_a_keyspace_opens() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut store = open(directory.path()).unwrap();
+    store.commit(&[vec![put("key", "value")]]).unwrap();
+    store.close().unwrap();
+    let (checkpoint, old) = (stored(directory.path(), "checkpoint"), stored(directory.path(), "old"));
+    fs::create_dir(&old).unwrap();
+    copy_checkpoint_without(&checkpoint, &old, &[Keyspace::Pages, Keyspace::Trees]);
+    fs::remove_dir_all(&checkpoint).unwrap();
+    fs::rename(&old, &checkpoint).unwrap();
+
+    let mut store = open(directory.path()).unwrap();
+    assert_eq!(store.get(Keyspace::Values, b"key").unwrap().unwrap(), "value");
+    assert_eq!(store.get(Keyspace::Pages, b"key").unwrap(), None);
+    assert_eq!(store.scan(Keyspace::Trees, b"", None, 9).unwrap(), []);
+    let page = Write { keyspace: Keyspace::Pages, ..put("key", "page") };
+    store.commit(&[vec![page, Write { keyspace: Keyspace::Trees, ..put("key", "handle") }]]).unwrap();
+    store.close().unwrap();
+    let store = open(directory.path()).unwrap();
+    assert_eq!(store.get(Keyspace::Pages, b"key").unwrap().unwrap(), "page");
+    assert_eq!(store.get(Keyspace::Trees, b"key").unwrap().unwrap(), "handle");
+}
+
+const MIB: u64 = 1024 * 1024;
+const PAGE_BYTES: usize = 64 * 1024;
+
+fn page(number: u64) -> Write {
+    let value = Some(number.to_be_bytes().repeat(PAGE_BYTES / 8).into());
+    Write { keyspace: Keyspace::Pages, key: number.to_be_bytes().to_vec(), value }
+}
+
+#[test]
+fn a_batch_larger_than_a_segment_is_whole_after_reopening() {
+    let directory = tempfile::tempdir().unwrap();
+    let options = StoreOptions::within(4 * MIB);
+    let page_count = 8 * options.segment_bytes / PAGE_BYTES as u64;
+    let open = || Store::open(Arc::new(RealDisk::open(directory.path()).unwrap()), options.clone()).unwrap();
+    let mut store = open();
+    let mut batch: Vec<_> = (0..page_count).map(page).collect();
+    batch.push(put("last", "one"));
+    store.commit(&[batch]).unwrap();
+    store.commit(&[vec![put("last", "two")]]).unwrap();
+    // First from the log, then from the checkpoint.
+    for is_first in [true, false] {
+        if is_first {
+            drop(store);
+        } else {
+            store.close().unwrap();
+        }
+        store = open();
+        for number in 0..page_count {
+            assert_eq!(store.get(Keyspace::Pages, &number.to_be_bytes()).unwrap(), page(number).value);
+        }
+        assert_eq!(store.get(Keyspace::Values, b"last").unwrap().unwrap(), "two");
+    }
+    let length = |name| fs::metadata(stored(directory.path(), name)).unwrap().len();
+    for number in 0..8 {
+        store.commit(&[vec![page(number)]]).unwrap();
+        store.checkpoint().unwrap();
+    }
+    assert!(length("log-0") + length("log-1") <= 8 * options.segment_bytes, "large segments shrink again");
+}
+
+/// What the process has in memory: what it has allocated, and what is resident of files.
+#[cfg(target_os = "linux")]
+fn resident_bytes() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() * 1024
+}
+
+// Each test has a process for itself (`cargo nextest`), so what it measures is its own.
+#[test]
+#[cfg(target_os = "linux")]
+fn memory_stays_bounded_while_more_is_written_read_and_deleted() {
+    const BUDGET_BYTES: u64 = 8 * MIB;
+    const SLACK_BYTES: u64 = 16 * MIB;
+    const PAGE_COUNT: u64 = 64 * MIB / PAGE_BYTES as u64;
+    const BATCH_PAGES: u64 = 16;
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let mut store = Store::open_directory(directory.path(), BUDGET_BYTES).unwrap();
+    let (before, mut most) = (resident_bytes(), 0);
+    let mut look = || most = most.max(resident_bytes());
+    for first in (0..PAGE_COUNT).step_by(BATCH_PAGES as usize) {
+        store.commit(&[(first..first + BATCH_PAGES).map(page).collect()]).unwrap();
+        look();
+    }
+    let scattered = |index: u64| index * 997 % PAGE_COUNT;
+    for index in 0..PAGE_COUNT {
+        let number = scattered(index);
+        assert_eq!(store.get(Keyspace::Pages, &number.to_be_bytes()).unwrap(), page(number).value);
+        look();
+    }
+    let mut from = Vec::new();
+    while let Some((last, _)) = store.scan(Keyspace::Pages, b"", Some(&from), 8).unwrap().last() {
+        from = [last, [0].as_slice()].concat();
+        look();
+    }
+    for index in 0..PAGE_COUNT / BATCH_PAGES {
+        let numbers = (0..BATCH_PAGES).map(|number| scattered(index * BATCH_PAGES + number));
+        store.commit(&[numbers.map(|number| Write { value: None, ..page(number) }).collect()]).unwrap();
+        look();
+    }
+    store.checkpoint().unwrap();
+    look();
+    assert_eq!(store.scan(Keyspace::Pages, b"", None, 1).unwrap(), []);
+    let grown = most - before;
+    assert!(grown <= BUDGET_BYTES + SLACK_BYTES, "{grown} bytes more than before");
+}
+
 #[test]
 fn a_directory_has_one_owner() {
     let directory = tempfile::tempdir().unwrap();
@@ -293,10 +447,11 @@ fn an_unknown_version_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     open(directory.path()).unwrap().close().unwrap();
     {
-        let checkpoint = HeedCheckpoint::open(&stored(directory.path(), "checkpoint"), 1 << 30).unwrap();
+        let checkpoint =
+            HeedCheckpoint::open(&stored(directory.path(), "checkpoint"), 1 << 30, 1 << 20).unwrap();
         let mut metadata = checkpoint.metadata().unwrap().unwrap();
         metadata[0] = 77;
-        checkpoint.apply(&Overlay::default(), &metadata).unwrap();
+        checkpoint.apply(&[], Some(&metadata)).unwrap();
     }
     let error = open(directory.path()).err().unwrap();
     assert!(matches!(error, StorageError::UnknownVersion { found: 77, .. }));

@@ -6,11 +6,20 @@ use bevy_ecs::prelude::World;
 use bytes::Bytes;
 use components::chain::{BLOCK_BYTES, Block, BlockHash, BlockHasher, Mutation};
 use components::cluster::ChainId;
+use components::collection::change;
+use components::collection::page::DeltaEntry;
+use components::collection::stored;
 use components::encode::{Stored as StoredState, StoredMutations};
+use components::ledger::{Change, ChangedContent, RowChanges};
+use components::lock::TreeId;
 use components::storage::{Keyspace, Write};
-use components::versions::{BlockContent, BlockHeader, History, Stored, Version, Versions};
+use components::versions::{
+    BlockContent, BlockHeader, EffectLog, History, HostedCollections, HostedRows, PagePlace, Stored, Version,
+    Versions,
+};
 use components::{State, TxnId, tbon};
 
+use crate::pages::fold;
 use crate::tick::{Outbox, Registry};
 
 /// A subject up to this size is written as a whole with each commit; of a larger one, only what has changed.
@@ -20,13 +29,20 @@ const WHOLE_SUBJECT_BYTES_MAX: u64 = 2_048;
 pub fn apply(world: &mut World) {
     let commits = std::mem::take(&mut world.resource_mut::<Registry>().commits);
     for commit in commits {
-        for (chain, subject, mutations) in commit.changes {
-            apply_change(world, commit.id, commit.number, chain, subject, mutations);
+        for Change { chain, mutations, content } in commit.changes {
+            match content {
+                ChangedContent::Value(subject) => {
+                    apply_value(world, commit.id, commit.number, chain, subject, mutations);
+                }
+                ChangedContent::Rows(rows) => {
+                    apply_rows(world, commit.id, commit.number, chain, &rows, mutations)
+                }
+            }
         }
     }
 }
 
-fn apply_change(
+fn apply_value(
     world: &mut World,
     id: TxnId,
     number: u64,
@@ -49,6 +65,59 @@ fn apply_change(
     }
     world.resource_mut::<Outbox>().writes.append(&mut writes);
 }
+
+/// From how many committed rows on a page is folded, if it is in memory: then a page is searched and copied fast.
+const FOLD_ROWS_MIN: usize = 512;
+
+fn apply_rows(
+    world: &mut World,
+    id: TxnId,
+    number: u64,
+    chain: ChainId,
+    rows: &[(u16, RowChanges)],
+    mutations: Vec<Mutation>,
+) {
+    let registry = &mut *world.resource_mut::<Registry>();
+    let (entity, batch) = (registry.chains[&chain], registry.batch);
+    registry.dirty_chains.insert(chain);
+    let collections = &mut *world.get_mut::<HostedCollections>(entity).expect("a chain around collections");
+    collections.newest = collections.newest.max(id);
+    let mut places: Vec<PagePlace> = Vec::new();
+    let mut full: Vec<PagePlace> = Vec::new();
+    for (slot, changes) in rows {
+        let HostedRows { schema, trees } = &mut collections.slots[usize::from(*slot)];
+        let trees = Arc::make_mut(trees);
+        for change in changes.values().flat_map(|change| change.in_trees(schema)) {
+            let change::Change { tree, key, row, rows } = change;
+            let tree_id = TreeId { chain, slot: *slot, tree: tree as u16 };
+            trees[tree].rows = trees[tree].rows.checked_add_signed(rows).expect("rows that were there");
+            let (low, page) = trees[tree].page_mut(&key);
+            page.commit(DeltaEntry { key, id, commit: number, row }, rows);
+            if page.delta.len() >= FOLD_ROWS_MIN && page.delta.len() % FOLD_ROWS_STEP == 0 {
+                full.push((tree_id, low.clone()));
+            }
+            places.push((tree_id, low));
+        }
+    }
+    let log = &mut *world.get_mut::<EffectLog>(entity).expect("a chain around collections");
+    if !rows.is_empty() {
+        let slots = rows.iter().map(|(slot, changes)| (*slot, changes.values()));
+        stored::append_effects(&mut log.pending, id, number, slots);
+        log.pending_last = Some(number);
+    }
+    log.dirty.extend(places);
+    if world.get::<History>(entity).is_some() && !mutations.is_empty() {
+        let mut writes = Vec::new();
+        append(world, chain, id, mutations, batch, &mut writes);
+        world.resource_mut::<Outbox>().writes.append(&mut writes);
+    }
+    for place in full {
+        fold(world, &place);
+    }
+}
+
+/// How many further rows come before folding a page is tried again, if somebody still looks at what it was before.
+const FOLD_ROWS_STEP: usize = 64;
 
 fn write_subject(
     chain: ChainId,

@@ -1,8 +1,9 @@
 //! Arbitrate: locks are granted, queued or refused in the order of the transactions (DESIGN.md §4).
 //!
-//! Multi-version timestamp ordering. A read at X sees the newest version before X and waits for an undecided write
-//! of an older transaction. A write at X is refused if a newer transaction has read or written, and waits for an
-//! undecided write of an older one. Waits only ever point to older transactions, so there are no deadlocks.
+//! Multi-version timestamp ordering, on ranges of keys. A read at X sees the newest versions before X and waits for an
+//! undecided write of an older transaction. A write at X is refused if a newer transaction has read or written a part
+//! of its range, and waits for an undecided write of an older one. Waits only ever point to older transactions, so
+//! there are no deadlocks.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -11,23 +12,25 @@ use bevy_ecs::prelude::{Entity, World};
 use components::TxnId;
 use components::chain::Block;
 use components::cluster::ChainId;
-use components::ledger::{LockMode, Want};
-use components::lock::Lock;
+use components::ledger::Want;
+use components::lock::{Lock, LockMode, LockTable, Resource};
 use components::transaction::{Authority, Phase, Program, Transaction};
-use components::versions::{BlockContent, BlockHeader, History, LockQueue, Version, Versions};
+use components::versions::{BlockContent, BlockHeader, History, HostedCollections, Version, Versions};
 
-use crate::tick::{EXPECTED_MODE, Outbox, Registry};
+use crate::pages;
+use crate::tick::{Load, Outbox, Registry};
 
-/// Look at everything that programs have asked for, and at every chain that was released.
+/// Look at everything that programs have asked for, and at everything that was released.
 pub fn arbitrate(world: &mut World) {
     let registry = &mut *world.resource_mut::<Registry>();
     let mut wants = std::mem::take(&mut registry.wants);
     let expected = std::mem::take(&mut registry.expected);
-    let mut chains = std::mem::take(&mut registry.released);
-    if wants.is_empty() && expected.is_empty() && chains.is_empty() {
+    let mut resources = std::mem::take(&mut registry.released);
+    let mut histories = std::mem::take(&mut registry.blocks_came);
+    if wants.is_empty() && expected.is_empty() && resources.is_empty() && histories.is_empty() {
         return;
     }
-    wants.extend(expected.into_iter().map(|(id, chain)| (id, Want::Lock(chain, EXPECTED_MODE))));
+    wants.extend(expected.into_iter().map(|(id, resource)| (id, Want::Lock(resource, LockMode::Write))));
     wants.sort_by_key(|(id, _)| *id);
     for (id, want) in wants {
         // A transaction that was refused a lock has no use for another one.
@@ -37,24 +40,30 @@ pub fn arbitrate(world: &mut World) {
             continue;
         }
         match want {
-            Want::Lock(chain, mode) => {
+            Want::Lock(resource, mode) => {
                 if let Some(snapshot) = snapshot(world, id) {
-                    show_snapshot(world, id, chain, mode, snapshot);
-                } else if is_refused(world, id, chain, mode) {
+                    show_snapshot(world, id, &resource, mode, snapshot);
+                } else if is_refused(world, id, &resource, mode) {
                     world.resource_mut::<Registry>().refused.insert(id);
                 } else {
-                    enqueue(world, id, chain, mode);
-                    chains.insert(chain);
+                    enqueue(world, id, &resource, mode);
+                    resources.insert(resource);
                 }
             }
             Want::History(chain) => {
                 world.resource_mut::<Registry>().history_readers.insert((chain, id));
-                chains.insert(chain);
+                histories.insert(chain);
+            }
+            Want::Page(page) => pages::ask(world, id, page),
+            Want::Restart => {
+                world.resource_mut::<Registry>().refused.insert(id);
             }
         }
     }
-    for chain in chains {
-        grant(world, chain);
+    for resource in resources {
+        grant(world, &resource);
+    }
+    for chain in histories {
         show_histories(world, chain);
     }
 }
@@ -67,6 +76,10 @@ fn chain_entity(world: &World, chain: ChainId) -> Entity {
     world.resource::<Registry>().chains[&chain]
 }
 
+fn lock_table(world: &World, chain: ChainId) -> &LockTable {
+    world.get::<LockTable>(chain_entity(world, chain)).expect("a chain")
+}
+
 /// The snapshot that a hypothetical transaction reads.
 fn snapshot(world: &World, id: TxnId) -> Option<u64> {
     match world.get::<Transaction>(transaction(world, id)).expect("a transaction").authority {
@@ -76,10 +89,14 @@ fn snapshot(world: &World, id: TxnId) -> Option<u64> {
 }
 
 /// A hypothetical transaction takes no locks: it sees its snapshot, and nobody sees what it does.
-fn show_snapshot(world: &mut World, id: TxnId, chain: ChainId, mode: LockMode, snapshot: u64) {
-    let versions = world.get::<Versions>(chain_entity(world, chain)).expect("a chain");
+fn show_snapshot(world: &mut World, id: TxnId, resource: &Resource, mode: LockMode, snapshot: u64) {
+    let chain = chain_entity(world, resource.tree.chain);
+    if world.get::<HostedCollections>(chain).is_some() {
+        return show_rows(world, id, resource, mode);
+    }
+    let versions = world.get::<Versions>(chain).expect("a chain around a value");
     match versions.before(id, snapshot).cloned() {
-        Some(version) => show(world, id, chain, mode, version),
+        Some(version) => show(world, id, resource.tree.chain, mode, version),
         // The caller has chosen an id so old that its version was dropped before the transaction came.
         None => {
             world.resource_mut::<Registry>().refused.insert(id);
@@ -99,8 +116,19 @@ fn show(world: &mut World, id: TxnId, chain: ChainId, mode: LockMode, version: V
     wake(world, id, entity);
 }
 
+/// Show the newest trees of a collection to a transaction, and let its program go on.
+fn show_rows(world: &mut World, id: TxnId, resource: &Resource, mode: LockMode) {
+    let entity = transaction(world, id);
+    let chain = chain_entity(world, resource.tree.chain);
+    let collections = world.get::<HostedCollections>(chain).expect("a chain around collections");
+    let rows = &collections.slots[usize::from(resource.tree.slot)];
+    let ledger = &world.get::<Program>(entity).expect("a program").ledger;
+    ledger.grant_rows(resource, mode, &rows.schema, &rows.trees);
+    wake(world, id, entity);
+}
+
 /// Let a program go on, unless it waits for another lock that it is expected to need.
-fn wake(world: &mut World, id: TxnId, entity: Entity) {
+pub(crate) fn wake(world: &mut World, id: TxnId, entity: Entity) {
     let transaction = world.get::<Transaction>(entity).expect("a transaction");
     if transaction.outcome.is_some() {
         // It was ended while it waited.
@@ -120,70 +148,74 @@ fn wake(world: &mut World, id: TxnId, entity: Entity) {
 }
 
 /// Whether a transaction comes too late for a lock.
-fn is_refused(world: &World, id: TxnId, chain: ChainId, mode: LockMode) -> bool {
-    let entity = chain_entity(world, chain);
-    let versions = world.get::<Versions>(entity).expect("a chain");
-    let queue = world.get::<LockQueue>(entity).expect("a chain");
-    match mode {
-        LockMode::Read => versions.before(id, u64::MAX).is_none(),
-        LockMode::Write => {
-            // A caller may choose an id under which something has committed: it cannot come again.
-            let is_written_later = versions.newest().id >= id;
-            let is_read_later = queue.last_read > id;
-            let is_being_written_later = queue.locks.range(id..).any(|(later, lock)| {
-                *later > id
-                    && world
-                        .get::<Lock>(*lock)
-                        .is_some_and(|lock| lock.is_granted && lock.mode == LockMode::Write)
-            });
-            is_written_later || is_read_later || is_being_written_later
-        }
+pub(crate) fn is_refused(world: &World, id: TxnId, resource: &Resource, mode: LockMode) -> bool {
+    let versions = world.get::<Versions>(chain_entity(world, resource.tree.chain));
+    if mode == LockMode::Read {
+        // Of a collection, each page says whether it still has what the transaction would see.
+        return versions.is_some_and(|versions| versions.before(id, u64::MAX).is_none());
     }
+    // A caller may choose an id under which something has committed: it cannot come again.
+    if versions.is_some_and(|versions| versions.newest().id >= id) {
+        return true;
+    }
+    let table = lock_table(world, resource.tree.chain);
+    table.newest_mark(resource) > id
+        || table
+            .overlapping(resource)
+            .into_iter()
+            .any(|lock| world.get::<Lock>(lock).is_some_and(|lock| lock.is_granted && lock.holder > id))
 }
 
-fn enqueue(world: &mut World, id: TxnId, chain: ChainId, mode: LockMode) {
-    let entity = chain_entity(world, chain);
-    let existing = world.get::<LockQueue>(entity).expect("a chain").locks.get(&id).copied();
-    if let Some(lock) = existing {
-        let lock = &mut *world.get_mut::<Lock>(lock).expect("a queued lock");
-        if lock.mode < mode {
-            (lock.mode, lock.is_granted) = (mode, false);
-        }
+fn enqueue(world: &mut World, id: TxnId, resource: &Resource, mode: LockMode) {
+    let held = world.resource::<Registry>().locks.get(&id).into_iter().flatten();
+    let mut held = held.filter_map(|lock| world.get::<Lock>(*lock));
+    if held.any(|lock| lock.mode >= mode && lock.resource == *resource) {
         return;
     }
-    let lock = world.spawn(Lock { chain, holder: id, mode, is_granted: false }).id();
-    world.get_mut::<LockQueue>(entity).expect("a chain").locks.insert(id, lock);
+    let entity = chain_entity(world, resource.tree.chain);
+    let lock = Lock { resource: resource.clone(), holder: id, mode, is_granted: false };
+    let lock = world.spawn(lock).id();
+    world.get_mut::<LockTable>(entity).expect("a chain").insert(resource, lock);
     world.resource_mut::<Registry>().locks.entry(id).or_default().push(lock);
 }
 
-/// Grant what can be granted on a chain, oldest first.
-fn grant(world: &mut World, chain: ChainId) {
-    let entity = chain_entity(world, chain);
-    // Everything behind the first undecided write has to wait for it.
-    let mut granted: Vec<(TxnId, Entity, LockMode)> = Vec::new();
-    for (id, lock_entity) in &world.get::<LockQueue>(entity).expect("a chain").locks {
-        let lock = world.get::<Lock>(*lock_entity).expect("a queued lock");
-        if !lock.is_granted {
-            granted.push((*id, *lock_entity, lock.mode));
+/// Grant what can be granted on a resource, oldest first. Whatever is newer than an undecided write has to wait for it.
+fn grant(world: &mut World, resource: &Resource) {
+    let table = lock_table(world, resource.tree.chain);
+    let lock = |entity: Entity| world.get::<Lock>(entity).expect("a queued lock");
+    let mut waiting: Vec<(TxnId, Entity)> = Vec::new();
+    for entity in table.overlapping(resource) {
+        let Lock { resource, holder, is_granted, .. } = lock(entity);
+        if *is_granted {
+            continue;
         }
-        if lock.mode == LockMode::Write {
-            break;
-        }
-    }
-    for (id, lock, mode) in granted {
-        world.get_mut::<Lock>(lock).expect("a queued lock").is_granted = true;
-        if mode == LockMode::Read {
-            let queue = &mut *world.get_mut::<LockQueue>(entity).expect("a chain");
-            queue.last_read = queue.last_read.max(id);
-        }
-        let version = world.get::<Versions>(entity).expect("a chain").before(id, u64::MAX).cloned();
-        match version {
-            Some(version) => show(world, id, chain, mode, version),
-            None => {
-                world.resource_mut::<Registry>().refused.insert(id);
-            }
+        let is_behind_write = table.overlapping(resource).into_iter().any(|other| {
+            let other = lock(other);
+            other.holder < *holder && other.mode == LockMode::Write
+        });
+        if !is_behind_write {
+            waiting.push((*holder, entity));
         }
     }
+    waiting.sort();
+    for (id, entity) in waiting {
+        let Lock { resource, mode, .. } = lock_of(world, entity).clone();
+        world.get_mut::<Lock>(entity).expect("a queued lock").is_granted = true;
+        let chain = chain_entity(world, resource.tree.chain);
+        match world.get::<Versions>(chain) {
+            None => show_rows(world, id, &resource, mode),
+            Some(versions) => match versions.before(id, u64::MAX).cloned() {
+                Some(version) => show(world, id, resource.tree.chain, mode, version),
+                None => {
+                    world.resource_mut::<Registry>().refused.insert(id);
+                }
+            },
+        }
+    }
+}
+
+fn lock_of(world: &World, entity: Entity) -> &Lock {
+    world.get::<Lock>(entity).expect("a queued lock")
 }
 
 /// Show the blocks of a chain to those who have asked for them, if all are in memory; else ask for the rest.
@@ -214,14 +246,19 @@ fn show_histories(world: &mut World, chain: ChainId) {
     if !missing.is_empty() {
         let registry = &mut *world.resource_mut::<Registry>();
         missing.retain(|block| registry.loading.insert(*block));
-        world.resource_mut::<Outbox>().loads.append(&mut missing);
+        let loads = missing.into_iter().map(|(chain, ordinal)| Load::Block { chain, ordinal });
+        world.resource_mut::<Outbox>().loads.extend(loads);
         return;
     }
     for id in readers {
         let reader = transaction(world, id);
         let commit = snapshot(world, id).unwrap_or(u64::MAX);
-        let versions = world.get::<Versions>(entity).expect("a chain");
-        let last = versions.before(id, commit).map(|version| version.id);
+        let last = match world.get::<Versions>(entity) {
+            Some(versions) => versions.before(id, commit).map(|version| version.id),
+            // The history of a chain around collections has its transactions in order, so what comes before the
+            // reader is what it sees.
+            None => Some(TxnId::before(id)),
+        };
         world.resource_mut::<Registry>().history_readers.remove(&(chain, id));
         let Some(last) = last else {
             world.resource_mut::<Registry>().refused.insert(id);

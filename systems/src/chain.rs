@@ -6,7 +6,8 @@ use std::task::Poll;
 
 use components::chain::{Block, Chain, ChainAddress, ChainContent, ChainKind, LocalChain, Mutation};
 use components::cluster::{ChainId, Member};
-use components::ledger::LockMode;
+use components::collection::{Collection, HostedCollection, Source};
+use components::lock::LockMode;
 use components::{Error, Id, Path, Result, State};
 
 use crate::scalar::{Call, Interpreter, key_value};
@@ -52,6 +53,18 @@ impl Interpreter {
         if is_chain(path) {
             check_chain_call(call)?;
             return self.chain_content(id).await;
+        }
+        let spec = &self.catalog.chains[&id];
+        if let Some(subject) = hosted_subject(id, &spec.schema) {
+            let record = match spec.kind {
+                ChainKind::Block => mutation(path, &call)?,
+                ChainKind::Sync => None,
+            };
+            let result = self.route(subject, path, call, depth).await?;
+            if let Some(mutation) = record {
+                self.ledger.record(id, mutation)?;
+            }
+            return Ok(result);
         }
         match mutation(path, &call)? {
             Some(mutation) => {
@@ -103,7 +116,10 @@ impl Interpreter {
 
     async fn chain_content(&self, id: ChainId) -> Result<State> {
         let spec = &self.catalog.chains[&id];
-        let subject = self.locked_subject(id, LockMode::Read).await;
+        let subject = match hosted_subject(id, &spec.schema) {
+            Some(subject) => subject,
+            None => self.locked_subject(id, LockMode::Read).await,
+        };
         let blocks = match spec.kind {
             ChainKind::Sync => Vec::new(),
             ChainKind::Block => {
@@ -120,6 +136,26 @@ impl Interpreter {
         };
         let content = ChainContent { kind: spec.kind, schema: spec.schema.clone(), subject, blocks };
         Ok(State::Chain(Chain::Content(Arc::new(content))))
+    }
+}
+
+/// The collections that are the subject of a hosted chain; none if it is a value.
+fn hosted_subject(chain: ChainId, schema: &State) -> Option<State> {
+    let hosted = |schema: &State, slot: usize| match schema {
+        State::Collection(collection) => Some(State::Collection(Collection {
+            schema: collection.schema.clone(),
+            source: Source::Hosted(HostedCollection { chain, slot: slot as u16 }),
+        })),
+        _ => None,
+    };
+    match schema {
+        State::Tuple(items) => {
+            let all: Option<Vec<State>> =
+                items.iter().enumerate().map(|(slot, item)| hosted(item, slot)).collect();
+            all.filter(|all| !all.is_empty())
+                .map(|all| State::tuple(all).expect("as large as its declaration"))
+        }
+        one => hosted(one, 0),
     }
 }
 

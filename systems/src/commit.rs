@@ -1,14 +1,21 @@
 //! Commit: transactions that have finished get their place in the order, or are undone.
 
-use bevy_ecs::prelude::{Entity, World};
-use components::ledger::LockMode;
-use components::lock::Lock;
-use components::transaction::{Authority, Phase, Program, Transaction};
-use components::versions::LockQueue;
-use components::{Error, TxnId};
+use std::collections::BTreeSet;
 
+use bevy_ecs::prelude::{Entity, World};
+use components::chain::ChainKind;
+use components::cluster::ChainId;
+use components::collection::HostedCollection;
+use components::ledger::{Change, ChangedContent};
+use components::lock::{Lock, LockMode, LockRange, LockTable, Resource, TreeId};
+use components::reference::Verb;
+use components::transaction::{Authority, Phase, Program, Transaction};
+use components::versions::{HostedChain, HostedCollections};
+use components::{Error, Path, TxnId};
+
+use crate::arbitrate::is_refused;
 use crate::intake::restart;
-use crate::tick::{Commit, EXPECTATIONS_MAX, Expectations, Inbox, Registry, Statistics};
+use crate::tick::{Commit, EXPECTATIONS_MAX, Expectation, Expectations, Inbox, Registry, Statistics};
 
 /// How often a transaction is begun again after a conflict; its time limit is what usually ends it.
 const ATTEMPTS_MAX: u32 = 10_000;
@@ -22,7 +29,7 @@ pub fn commit(world: &mut World) {
         if let Some(entity) = world.resource::<Registry>().active.get(&id).copied()
             && !finished.contains(&id)
         {
-            conflict(world, id, entity);
+            conflict(world, id, entity, None);
         }
     }
     for id in finished {
@@ -32,11 +39,16 @@ pub fn commit(world: &mut World) {
 }
 
 /// A transaction came too late for a lock: begin it again if nobody can tell.
-fn conflict(world: &mut World, id: TxnId, entity: Entity) {
+fn conflict(world: &mut World, id: TxnId, entity: Entity, ordered: Option<Resource>) {
     let now_ns = world.resource::<Inbox>().0.now_ns;
     let program = world.get_mut::<Program>(entity).expect("a program").take();
     drop(program);
-    let mut wanted = world.get::<Program>(entity).expect("a program").ledger.write_set();
+    let ledger = world.get::<Program>(entity).expect("a program").ledger.clone();
+    let (mut wanted, mut for_update) = (ledger.write_set(), ledger.upgraded());
+    if let Some(ordered) = ordered {
+        // Whoever comes later waits until this one has had its turn.
+        wanted.push(ordered);
+    }
     let transaction = &mut *world.get_mut::<Transaction>(entity).expect("a transaction");
     let can_retry = transaction.request.txn_id.is_none()
         && transaction.deadline_ns > now_ns
@@ -46,6 +58,7 @@ fn conflict(world: &mut World, id: TxnId, entity: Entity) {
         wanted.sort();
         wanted.dedup();
         transaction.expected_writes = wanted;
+        transaction.for_update.append(&mut for_update);
         release(world, id);
         restart(world, entity);
     } else {
@@ -60,14 +73,23 @@ fn finish(world: &mut World, id: TxnId, entity: Entity) {
     let program = &mut *world.get_mut::<Program>(entity).expect("a program");
     drop(program.take());
     let ledger = program.ledger.clone();
-    let changes = ledger.take_changes();
-    let transaction = &mut *world.get_mut::<Transaction>(entity).expect("a transaction");
+    let transaction = world.get::<Transaction>(entity).expect("a transaction");
     let is_success = matches!(transaction.outcome, Some(Ok(_)));
+    let is_real = !transaction.is_hypothetical();
+    let mut changes = ledger.take_changes();
+    if is_success && is_real {
+        match order(world, id, &changes) {
+            Order::Kept => {}
+            Order::Broken(ordered) => return conflict(world, id, entity, ordered),
+        }
+    } else {
+        changes.clear();
+    }
+    let transaction = &mut *world.get_mut::<Transaction>(entity).expect("a transaction");
     let kind = (transaction.request.path.clone(), transaction.request.verb);
     // A hypothetical transaction has no right to commit, so it cannot make a commit.
-    let right = if is_success && !changes.is_empty() { transaction.authority.take_right() } else { None };
+    let right = if changes.is_empty() { None } else { transaction.authority.take_right() };
     let is_commit = right.is_some();
-    let is_real = !transaction.is_hypothetical();
     if let Authority::Hypothetical { snapshot } = transaction.authority {
         world.resource_mut::<Registry>().release_snapshot(snapshot);
     }
@@ -78,27 +100,28 @@ fn finish(world: &mut World, id: TxnId, entity: Entity) {
         (false, _) => statistics.failed += 1,
     }
     if is_success && is_real {
-        learn(world, kind, changes.iter().map(|(chain, _, _)| *chain).collect());
+        learn(world, kind, &changes, ledger.upgraded());
     }
-    if is_commit {
-        for (chain, _, _) in &changes {
-            assert_write_locked(world, id, *chain);
-        }
+    for change in &changes {
+        assert_write_locked(world, id, change);
     }
-    note_reads(world, id);
-    release(world, id);
     let registry = &mut *world.resource_mut::<Registry>();
     registry.active.remove(&id);
     registry.runnable.remove(&id);
     registry.out_of_fuel.remove(&id);
+    let seen = registry.batch_of(ledger.seen_commit());
     let batch = registry.batch;
     if let Some(right) = right {
         registry.commit_count += 1;
         let number = registry.commit_count;
+        registry.commit_batches.insert(number, batch);
         registry.commits.push(Commit { right, id, number, changes });
     }
+    mark(world, id);
+    release(world, id);
     let transaction = &mut *world.get_mut::<Transaction>(entity).expect("a transaction");
     transaction.phase = if is_success { Phase::Committed } else { Phase::Aborted };
+    transaction.durable_after = transaction.durable_after.max(seen.unwrap_or(0));
     if is_commit {
         transaction.durable_after = batch;
     }
@@ -106,38 +129,95 @@ fn finish(world: &mut World, id: TxnId, entity: Entity) {
     world.resource_mut::<Registry>().held.entry(after).or_default().push(entity);
 }
 
-/// Whoever held a lock for writing may have looked and left all as it was, for example because it was only expected
-/// to write: older transactions must not write any more what it has not seen.
-fn note_reads(world: &mut World, id: TxnId) {
-    let chains: Vec<Entity> = {
-        let registry = world.resource::<Registry>();
-        let locks = registry.locks.get(&id).into_iter().flatten();
-        let granted = locks.filter_map(|lock| world.get::<Lock>(*lock)).filter(|lock| lock.is_granted);
-        granted.map(|lock| registry.chains[&lock.chain]).collect()
-    };
-    for chain in chains {
-        let queue = &mut *world.get_mut::<LockQueue>(chain).expect("a chain");
-        queue.last_read = queue.last_read.max(id);
+/// Whether a transaction can still commit under its id.
+enum Order {
+    Kept,
+    /// Not; what it should lock to be able to, if it has not wanted to lock that already.
+    Broken(Option<Resource>),
+}
+
+/// The entries of indices are not locked when they are written, and a history records its transactions in order: so
+/// it is seen now whether somebody newer came first.
+fn order(world: &World, id: TxnId, changes: &[Change]) -> Order {
+    for Change { chain, content, .. } in changes {
+        let ChangedContent::Rows(changed) = content else { continue };
+        let entity = world.resource::<Registry>().chains[chain];
+        let hosted = world.get::<HostedCollections>(entity).expect("a chain around collections");
+        let is_history =
+            world.get::<HostedChain>(entity).is_some_and(|chain| chain.spec.kind == ChainKind::Block);
+        if is_history && hosted.newest >= id {
+            return Order::Broken(Some(Resource { tree: TreeId::value(*chain), range: LockRange::all() }));
+        }
+        for (slot, rows) in changed {
+            let schema = &hosted.slots[usize::from(*slot)].schema;
+            if schema.layouts().len() == 1 {
+                continue;
+            }
+            let entries = rows.values().flat_map(|change| change.in_trees(schema));
+            for change in entries.filter(|change| change.tree > 0) {
+                let tree = TreeId { chain: *chain, slot: *slot, tree: change.tree as u16 };
+                let resource = Resource { tree, range: LockRange::Key(change.key) };
+                if is_refused(world, id, &resource, LockMode::Write) {
+                    return Order::Broken(None);
+                }
+            }
+        }
+    }
+    Order::Kept
+}
+
+/// Note what a transaction has seen or changed: older ones must not write that any more. Whoever held a lock for
+/// writing may have looked and left all as it was, for example because it was only expected to write.
+fn mark(world: &mut World, id: TxnId) {
+    let registry = world.resource::<Registry>();
+    let oldest_active = registry.oldest_active();
+    let locks = registry.locks.get(&id).into_iter().flatten();
+    let granted: Vec<(Entity, Lock)> = locks
+        .filter_map(|lock| world.get::<Lock>(*lock))
+        .filter(|lock| lock.is_granted)
+        .map(|lock| (registry.chains[&lock.resource.tree.chain], lock.clone()))
+        .collect();
+    for (chain, lock) in granted {
+        let table = &mut *world.get_mut::<LockTable>(chain).expect("a chain");
+        table.forget(oldest_active);
+        table.mark(id, lock.resource, lock.mode, oldest_active);
     }
 }
 
-fn assert_write_locked(world: &World, id: TxnId, chain: components::cluster::ChainId) {
-    let queue = world.get::<LockQueue>(world.resource::<Registry>().chains[&chain]).expect("a chain");
-    let lock = world.get::<Lock>(queue.locks[&id]).expect("a queued lock");
-    assert!(lock.is_granted && lock.mode == LockMode::Write, "a change needs a lock");
+fn assert_write_locked(world: &World, id: TxnId, change: &Change) {
+    let registry = world.resource::<Registry>();
+    let locks = registry.locks.get(&id).into_iter().flatten().filter_map(|lock| world.get::<Lock>(*lock));
+    // Of rows, the ledger has asserted that each was locked when it was changed.
+    let is_locked = locks
+        .filter(|lock| lock.resource.tree.chain == change.chain)
+        .any(|lock| lock.is_granted && lock.mode == LockMode::Write);
+    let is_record = matches!(&change.content, ChangedContent::Rows(rows) if rows.is_empty());
+    assert!(is_locked || is_record, "a change needs a lock");
 }
 
 /// Remember what a request of this kind writes.
-fn learn(
-    world: &mut World,
-    kind: (components::Path, components::reference::Verb),
-    written: Vec<components::cluster::ChainId>,
-) {
+fn learn(world: &mut World, kind: (Path, Verb), changes: &[Change], for_update: BTreeSet<HostedCollection>) {
+    let values: Vec<ChainId> = changes
+        .iter()
+        .filter(|change| matches!(change.content, ChangedContent::Value(_)))
+        .map(|change| change.chain)
+        .collect();
     let expectations = &mut world.resource_mut::<Expectations>().0;
-    if written.is_empty() {
-        expectations.remove(&kind);
-    } else if expectations.len() < EXPECTATIONS_MAX || expectations.contains_key(&kind) {
-        expectations.insert(kind, written);
+    let is_room = expectations.len() < EXPECTATIONS_MAX;
+    match expectations.get_mut(&kind) {
+        // Once learned, it stays: with the rows locked for writing at once, nothing is upgraded any more.
+        Some(known) => {
+            known.values = values;
+            known.for_update.extend(for_update);
+            if known.values.is_empty() && known.for_update.is_empty() {
+                expectations.remove(&kind);
+            }
+        }
+        None if values.is_empty() && for_update.is_empty() => {}
+        None if is_room => {
+            expectations.insert(kind, Expectation { values, for_update });
+        }
+        None => {}
     }
 }
 
@@ -146,14 +226,14 @@ fn release(world: &mut World, id: TxnId) {
     let registry = &mut *world.resource_mut::<Registry>();
     registry.active.remove(&id);
     let locks = registry.locks.remove(&id).unwrap_or_default();
+    registry.history_readers.retain(|(_, reader)| *reader != id);
     for entity in locks {
         let lock = world.get::<Lock>(entity).expect("a lock").clone();
         assert_eq!(lock.holder, id, "a transaction releases its own locks");
         let registry = &mut *world.resource_mut::<Registry>();
-        registry.released.insert(lock.chain);
-        registry.history_readers.remove(&(lock.chain, id));
-        let chain = registry.chains[&lock.chain];
-        world.get_mut::<LockQueue>(chain).expect("a chain").locks.remove(&id);
+        let chain = registry.chains[&lock.resource.tree.chain];
+        registry.released.insert(lock.resource.clone());
+        world.get_mut::<LockTable>(chain).expect("a chain").remove(&lock.resource, entity);
         world.despawn(entity);
     }
 }

@@ -7,7 +7,7 @@ use bevy_ecs::prelude::World;
 use components::Error;
 use components::cluster::ChainId;
 use components::transaction::{Program, Transaction};
-use components::versions::{BlockContent, BlockHeader};
+use components::versions::{BlockContent, BlockHeader, PageHeader};
 
 use crate::tick::{Limits, Registry};
 
@@ -37,6 +37,41 @@ pub fn evict(world: &mut World) {
         registry.resident.remove(&key);
         registry.resident_bytes -= bytes;
         if registry.resident_bytes <= cache_bytes {
+            return;
+        }
+    }
+}
+
+/// How far below its limit the cache of pages is emptied, so that it need not be done for each page.
+const EVICT_SHARE: u64 = 16;
+
+/// Drop the content of pages that are durable, least frequently used first, until the rest fits.
+pub fn evict_pages(world: &mut World) {
+    let cache_bytes = world.resource::<Limits>().page_cache_bytes;
+    let registry = world.resource::<Registry>();
+    if registry.resident_page_bytes <= cache_bytes {
+        return;
+    }
+    let durable = registry.durable;
+    let entities: Vec<_> = registry.resident_pages.iter().map(|page| (*page, registry.pages[page])).collect();
+    let mut candidates = Vec::with_capacity(entities.len());
+    for (page, entity) in entities {
+        let header = &mut *world.get_mut::<PageHeader>(entity).expect("a page");
+        // What was used often long ago is forgotten.
+        header.uses /= 2;
+        if header.stored <= durable {
+            candidates.push((header.uses, header.last_used, page, entity));
+        }
+    }
+    candidates.sort_unstable_by_key(|(uses, last_used, page, _)| (*uses, *last_used, *page));
+    let target = cache_bytes - cache_bytes / EVICT_SHARE;
+    for (_, _, page, entity) in candidates {
+        let cell = world.get::<PageHeader>(entity).expect("a page").cell.clone();
+        cell.set_content(None);
+        let registry = &mut *world.resource_mut::<Registry>();
+        registry.resident_pages.remove(&page);
+        registry.resident_page_bytes -= cell.bytes() as u64;
+        if registry.resident_page_bytes <= target {
             return;
         }
     }

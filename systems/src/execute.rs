@@ -10,6 +10,7 @@ use components::transaction::{Phase, Program, ProgramFuture, Transaction};
 use components::{Error, Reply, TxnId};
 use rayon::prelude::*;
 
+use crate::pages;
 use crate::tick::{Limits, Pool, Registry, Statistics};
 
 /// What every program may spend at first, one after the other on the thread of the tick. Most end or wait within it,
@@ -107,6 +108,7 @@ pub fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
 
 fn settle(world: &mut World, program: Polled) {
     let Polled { id, entity, future, ledger, result, .. } = program;
+    pages::note_uses(world, ledger.take_pages_read());
     match result {
         Poll::Ready(reply) => {
             // What it has locked and changed is in the ledger; the rest of it is gone.

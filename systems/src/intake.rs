@@ -3,14 +3,19 @@
 use std::sync::Arc;
 
 use bevy_ecs::prelude::{Entity, World};
+use components::collection::page::Visibility;
 use components::ledger::Ledger;
+use components::lock::Resource;
 use components::transaction::{Authority, Phase, Program, RequestId, Transaction};
 use components::versions::{BlockContent, BlockHeader, History};
 use components::{Error, Request, Result, TxnId};
 
 use crate::dispatch::is_hypothetical;
+use crate::pages;
 use crate::scalar::Interpreter;
-use crate::tick::{Expectations, Hosting, Inbox, Input, Inputs, Limits, Outbox, Registry, Statistics};
+use crate::tick::{
+    Expectation, Expectations, Hosting, Inbox, Input, Inputs, Limits, Outbox, Registry, Statistics,
+};
 
 /// The nonce of the ids of this host. Its ids differ in time, so one nonce will do until hosts share clusters.
 const NONCE: u16 = 1;
@@ -30,7 +35,11 @@ pub fn intake(world: &mut World) {
                 let registry = &mut *world.resource_mut::<Registry>();
                 assert!(sequence >= registry.durable, "what is durable stays durable");
                 registry.durable = sequence;
+                while registry.commit_batches.first_key_value().is_some_and(|(_, batch)| *batch <= sequence) {
+                    registry.commit_batches.pop_first();
+                }
             }
+            Input::Page { page, content } => pages::came(world, page, content),
             Input::Block { chain, ordinal, content } => {
                 let content = content.unwrap_or_else(|cause| {
                     panic!("block {ordinal} of chain {} cannot be read: {cause}", chain.0)
@@ -49,7 +58,7 @@ pub fn intake(world: &mut World) {
                 if registry.resident.insert((chain, ordinal), entity).is_none() {
                     registry.resident_bytes += bytes;
                 }
-                registry.released.insert(chain);
+                registry.blocks_came.insert(chain);
             }
         }
     }
@@ -103,12 +112,12 @@ fn begin(world: &mut World, request_id: RequestId, request: Request, now_ns: u64
     } else {
         Authority::real()
     };
-    let expected_writes = match &authority {
+    let expectation = match &authority {
         Authority::Real(_) => {
             let expectations = world.resource::<Expectations>();
             expectations.0.get(&(request.path.clone(), request.verb)).cloned().unwrap_or_default()
         }
-        Authority::Hypothetical { .. } => Vec::new(),
+        Authority::Hypothetical { .. } => Expectation::default(),
     };
     let transaction = Transaction {
         id,
@@ -119,7 +128,8 @@ fn begin(world: &mut World, request_id: RequestId, request: Request, now_ns: u64
         authority,
         attempts: 0,
         durable_after: 0,
-        expected_writes,
+        expected_writes: expectation.values.into_iter().map(Resource::value).collect(),
+        for_update: expectation.for_update,
         outcome: None,
     };
     let deadline_ns = transaction.deadline_ns;
@@ -141,7 +151,12 @@ fn start(world: &mut World, entity: Entity) {
     let request = transaction.request.clone();
     let expected = transaction.expected_writes.clone();
     transaction.phase = if expected.is_empty() { Phase::Running } else { Phase::Waiting };
-    let ledger = Arc::new(Ledger::new(id));
+    let commit = match transaction.authority {
+        Authority::Real(_) => u64::MAX,
+        Authority::Hypothetical { snapshot } => snapshot,
+    };
+    let visibility = Visibility { before: id, commit };
+    let ledger = Arc::new(Ledger::new(visibility, transaction.for_update.clone()));
     let interpreter = Interpreter { catalog, ledger: ledger.clone() };
     let future = Box::pin(async move { interpreter.serve(&request).await });
     world.entity_mut(entity).insert(Program::new(future, ledger));
@@ -150,7 +165,7 @@ fn start(world: &mut World, entity: Entity) {
     if expected.is_empty() {
         registry.runnable.insert(id);
     } else {
-        registry.expected.extend(expected.into_iter().map(|chain| (id, chain)));
+        registry.expected.extend(expected.into_iter().map(|resource| (id, resource)));
     }
 }
 

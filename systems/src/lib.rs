@@ -6,13 +6,16 @@
 pub mod apply;
 pub mod arbitrate;
 mod chain;
+pub mod checkpoint;
 mod cluster;
+mod collection;
 pub mod commit;
 pub mod dispatch;
 pub mod evict;
 pub mod execute;
 pub mod futures;
 pub mod intake;
+pub mod pages;
 pub mod persist;
 pub mod respond;
 pub mod scalar;

@@ -1,16 +1,21 @@
 //! What goes into a tick, what comes out of it, and what its stages hand to one another.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use bevy_ecs::prelude::{Entity, Resource};
-use components::chain::{Block, Mutation};
+use bevy_ecs::prelude::Entity;
+use components::chain::Block;
 use components::cluster::{Catalog, ChainId};
-use components::ledger::{LockMode, Want};
+use components::collection::HostedCollection;
+use components::collection::columns::Columns;
+use components::collection::page::{PageId, Visibility};
+use components::collection::schema::ColumnType;
+use components::ledger::{Change, Want};
+use components::lock::Resource;
 use components::reference::Verb;
 use components::storage::{Batch, Write};
 use components::transaction::{CommitRight, RequestId};
-use components::{Path, Reply, Request, State, TxnId};
+use components::{Path, Reply, Request, TxnId};
 
 /// One input of a tick.
 #[derive(Clone, Debug)]
@@ -35,6 +40,32 @@ pub enum Input {
         /// Its content.
         content: Result<Block, String>,
     },
+    /// The base of a page that was asked for, or why it cannot be read.
+    Page {
+        /// Its name.
+        page: PageId,
+        /// Its content.
+        content: Result<Columns, String>,
+    },
+}
+
+/// Something to read from storage.
+#[derive(Clone, Debug)]
+pub enum Load {
+    /// A block; [`Input::Block`] brings it.
+    Block {
+        /// The chain of the block.
+        chain: ChainId,
+        /// Its place in the chain.
+        ordinal: u32,
+    },
+    /// The base of a page; [`Input::Page`] brings it.
+    Page {
+        /// Its name.
+        page: PageId,
+        /// The types of its columns.
+        types: Arc<[ColumnType]>,
+    },
 }
 
 /// What a tick is given.
@@ -53,8 +84,8 @@ pub struct Outputs {
     pub replies: Vec<(RequestId, Reply)>,
     /// What must become durable.
     pub batch: Option<Batch>,
-    /// Blocks to read from storage.
-    pub loads: Vec<(ChainId, u32)>,
+    /// What to read from storage.
+    pub loads: Vec<Load>,
     /// Whether there is more to do without further input.
     pub is_busy: bool,
     /// When to tick at the latest, in nanoseconds of the host's clock.
@@ -64,29 +95,32 @@ pub struct Outputs {
 }
 
 /// The inputs that the intake has yet to look at, and the time.
-#[derive(Debug, Default, Resource)]
+#[derive(Debug, Default, bevy_ecs::prelude::Resource)]
 pub struct Inbox(pub Inputs);
 
 /// The outputs so far.
-#[derive(Debug, Default, Resource)]
+#[derive(Debug, Default, bevy_ecs::prelude::Resource)]
 pub struct Outbox {
     /// See [`Outputs::replies`].
     pub replies: Vec<(RequestId, Reply)>,
     /// Changes for the batch of this tick.
     pub writes: Vec<Write>,
     /// See [`Outputs::loads`].
-    pub loads: Vec<(ChainId, u32)>,
+    pub loads: Vec<Load>,
 }
 
 /// What this host serves.
-#[derive(Debug, Resource)]
+#[derive(Debug, bevy_ecs::prelude::Resource)]
 pub struct Hosting(pub Arc<Catalog>);
 
 /// From how many programs on that do not end at once several threads go on with them.
 pub const PARALLEL_PROGRAMS_MIN: usize = 2;
 
+/// How large the effects of a chain on its collections grow before its pages are stored: recovery repeats them.
+pub const EFFECTS_BYTES_MAX: u64 = 8 << 20;
+
 /// Limits of a world. Each has a default that suits a small server.
-#[derive(Clone, Copy, Debug, Resource)]
+#[derive(Clone, Copy, Debug, bevy_ecs::prelude::Resource)]
 pub struct Limits {
     /// How long a request may take, in nanoseconds.
     pub request_ttl_ns: u64,
@@ -102,6 +136,10 @@ pub struct Limits {
     pub rounds_max: u32,
     /// How much content of closed blocks stays in memory, in bytes.
     pub cache_bytes: u64,
+    /// How much content of pages stays in memory, in bytes.
+    pub page_cache_bytes: u64,
+    /// How large the effects of a chain on its collections grow in storage before its pages are stored, in bytes.
+    pub effects_bytes_max: u64,
     /// How far ahead of the clock a transaction id that a caller chose may be, in nanoseconds.
     pub clock_skew_ns_max: u64,
 }
@@ -116,6 +154,8 @@ impl Default for Limits {
             parallel_programs_min: PARALLEL_PROGRAMS_MIN,
             rounds_max: 4_096,
             cache_bytes: 1_000_000_000,
+            page_cache_bytes: 500_000_000,
+            effects_bytes_max: EFFECTS_BYTES_MAX,
             clock_skew_ns_max: 5_000_000_000,
         }
     }
@@ -130,14 +170,14 @@ pub struct Commit {
     pub id: TxnId,
     /// Its number in the order of commits.
     pub number: u64,
-    /// For each chain that it changed: the subject after it, and the changes.
-    pub changes: Vec<(ChainId, State, Vec<Mutation>)>,
+    /// For each chain that it changed: the changes, and the subject after them.
+    pub changes: Vec<Change>,
 }
 
 /// The registers of a world: which entity is which, and what has to be looked at.
 ///
 /// Everything here is ordered: what is done in this order is the same on every run.
-#[derive(Debug, Default, Resource)]
+#[derive(Debug, Default, bevy_ecs::prelude::Resource)]
 pub struct Registry {
     /// Open transactions whose order is not decided.
     pub active: BTreeMap<TxnId, Entity>,
@@ -154,9 +194,11 @@ pub struct Registry {
     /// What programs have asked for.
     pub wants: Vec<(TxnId, Want)>,
     /// Locks to take before a transaction begins.
-    pub expected: Vec<(TxnId, ChainId)>,
-    /// Chains on which a lock was released.
-    pub released: BTreeSet<ChainId>,
+    pub expected: Vec<(TxnId, Resource)>,
+    /// What locks were released on.
+    pub released: BTreeSet<Resource>,
+    /// Chains of which a block came that was asked for.
+    pub blocks_came: BTreeSet<ChainId>,
     /// Transactions that were refused a lock.
     pub refused: BTreeSet<TxnId>,
     /// Transactions whose outcome is known.
@@ -189,8 +231,39 @@ pub struct Registry {
     pub resident: BTreeMap<(ChainId, u32), Entity>,
     /// The size of that content, in bytes.
     pub resident_bytes: u64,
+    /// Pages by the stored name of their base.
+    pub pages: BTreeMap<PageId, Entity>,
+    /// The last name that was given to a base.
+    pub last_page: PageId,
+    /// The pages whose content is in memory.
+    pub resident_pages: BTreeSet<PageId>,
+    /// The size of that content, in bytes.
+    pub resident_page_bytes: u64,
+    /// Transactions that wait for the content of a page.
+    pub page_readers: BTreeMap<PageId, BTreeSet<TxnId>>,
+    /// Bases that no newest version has any more: until which transaction and which snapshot somebody may read them.
+    pub retired_pages: VecDeque<RetiredPage>,
+    /// The batch of each commit that is not known to be durable.
+    pub commit_batches: BTreeMap<u64, u64>,
+    /// Pages that were asked for and have not come yet.
+    pub loading_pages: BTreeSet<PageId>,
+    /// Chains around collections that have something to store.
+    pub dirty_chains: BTreeSet<ChainId>,
+    /// Whether a checkpoint can go on without further input.
+    pub is_checkpoint_due: bool,
     /// How many ticks have run.
     pub ticks: u64,
+}
+
+/// A base that only older readers may still look at.
+#[derive(Clone, Copy, Debug)]
+pub struct RetiredPage {
+    /// The base.
+    pub page: PageId,
+    /// The last transaction that had begun when it was retired.
+    pub last_id: TxnId,
+    /// The number of the last commit when it was retired.
+    pub commit: u64,
 }
 
 impl Registry {
@@ -200,6 +273,7 @@ impl Registry {
             && self.wants.is_empty()
             && self.expected.is_empty()
             && self.released.is_empty()
+            && self.blocks_came.is_empty()
             && self.refused.is_empty()
             && self.finished.is_empty())
     }
@@ -224,22 +298,49 @@ impl Registry {
         self.snapshots.keys().next().copied().unwrap_or(u64::MAX)
     }
 
+    /// The batch that makes a commit durable, if it is not known to be durable.
+    pub fn batch_of(&self, commit: u64) -> Option<u64> {
+        self.commit_batches.get(&commit).copied()
+    }
+
+    /// A name for a new base.
+    pub fn next_page(&mut self) -> PageId {
+        self.last_page = PageId(self.last_page.0 + 1);
+        self.last_page
+    }
+
+    /// What every transaction that reads sees, so that older versions are of no use.
+    pub fn oldest_visibility(&self) -> Visibility {
+        // With nobody active, whoever comes is newer than everything.
+        let before = self.active.keys().next().copied().unwrap_or(TxnId::MAX);
+        Visibility { before, commit: self.oldest_snapshot() }
+    }
+
     /// The id before which no transaction reads.
     pub fn oldest_active(&self) -> TxnId {
         self.active.keys().next().copied().unwrap_or(TxnId::MAX)
     }
 }
 
-/// What chains a request is expected to write: those that the last one of its kind wrote. They are locked before
-/// it begins, so that transactions on one hot value queue up instead of refusing one another.
-#[derive(Debug, Default, Resource)]
-pub struct Expectations(pub BTreeMap<(Path, Verb), Vec<ChainId>>);
+/// What a request is expected to write: what the last one of its kind wrote. It is locked before the request begins,
+/// or when a row is read, so that transactions on one hot value queue up instead of refusing one another.
+#[derive(Debug, Default, bevy_ecs::prelude::Resource)]
+pub struct Expectations(pub BTreeMap<(Path, Verb), Expectation>);
+
+/// What requests of a kind are expected to write.
+#[derive(Clone, Debug, Default)]
+pub struct Expectation {
+    /// Chains around values.
+    pub values: Vec<ChainId>,
+    /// Collections of which they write rows that they have read before.
+    pub for_update: BTreeSet<HostedCollection>,
+}
 
 /// How many kinds of request are remembered; beyond, no new ones are learned.
 pub const EXPECTATIONS_MAX: usize = 16_384;
 
 /// What has happened, for operators.
-#[derive(Clone, Copy, Debug, Default, Resource)]
+#[derive(Clone, Copy, Debug, Default, bevy_ecs::prelude::Resource)]
 pub struct Statistics {
     /// Transactions that were begun, retries not counted.
     pub begun: u64,
@@ -264,8 +365,5 @@ pub struct Statistics {
 }
 
 /// The threads that poll programs when there are many. None: the thread of the tick alone.
-#[derive(Default, Resource)]
+#[derive(Default, bevy_ecs::prelude::Resource)]
 pub struct Pool(pub Option<rayon::ThreadPool>);
-
-/// The mode of the lock that a transaction is expected to need.
-pub const EXPECTED_MODE: LockMode = LockMode::Write;

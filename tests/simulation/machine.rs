@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use components::cluster::{Catalog, ChainId, ClusterConfig};
+use components::cluster::{Catalog, ClusterConfig};
 use components::reference::Verb;
 use components::storage::Batch;
 use components::transaction::RequestId;
@@ -12,7 +12,7 @@ use io::json;
 use io::storage::simulated::SimulatedDisk;
 use io::storage::{CheckpointMode, Store, StoreOptions};
 use world::host::PROGRAM_STACK_BYTES;
-use world::load::{load, load_block};
+use world::load::{load, perform};
 use world::{Host, HostConfig, Input, Inputs, Limits, Outputs};
 
 use crate::random::Random;
@@ -117,7 +117,7 @@ pub struct Machine {
     options: MachineOptions,
     random: Random,
     pending: VecDeque<Pending>,
-    loads: VecDeque<(u64, ChainId, u32)>,
+    loads: VecDeque<(u64, world::Load)>,
     next_request: u64,
     is_busy: bool,
 }
@@ -127,6 +127,8 @@ fn store_options(seed: u64) -> StoreOptions {
         // Small, so that checkpoints happen every few commits.
         segment_bytes: 4096 + 24 * 1024,
         overlay_bytes: 32 * 1024,
+        transaction_bytes: 32 * 1024,
+        map_bytes: 0,
         growth_bytes: 4096,
         checkpoint_mode: CheckpointMode::Deferred { commits: (seed % 4) as u32 },
         new_disk_id: Some([seed as u8; 16]),
@@ -176,6 +178,7 @@ impl Machine {
         Host::new(HostConfig {
             catalog: loaded.catalog,
             chains: loaded.chains,
+            last_page: loaded.last_page,
             limits: options.limits,
             threads: options.threads,
             now_ns,
@@ -236,15 +239,8 @@ impl Machine {
         self.now_ns += TICK_NS;
         let mut all = Vec::new();
         self.flush(&mut all)?;
-        while let Some((at, chain, ordinal)) = self.loads.front().copied()
-            && at <= self.ticks
-        {
-            self.loads.pop_front();
-            all.push(Input::Block {
-                chain,
-                ordinal,
-                content: load_block(&self.store.reader(), chain, ordinal),
-            });
+        while let Some((_, load)) = self.loads.pop_front_if(|(at, _)| *at <= self.ticks) {
+            all.push(perform(&self.store.reader(), &load));
         }
         all.extend(events);
         let outputs = self.host.tick(Inputs { now_ns: self.now_ns, events: all });
@@ -265,9 +261,9 @@ impl Machine {
         }
         // One at a time, so that blocks of one chain come in different ticks.
         let mut at = self.loads.back().map_or(self.ticks, |(at, ..)| *at);
-        for (chain, ordinal) in &outputs.loads {
+        for load in &outputs.loads {
             at += 1;
-            self.loads.push_back((at, *chain, *ordinal));
+            self.loads.push_back((at, load.clone()));
         }
         self.is_busy = outputs.is_busy;
         Ok(outputs)

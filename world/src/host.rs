@@ -1,5 +1,6 @@
 //! The host: a world, and the one way in which it changes (DESIGN.md §3).
 
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -7,17 +8,19 @@ use bevy_ecs::prelude::*;
 use bevy_ecs::schedule::{LogLevel, ScheduleBuildSettings, SingleThreadedExecutor};
 use components::chain::ChainKind;
 use components::cluster::Catalog;
-use components::lock::Lock;
+use components::collection::page::PageId;
+use components::lock::{Lock, LockTable, TreeId};
 use components::transaction::{RequestId, Transaction};
 use components::versions::{
-    BlockContent, BlockHeader, History, HostedChain, LockQueue, Stored, Version, Versions,
+    BlockContent, BlockHeader, EffectLog, History, HostedChain, HostedCollections, HostedRows, PageHeader,
+    Stored, Version, Versions,
 };
 use components::{Error, TxnId, tbon};
 use systems::execute::panic_message;
 use systems::tick::{
     Expectations, Hosting, Inbox, Inputs, Limits, Outbox, Outputs, Pool, Registry, Statistics,
 };
-use systems::{apply, arbitrate, commit, evict, execute, intake, persist, respond};
+use systems::{apply, arbitrate, checkpoint, commit, evict, execute, intake, persist, respond};
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::inspect::{InspectQuery, inspect};
@@ -34,6 +37,8 @@ pub struct HostConfig {
     pub catalog: Catalog,
     /// The chains that it serves, as they were stored.
     pub chains: Vec<LoadedChain>,
+    /// The last name that was given to a page.
+    pub last_page: PageId,
     /// Its limits.
     pub limits: Limits,
     /// How many threads poll programs.
@@ -71,7 +76,7 @@ impl Host {
     /// # Errors
     /// Why its schedules or threads cannot be made.
     pub fn new(config: HostConfig) -> Result<Self, String> {
-        let HostConfig { catalog, chains, limits, threads, now_ns } = config;
+        let HostConfig { catalog, chains, last_page, limits, threads, now_ns } = config;
         let mut world = World::new();
         let pool = if threads > 1 {
             let pool = rayon::ThreadPoolBuilder::new()
@@ -85,11 +90,15 @@ impl Host {
         };
         // What was read before is forgotten, so nothing may be written before it.
         let floor_id = TxnId::new(now_ns, 0);
-        let mut registry = Registry { batch: 1, floor_id, ..Default::default() };
+        let mut registry = Registry { batch: 1, floor_id, last_page, ..Default::default() };
         for chain in chains {
             registry.floor_id = registry.floor_id.max(chain.last);
+            registry.commit_count = registry.commit_count.max(chain.collections.last_commit);
             let id = chain.id;
-            let entity = spawn_chain(&mut world, chain);
+            if !chain.collections.effects.is_empty() {
+                registry.dirty_chains.insert(id);
+            }
+            let entity = spawn_chain(&mut world, chain, &mut registry.pages);
             registry.chains.insert(id, entity);
         }
         registry.last_id = registry.floor_id;
@@ -104,7 +113,9 @@ impl Host {
         let (mut begin, mut round, mut end) = (schedule(), schedule(), schedule());
         begin.add_systems(intake::intake);
         round.add_systems((arbitrate::arbitrate, execute::execute, commit::commit, apply::apply).chain());
-        end.add_systems((respond::respond, evict::evict, evict::shed).chain());
+        end.add_systems(
+            (checkpoint::checkpoint, respond::respond, evict::evict, evict::evict_pages, evict::shed).chain(),
+        );
         for schedule in [&mut begin, &mut round, &mut end] {
             schedule.initialize(&mut world).map_err(|cause| format!("a schedule is ambiguous: {cause}"))?;
         }
@@ -148,12 +159,13 @@ impl Host {
         let outbox = &mut *world.resource_mut::<Outbox>();
         let replies = std::mem::take(&mut outbox.replies);
         let loads = std::mem::take(&mut outbox.loads);
-        let registry = world.resource::<Registry>();
+        let registry = &mut *world.resource_mut::<Registry>();
+        let is_checkpoint_due = std::mem::take(&mut registry.is_checkpoint_due);
         Outputs {
             replies,
             batch,
             loads,
-            is_busy: registry.has_work() || !registry.out_of_fuel.is_empty(),
+            is_busy: registry.has_work() || !registry.out_of_fuel.is_empty() || is_checkpoint_due,
             next_deadline_ns: registry.deadlines.first().map(|(deadline_ns, _)| *deadline_ns),
             poisoned: None,
         }
@@ -190,22 +202,35 @@ impl Host {
     /// A hash of everything that later outputs depend on, but for the programs themselves.
     pub fn state_hash(&mut self) -> u64 {
         let mut hash = Xxh3::new();
-        let mut chains =
-            self.world.query::<(&HostedChain, &Versions, &LockQueue, &Stored, Option<&History>)>();
+        let mut chains = self.world.query::<(
+            &HostedChain,
+            Option<&Versions>,
+            Option<&HostedCollections>,
+            &LockTable,
+            Option<&Stored>,
+            Option<&EffectLog>,
+            Option<&History>,
+        )>();
         let mut texts: Vec<Vec<u8>> = Vec::new();
-        for (chain, versions, queue, stored, history) in chains.iter(&self.world) {
+        for (chain, versions, collections, locks, stored, log, history) in chains.iter(&self.world) {
             let mut text = tbon::encode(&chain.id.0);
-            for version in versions.iter() {
+            for version in versions.iter().flat_map(|versions| versions.iter()) {
                 text.extend(version.id.to_bytes());
                 text.extend(version.commit.to_be_bytes());
                 text.extend(version.batch.to_be_bytes());
                 text.extend(tbon::encode(&version.subject));
             }
-            for holder in queue.locks.keys() {
-                text.extend(holder.to_bytes());
+            for tree in collections.iter().flat_map(|rows| &rows.slots).flat_map(|rows| rows.trees.iter()) {
+                for (low, page) in tree.iter() {
+                    text.extend_from_slice(low);
+                    let base = page.base.as_ref().map(|cell| (cell.id(), cell.content().is_some()));
+                    text.extend(
+                        format!("{base:?} {} {:?} {:?}", page.rows, page.delta, page.horizon).bytes(),
+                    );
+                }
             }
-            text.extend(queue.last_read.to_bytes());
-            text.extend(tbon::encode(&stored.deltas.len()));
+            text.extend(format!("{locks:?} {log:?}").bytes());
+            text.extend(tbon::encode(&stored.map(|stored| stored.deltas.len() as u64)));
             text.extend(history.iter().flat_map(|history| history.open.hash()));
             texts.push(text);
         }
@@ -256,19 +281,33 @@ fn new_request(event: &systems::tick::Input) -> Option<RequestId> {
     }
 }
 
-fn spawn_chain(world: &mut World, chain: LoadedChain) -> Entity {
-    let LoadedChain { id, spec, last, subject, deltas, delta_bytes, blocks } = chain;
+fn spawn_chain(world: &mut World, chain: LoadedChain, pages: &mut BTreeMap<PageId, Entity>) -> Entity {
+    let LoadedChain { id, spec, last, subject, collections, deltas, delta_bytes, blocks } = chain;
     let kind = spec.kind;
-    // Ids begin after zero, so that every transaction finds a version before it.
-    let version = Version { id: last, commit: 0, batch: 0, subject };
-    let entity = world
-        .spawn((
-            HostedChain { id, spec },
-            Versions::new(version),
-            LockQueue { last_read: TxnId::ZERO, ..Default::default() },
-            Stored { deltas, delta_bytes },
-        ))
-        .id();
+    let entity = world.spawn((HostedChain { id, spec }, LockTable::new(last))).id();
+    if collections.slots.is_empty() {
+        // Ids begin after zero, so that every transaction finds a version before it.
+        let version = Version { id: last, commit: 0, batch: 0, subject };
+        world.entity_mut(entity).insert((Versions::new(version), Stored { deltas, delta_bytes }));
+    } else {
+        for (slot, (schema, trees)) in collections.slots.iter().enumerate() {
+            for (tree, (content, layout)) in trees.iter().zip(schema.layouts()).enumerate() {
+                let tree = TreeId { chain: id, slot: slot as u16, tree: tree as u16 };
+                for cell in content.iter().filter_map(|(_, page)| page.base.clone()) {
+                    let types = layout.types.clone();
+                    let page = cell.id();
+                    let header = PageHeader { cell, tree, types, stored: 0, uses: 0, last_used: 0 };
+                    pages.insert(page, world.spawn(header).id());
+                }
+            }
+        }
+        let bytes = collections.effects.values().sum();
+        let log =
+            EffectLog { entries: collections.effects, bytes, dirty: collections.dirty, ..Default::default() };
+        let slots = collections.slots.into_iter();
+        let slots = slots.map(|(schema, trees)| HostedRows { schema, trees: Arc::new(trees) }).collect();
+        world.entity_mut(entity).insert((HostedCollections { slots, newest: last }, log));
+    }
     if kind == ChainKind::Block {
         let open = blocks.last().expect("a chain has a block").hasher.clone();
         let entities = blocks
@@ -352,8 +391,8 @@ mod tests {
             crate::load::load(memory, configs, Catalog::new("http://127.0.0.1:8702", [1; 32]), |_| [2; 32]);
         let loaded = loaded.expect("what is stored is sound");
         memory.keep(loaded.writes);
-        let (catalog, chains) = (loaded.catalog, loaded.chains);
-        Host::new(HostConfig { catalog, chains, limits: Limits::default(), threads: 1, now_ns: 0 })
+        let (catalog, chains, last_page) = (loaded.catalog, loaded.chains, loaded.last_page);
+        Host::new(HostConfig { catalog, chains, last_page, limits: Limits::default(), threads: 1, now_ns: 0 })
             .expect("a host")
     }
 

@@ -2,17 +2,18 @@
 
 use bevy_ecs::prelude::World;
 use components::Path;
-use components::ledger::LockMode;
-use components::lock::Lock;
+use components::lock::{Lock, LockMode, LockRange};
 use components::transaction::{Program, Transaction};
-use components::versions::{BlockContent, BlockHeader, HostedChain, LockQueue, Versions};
+use components::versions::{
+    BlockContent, BlockHeader, EffectLog, HostedChain, HostedCollections, PageHeader, Versions,
+};
 use serde_json::{Value, json};
 use systems::tick::{Hosting, Inbox, Registry, Statistics};
 
 /// What to show.
 #[derive(Clone, Debug, Default)]
 pub struct InspectQuery {
-    /// Only entities of this kind (`transaction`, `lock`, `cluster`, `chain`, `block`); all if none.
+    /// Only entities of this kind (one of [`KINDS`]); all if none.
     pub kind: Option<String>,
     /// Only entities whose JSON text contains this.
     pub filter: Option<String>,
@@ -23,7 +24,7 @@ pub struct InspectQuery {
 }
 
 /// The kinds of entities, in the order in which they are shown.
-pub const KINDS: [&str; 5] = ["transaction", "lock", "cluster", "chain", "block"];
+pub const KINDS: [&str; 7] = ["transaction", "lock", "cluster", "chain", "block", "collection", "page"];
 
 /// How many bytes of a value are shown.
 const PREVIEW_BYTES_MAX: u64 = 512;
@@ -41,6 +42,8 @@ pub fn inspect(world: &mut World, query: &InspectQuery) -> Value {
             "cluster" => clusters(world),
             "chain" => chains(world),
             "block" => blocks(world),
+            "collection" => collections(world),
+            "page" => pages(world),
             other => unreachable!("{other} is not a kind"),
         };
         let wanted = |item: &Value| {
@@ -60,6 +63,10 @@ pub fn inspect(world: &mut World, query: &InspectQuery) -> Value {
         "batch": registry.batch,
         "durable": registry.durable,
         "resident_block_bytes": registry.resident_bytes,
+        "resident_page_bytes": registry.resident_page_bytes,
+        "resident_pages": registry.resident_pages.len(),
+        "loading_pages": registry.loading_pages.len(),
+        "retired_pages": registry.retired_pages.len(),
         "statistics": {
             "begun": statistics.begun,
             "committed": statistics.committed,
@@ -104,25 +111,36 @@ fn locks(world: &mut World) -> Vec<Value> {
     let mut query = world.query::<&Lock>();
     let all: Vec<Lock> = query.iter(world).cloned().collect();
     let items = all.iter().map(|lock| {
-        // Everything on a chain waits for the oldest undecided write before it.
+        // It waits for the undecided writes of older transactions on what it wants.
         let waits_for = all
             .iter()
             .filter(|other| {
                 !lock.is_granted
-                    && other.chain == lock.chain
+                    && other.resource.tree == lock.resource.tree
+                    && other.resource.range.overlaps(&lock.resource.range)
                     && other.holder < lock.holder
                     && other.mode == LockMode::Write
             })
             .map(|other| other.holder)
             .min();
+        let range = match &lock.resource.range {
+            LockRange::Key(key) => json!({ "key": format!("{key:?}") }),
+            LockRange::Range(range) => json!({
+                "from": format!("{:?}", range.start),
+                "to": range.end.as_ref().map(|end| format!("{end:?}")),
+            }),
+        };
         let item = json!({
-            "chain": catalog.chains[&lock.chain].address.to_string(),
+            "chain": catalog.chains[&lock.resource.tree.chain].address.to_string(),
+            "collection": lock.resource.tree.slot,
+            "tree": lock.resource.tree.tree,
+            "range": range,
             "holder": lock.holder.to_string(),
             "mode": format!("{:?}", lock.mode),
             "granted": lock.is_granted,
             "waits_for": waits_for.map(|id| id.to_string()),
         });
-        ((lock.chain, lock.holder), item)
+        ((lock.resource.clone(), lock.holder, lock.mode), item)
     });
     sorted(items.collect())
 }
@@ -140,26 +158,98 @@ fn clusters(world: &mut World) -> Vec<Value> {
 }
 
 fn chains(world: &mut World) -> Vec<Value> {
-    let mut query = world.query::<(&HostedChain, &Versions, &LockQueue)>();
-    let items = query.iter(world).map(|(chain, versions, queue)| {
-        let newest = versions.newest();
-        let bytes = newest.subject.bytes();
-        let subject = if bytes <= PREVIEW_BYTES_MAX {
-            serde_json::to_value(&newest.subject).unwrap_or(Value::Null)
-        } else {
-            Value::Null
-        };
-        let item = json!({
+    let mut query =
+        world.query::<(&HostedChain, Option<&Versions>, Option<&HostedCollections>, Option<&EffectLog>)>();
+    let items = query.iter(world).map(|(chain, versions, collections, log)| {
+        let mut item = json!({
             "address": chain.spec.address.to_string(),
             "kind": chain.spec.kind.class().path(),
-            "last_transaction": newest.id.to_string(),
-            "last_read": queue.last_read.to_string(),
-            "versions": versions.count(),
-            "locks": queue.locks.len(),
-            "subject_bytes": bytes,
-            "subject": subject,
         });
+        let mut show = |name: &str, value: Value| item[name] = value;
+        if let Some(versions) = versions {
+            let newest = versions.newest();
+            let bytes = newest.subject.bytes();
+            show("last_transaction", json!(newest.id.to_string()));
+            show("versions", json!(versions.count()));
+            show("subject_bytes", json!(bytes));
+            if bytes <= PREVIEW_BYTES_MAX {
+                show("subject", serde_json::to_value(&newest.subject).unwrap_or(Value::Null));
+            }
+        }
+        if let (Some(collections), Some(log)) = (collections, log) {
+            show("last_transaction", json!(collections.newest.to_string()));
+            show("collections", json!(collections.slots.len()));
+            show("effects", json!(log.entries.len()));
+            show("effects_bytes", json!(log.bytes));
+            show("dirty_pages", json!(log.dirty.len()));
+            let rest = log.checkpoint.as_ref().map(|checkpoint| checkpoint.pages.len());
+            show("checkpoint_pages_left", json!(rest));
+        }
         (chain.id, item)
+    });
+    sorted(items.collect())
+}
+
+fn collections(world: &mut World) -> Vec<Value> {
+    let mut query = world.query::<(&HostedChain, &HostedCollections)>();
+    let mut items = Vec::new();
+    for (chain, collections) in query.iter(world) {
+        for (slot, rows) in collections.slots.iter().enumerate() {
+            let indices = rows.schema.indices().iter().map(|index| index.name.as_str());
+            let names = std::iter::once("primary").chain(indices);
+            let trees: Vec<Value> = names
+                .zip(rows.trees.iter())
+                .map(|(name, tree)| {
+                    let (mut resident, mut changed, mut bytes, mut delta_bytes) = (0, 0, 0, 0);
+                    for (_, page) in tree.iter() {
+                        resident +=
+                            usize::from(page.base.as_ref().is_some_and(|cell| cell.content().is_some()));
+                        bytes += page.base.as_ref().map_or(0, |cell| cell.bytes());
+                        changed += page.delta.len();
+                        delta_bytes += page.delta_bytes;
+                    }
+                    json!({
+                        "name": name,
+                        "rows": tree.rows,
+                        "pages": tree.pages(),
+                        "resident_pages": resident,
+                        "bytes": bytes,
+                        "changed_rows": changed,
+                        "changed_bytes": delta_bytes,
+                    })
+                })
+                .collect();
+            let item = json!({
+                "chain": chain.spec.address.to_string(),
+                "collection": slot,
+                "class": rows.schema.class().path(),
+                "columns": rows.schema.columns().iter().map(|column| column.name.as_str()).collect::<Vec<_>>(),
+                "trees": trees,
+            });
+            items.push(((chain.id, slot), item));
+        }
+    }
+    sorted(items)
+}
+
+fn pages(world: &mut World) -> Vec<Value> {
+    let catalog = world.resource::<Hosting>().0.clone();
+    let durable = world.resource::<Registry>().durable;
+    let mut query = world.query::<&PageHeader>();
+    let items = query.iter(world).map(|header| {
+        let item = json!({
+            "page": header.cell.id().0,
+            "chain": catalog.chains[&header.tree.chain].address.to_string(),
+            "collection": header.tree.slot,
+            "tree": header.tree.tree,
+            "rows": header.cell.rows(),
+            "bytes": header.cell.bytes(),
+            "resident": header.cell.content().is_some(),
+            "dirty": header.stored > durable,
+            "hits": header.uses,
+            "last_used_tick": header.last_used,
+        });
+        (header.cell.id(), item)
     });
     sorted(items.collect())
 }

@@ -6,4 +6,4 @@ pub mod load;
 
 pub use host::{Host, HostConfig};
 pub use inspect::InspectQuery;
-pub use systems::tick::{Input, Inputs, Limits, Outputs, Statistics};
+pub use systems::tick::{Input, Inputs, Limits, Load, Outputs, Statistics};

@@ -1,17 +1,26 @@
 //! From what is stored to what a world begins with: numbers of chains, subjects, blocks, each of them verified.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use bumpalo::Bump;
 use bytes::Bytes;
 use components::chain::{Block, BlockHash, BlockHasher, ChainAddress, ChainKind, FIRST_BLOCK};
 use components::cluster::{Catalog, ChainId, ChainSpec, ClusterConfig};
+use components::collection::columns::Columns;
+use components::collection::key::Key;
+use components::collection::page::{DeltaEntry, Page, PageId, Tree};
+use components::collection::schema::{ColumnType, Schema};
+use components::collection::stored::{self, Effects};
 use components::document::Document;
 use components::encode::Stored;
+use components::lock::TreeId;
 use components::storage::{Keyspace, Read, Write};
+use components::versions::PagePlace;
 use components::{Path, State, TxnId, decode, tbon};
 use sha2::{Digest, Sha256};
 use systems::apply::{block_header_value, block_key, delta_key, subject_key};
+use systems::tick::{Input, Load};
 
 /// How many entries are read from storage at a time.
 const SCAN_ENTRIES: usize = 4_096;
@@ -25,14 +34,29 @@ pub struct LoadedChain {
     pub spec: ChainSpec,
     /// The last transaction that changed it.
     pub last: TxnId,
-    /// Its subject.
+    /// Its subject; nothing if that is collections.
     pub subject: State,
+    /// Its collections, and what recovery has repeated on them.
+    pub collections: LoadedCollections,
     /// The transactions whose changes are stored beside the subject.
     pub deltas: Vec<TxnId>,
     /// The size of those changes, in bytes.
     pub delta_bytes: u64,
     /// Its blocks, if it keeps them; the last one is open.
     pub blocks: Vec<LoadedBlock>,
+}
+
+/// The collections of a chain as they were stored, with nothing in memory but what recovery has repeated.
+#[derive(Debug, Default)]
+pub struct LoadedCollections {
+    /// The schema and the trees of each.
+    pub slots: Vec<(Arc<Schema>, Vec<Tree>)>,
+    /// The size of each stored value of effects, by the last commit in it.
+    pub effects: BTreeMap<u64, u64>,
+    /// The pages that hold what their stored form lacks.
+    pub dirty: BTreeSet<PagePlace>,
+    /// The newest commit that is known of.
+    pub last_commit: u64,
 }
 
 /// A block as it was stored. Its content is kept only if it is the last one.
@@ -55,7 +79,9 @@ pub struct Loaded {
     pub catalog: Catalog,
     /// The chains that it serves.
     pub chains: Vec<LoadedChain>,
-    /// What has to be stored before the first request: chains that are new.
+    /// The last name that was given to a page.
+    pub last_page: PageId,
+    /// What has to be stored before the first request: chains that are new, and no more pages that nobody needs.
     pub writes: Vec<Write>,
 }
 
@@ -86,6 +112,13 @@ pub fn load(
                             spec.kind.class().path()
                         ));
                     }
+                    if !initial_matches(initial, &spec.schema) {
+                        return Err(format!(
+                            "{address} is stored with the schema {}, but configured with {}",
+                            shown(initial),
+                            shown(&spec.schema)
+                        ));
+                    }
                     // The history begins with the value that it was made with, whatever is configured now.
                     spec.schema = initial.clone();
                     let loaded = load_chain(storage, *id, spec).map_err(|why| format!("{address}: {why}"))?;
@@ -108,7 +141,122 @@ pub fn load(
     for chain in &chains {
         catalog.chains.insert(chain.id, chain.spec.clone());
     }
-    Ok(Loaded { catalog, chains, writes })
+    let garbage = stored_garbage(storage, &mut writes)?;
+    let pages = chains.iter().flat_map(|chain| &chain.collections.slots).flat_map(|(_, trees)| trees);
+    let pages = pages.flat_map(Tree::iter).filter_map(|(_, page)| page.base.as_ref().map(|cell| cell.id()));
+    let last_page = pages.chain(garbage).max().unwrap_or_default();
+    Ok(Loaded { catalog, chains, last_page, writes })
+}
+
+/// Whether what is configured can go on with what is stored: a value begins as it began once, collections stay as they
+/// are.
+fn initial_matches(stored: &State, configured: &State) -> bool {
+    match (stored, configured) {
+        (State::Collection(stored), State::Collection(configured)) => stored.schema == configured.schema,
+        (State::Tuple(stored), State::Tuple(configured))
+            if stored.iter().chain(&**configured).any(is_collection) =>
+        {
+            let mut pairs = stored.iter().zip(configured.iter());
+            stored.len() == configured.len()
+                && pairs.all(|(stored, configured)| initial_matches(stored, configured))
+        }
+        (stored, configured) => !is_collection(stored) && !is_collection(configured),
+    }
+}
+
+fn is_collection(state: &State) -> bool {
+    matches!(state, State::Collection(_))
+}
+
+fn shown(state: &State) -> String {
+    components::encode::to_json(state).unwrap_or_else(|error| error.to_string())
+}
+
+/// The pages that were in no tree any more when the host stopped; they are deleted.
+fn stored_garbage(storage: &dyn Read, writes: &mut Vec<Write>) -> Result<Vec<PageId>, String> {
+    let mut pages = Vec::new();
+    each_entry(storage, Keyspace::Trees, &stored::garbage_prefix(), |key, _| {
+        let page = stored::parse_garbage_key(key).ok_or("the key of a page is malformed")?;
+        for (keyspace, key) in [(Keyspace::Pages, stored::page_key(page)), (Keyspace::Trees, key.to_vec())] {
+            writes.push(Write { keyspace, key, value: None });
+        }
+        pages.push(page);
+        Ok(())
+    })?;
+    Ok(pages)
+}
+
+/// The collections of a chain: the pages as they were stored, and what was committed since.
+fn load_collections(
+    storage: &dyn Read,
+    id: ChainId,
+    spec: &ChainSpec,
+) -> Result<(LoadedCollections, TxnId), String> {
+    let schemas = spec.collections();
+    let mut pages: BTreeMap<TreeId, Vec<(Key, Page)>> = BTreeMap::new();
+    let mut loaded = LoadedCollections::default();
+    each_entry(storage, Keyspace::Trees, &stored::handle_prefix(id), |key, value| {
+        let (tree, page) = stored::parse_handle_key(key).ok_or("the key of a page is malformed")?;
+        let (low, page) = stored::parse_handle(page, value)?;
+        loaded.last_commit = loaded.last_commit.max(page.through);
+        pages.entry(tree).or_default().push((low, page));
+        Ok(())
+    })?;
+    for (slot, schema) in schemas.into_iter().enumerate() {
+        let trees = (0..schema.layouts().len()).map(|tree| {
+            let tree = TreeId { chain: id, slot: slot as u16, tree: tree as u16 };
+            match pages.remove(&tree) {
+                None => Tree::empty(),
+                Some(mut pages) => {
+                    pages.sort_by(|(this, _), (that, _)| this.cmp(that));
+                    Tree::of(pages)
+                }
+            }
+        });
+        let trees = trees.collect();
+        loaded.slots.push((schema, trees));
+    }
+    if let Some((tree, _)) = pages.first_key_value() {
+        return Err(format!(
+            "there are pages of tree {} of collection {}, which it lacks",
+            tree.tree, tree.slot
+        ));
+    }
+    let mut newest = TxnId::ZERO;
+    each_entry(storage, Keyspace::Values, &stored::effects_prefix(id), |key, value| {
+        let last = stored::parse_effects_key(key).ok_or("the key of effects is malformed")?;
+        loaded.effects.insert(last, value.len() as u64);
+        for effects in stored::parse_effects(value)? {
+            newest = newest.max(effects.id);
+            loaded.last_commit = loaded.last_commit.max(effects.commit);
+            repeat(id, &effects, &mut loaded)?;
+        }
+        Ok(())
+    })?;
+    Ok((loaded, newest))
+}
+
+/// Do again what a transaction did, on the pages that lack it.
+fn repeat(chain: ChainId, effects: &Effects, loaded: &mut LoadedCollections) -> Result<(), String> {
+    for (slot, changes) in &effects.rows {
+        let (schema, trees) = loaded
+            .slots
+            .get_mut(usize::from(*slot))
+            .ok_or("there are effects on a collection that is missing")?;
+        for change in changes.iter().flat_map(|change| change.in_trees(schema)) {
+            let tree = &mut trees[change.tree];
+            let (low, page) = tree.page_mut(&change.key);
+            if page.through >= effects.commit {
+                continue;
+            }
+            let entry =
+                DeltaEntry { key: change.key, id: effects.id, commit: effects.commit, row: change.row };
+            page.commit(entry, change.rows);
+            tree.rows = tree.rows.checked_add_signed(change.rows).ok_or("effects do not fit the pages")?;
+            loaded.dirty.insert((TreeId { chain, slot: *slot, tree: change.tree as u16 }, low));
+        }
+    }
+    Ok(())
 }
 
 fn catalog_key(address: &str) -> Vec<u8> {
@@ -141,8 +289,16 @@ fn new_chain(id: ChainId, spec: ChainSpec, writes: &mut Vec<Write>) -> LoadedCha
     let entry = tbon::encode(&(&address, id.0, spec.kind.class().path(), Stored(&spec.schema)));
     let put = |keyspace, key, value: Bytes| Write { keyspace, key, value: Some(value) };
     writes.push(put(Keyspace::Catalog, catalog_key(&address), entry.into()));
-    let subject = tbon::encode(&(TxnId::ZERO.to_string(), Stored(&spec.schema)));
-    writes.push(put(Keyspace::Values, subject_key(id), subject.into()));
+    let schemas = spec.collections();
+    if schemas.is_empty() {
+        let subject = tbon::encode(&(TxnId::ZERO.to_string(), Stored(&spec.schema)));
+        writes.push(put(Keyspace::Values, subject_key(id), subject.into()));
+    }
+    let slots = schemas.into_iter().map(|schema| {
+        let trees = vec![Tree::empty(); schema.layouts().len()];
+        (schema, trees)
+    });
+    let collections = LoadedCollections { slots: slots.collect(), ..Default::default() };
     let mut blocks = Vec::new();
     if spec.kind == ChainKind::Block {
         writes.push(put(Keyspace::Blocks, block_key(id, 0), block_header_value(None)));
@@ -153,11 +309,36 @@ fn new_chain(id: ChainId, spec: ChainSpec, writes: &mut Vec<Write>) -> LoadedCha
             content: Some(Block::default()),
         });
     }
-    let subject = spec.schema.clone();
-    LoadedChain { id, spec, last: TxnId::ZERO, subject, deltas: Vec::new(), delta_bytes: 0, blocks }
+    let subject = if collections.slots.is_empty() { spec.schema.clone() } else { State::NONE };
+    let last = TxnId::ZERO;
+    LoadedChain { id, spec, last, subject, collections, deltas: Vec::new(), delta_bytes: 0, blocks }
 }
 
 fn load_chain(storage: &dyn Read, id: ChainId, spec: ChainSpec) -> Result<LoadedChain, String> {
+    if !spec.collections().is_empty() {
+        let (collections, newest) = load_collections(storage, id, &spec)?;
+        let (blocks, last) = match spec.kind {
+            ChainKind::Sync => (Vec::new(), newest),
+            ChainKind::Block => {
+                let (blocks, last) = load_blocks(storage, id)?;
+                if newest > last {
+                    return Err(format!("its history ends with {last}, but its rows with {newest}"));
+                }
+                (blocks, last)
+            }
+        };
+        let subject = State::NONE;
+        return Ok(LoadedChain {
+            id,
+            spec,
+            last,
+            subject,
+            collections,
+            deltas: Vec::new(),
+            delta_bytes: 0,
+            blocks,
+        });
+    }
     let whole = storage.get(Keyspace::Values, &subject_key(id))?.ok_or("its subject is missing")?;
     let arena = Bump::new();
     let (mut last, mut subject) = match tbon::parse(&whole, &arena).map_err(|error| error.to_string())? {
@@ -187,13 +368,20 @@ fn load_chain(storage: &dyn Read, id: ChainId, spec: ChainSpec) -> Result<Loaded
     })?;
     let blocks = match spec.kind {
         ChainKind::Sync => Vec::new(),
-        ChainKind::Block => load_blocks(storage, id, last)?,
+        ChainKind::Block => {
+            let (blocks, newest) = load_blocks(storage, id)?;
+            if newest != last {
+                return Err(format!("its history ends with {newest}, but its subject with {last}"));
+            }
+            blocks
+        }
     };
-    Ok(LoadedChain { id, spec, last, subject, deltas, delta_bytes, blocks })
+    let collections = LoadedCollections::default();
+    Ok(LoadedChain { id, spec, last, subject, collections, deltas, delta_bytes, blocks })
 }
 
 /// Read every block, and check that each follows the one before (page 04 §4.5).
-fn load_blocks(storage: &dyn Read, id: ChainId, last: TxnId) -> Result<Vec<LoadedBlock>, String> {
+fn load_blocks(storage: &dyn Read, id: ChainId) -> Result<(Vec<LoadedBlock>, TxnId), String> {
     let mut blocks: Vec<LoadedBlock> = Vec::new();
     let mut newest = TxnId::ZERO;
     while let Some(header) = storage.get(Keyspace::Blocks, &block_key(id, blocks.len() as u32))? {
@@ -222,10 +410,7 @@ fn load_blocks(storage: &dyn Read, id: ChainId, last: TxnId) -> Result<Vec<Loade
     if blocks.is_empty() {
         return Err("its first block is missing".to_string());
     }
-    if newest != last {
-        return Err(format!("its history ends with {newest}, but its subject with {last}"));
-    }
-    Ok(blocks)
+    Ok((blocks, newest))
 }
 
 /// Read the content of a block.
@@ -248,6 +433,26 @@ pub fn load_block(storage: &dyn Read, chain: ChainId, ordinal: u32) -> Result<Bl
         Ok(())
     })?;
     block.ok_or_else(|| format!("block {ordinal} is missing"))
+}
+
+/// Read what a world has asked for.
+pub fn perform(storage: &dyn Read, load: &Load) -> Input {
+    match load {
+        Load::Block { chain, ordinal } => {
+            let content = load_block(storage, *chain, *ordinal);
+            Input::Block { chain: *chain, ordinal: *ordinal, content }
+        }
+        Load::Page { page, types } => Input::Page { page: *page, content: load_page(storage, *page, types) },
+    }
+}
+
+/// Read the content of a page.
+///
+/// # Errors
+/// Why it cannot be read.
+pub fn load_page(storage: &dyn Read, page: PageId, types: &Arc<[ColumnType]>) -> Result<Columns, String> {
+    let content = storage.get(Keyspace::Pages, &stored::page_key(page))?;
+    Columns::decode(types, content.ok_or_else(|| format!("page {} is missing", page.0))?)
 }
 
 fn transaction_of(key: &[u8], prefix_len: usize) -> Result<TxnId, String> {

@@ -38,6 +38,11 @@ impl Key {
         bytes.into()
     }
 
+    /// The least key after this one.
+    pub fn next(&self) -> Self {
+        [&self.0[..], &[0]].concat().into()
+    }
+
     /// The least key that does not begin with this one; none if there is no such key.
     pub fn successor(&self) -> Option<Self> {
         let mut bytes = self.0.to_vec();

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use super::{Decoder, NAME_LITERAL, is_subject, key, state};
 use crate::cast;
 use crate::chain::{Block, Chain, ChainKind, LocalChain, Mutation};
+use crate::collection::schema::{CollectionKind, Schema};
+use crate::collection::{Collection, Source};
 use crate::document::Document;
 use crate::error::{Error, Result};
 use crate::name::{Id, Link, Path};
@@ -16,6 +18,13 @@ use crate::value::Value;
 /// A chain that is not hosted: `[schema]`, `[schema, subject]` or `[schema, [block, …]]` (page 04 §4.1).
 pub(super) fn chain(class: NativeClass, content: Document) -> Result<State> {
     let kind = ChainKind::from_class(class).expect("a chain class");
+    if let Document::List([schema, ..]) = content
+        && has_collection(&chain_subject(*schema)?)
+    {
+        return Err(Error::not_implemented(
+            "a chain around a collection that is not hosted is not supported yet",
+        ));
+    }
     let chain = match (kind, content) {
         (_, Document::List([schema])) => LocalChain::new(kind, chain_subject(*schema)?),
         (ChainKind::Sync, Document::List([schema, subject])) => {
@@ -41,27 +50,62 @@ pub(super) fn chain(class: NativeClass, content: Document) -> Result<State> {
     Ok(State::Chain(Chain::Local(Arc::new(chain))))
 }
 
-/// The declared subject of a chain around a value, as its initial value (page 04 §4.6).
+/// The declared subject of a chain: a collection, a tuple of collections, or a value as its initial value (page 04
+/// §4.1, §4.6).
 ///
 /// # Errors
-/// 400 if it cannot be stored; 501 if it is a collection.
+/// 400 if it cannot be stored; 501 if it is a tensor.
 pub fn chain_subject(document: Document) -> Result<State> {
+    if let Some(collection) = declared_collection(document)? {
+        return Ok(collection);
+    }
+    if let Document::List(items) = document {
+        let declared = items.iter().map(|item| declared_collection(*item)).collect::<Result<Vec<_>>>()?;
+        if declared.iter().any(Option::is_some) {
+            let all = declared.into_iter().collect::<Option<Vec<State>>>();
+            let all = all.ok_or_else(|| {
+                Error::bad_request("the subject of a chain is made of collections or of values, not of both")
+            })?;
+            return State::tuple(all);
+        }
+    }
     crate::chain::initial(&chain_content(document)?)
+}
+
+fn has_collection(subject: &State) -> bool {
+    match subject {
+        State::Collection(_) => true,
+        State::Tuple(items) => items.iter().any(has_collection),
+        _ => false,
+    }
+}
+
+/// The declaration of an empty collection, `{"<class>": [schema]}`, if it is one.
+fn declared_collection(document: Document) -> Result<Option<State>> {
+    let Document::Map([(class, content)]) = document else { return Ok(None) };
+    let kind = match NativeClass::from_path(class) {
+        Some(NativeClass::BTree) => CollectionKind::BTree,
+        Some(NativeClass::Table) => CollectionKind::Table,
+        _ if class.starts_with("/state/collection") => {
+            return Err(Error::not_implemented(format_args!(
+                "a chain around a {class} is not supported yet"
+            )));
+        }
+        _ => return Ok(None),
+    };
+    let Document::List([schema]) = content else {
+        return Err(Error::bad_request(format_args!("a {class} is declared as {{{class:?}: [schema]}}")));
+    };
+    let schema = Schema::declared(kind, &Decoder::SCALAR.decode(*schema)?)?;
+    Ok(Some(State::Collection(Collection { schema: schema.into(), source: Source::Declared })))
 }
 
 /// What a chain around a value holds, or once held.
 fn chain_content(document: Document) -> Result<State> {
-    if let Document::Map([(class, _)]) = document
-        && class.starts_with("/state/collection")
-    {
-        return Err(Error::not_implemented(format_args!("a chain around a {class} is not supported yet")));
-    }
-    if let Document::List(items) = document
-        && items
-            .iter()
-            .any(|item| matches!(item, Document::Map([(class, _)]) if class.starts_with("/state/collection")))
-    {
-        return Err(Error::not_implemented("a chain around a tuple of collections is not supported yet"));
+    if declared_collection(document).is_ok_and(|found| found.is_some()) {
+        return Err(Error::not_implemented(
+            "a chain around a collection that is not hosted is not supported yet",
+        ));
     }
     let subject = state(document)?;
     if subject.has_ref() {
@@ -119,6 +163,9 @@ pub fn stored(document: Document) -> Result<State> {
         Document::Map([(NAME_LITERAL, Document::String(text))]) => Ok(Value::Id(Id::parse(text)?).into()),
         Document::Map([(text, Document::List([]))]) if is_subject(text) => Ok(Link::parse(text)?.into()),
         Document::Map([(text, content)]) if is_subject(text) => {
+            if let Some(collection) = declared_collection(document)? {
+                return Ok(collection);
+            }
             let class = NativeClass::from_path(text)
                 .filter(|class| matches!(class, NativeClass::Number(_)))
                 .ok_or_else(|| Error::bad_request(format_args!("{text} is not stored in chains")))?;

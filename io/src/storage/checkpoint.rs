@@ -1,5 +1,6 @@
 //! The checkpoint in LMDB, through heed.
 
+use std::fs::File;
 use std::ops::{Bound, ControlFlow};
 use std::path::Path;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
@@ -9,11 +10,16 @@ use heed::types::Bytes as RawBytes;
 use heed::{CommitOrAbort, Database, Env, EnvOpenOptions, MdbError, RoTxn, WithoutTls};
 
 use super::disk::Visit;
-use super::{CheckpointSnapshot, CheckpointStore, Keyspace, Overlay, StorageError, sealed};
+use super::residency::{Map, Residency};
+use super::sealed::{SEALED_HEADER_BYTES, seal};
+use super::{Change, CheckpointSnapshot, CheckpointStore, Keyspace, StorageError};
 
 /// The database of the store itself, beside those of the keyspaces.
 const STORE_DATABASE_NAME: &str = "store";
 const METADATA_KEY: &[u8] = b"metadata";
+
+/// What LMDB names its file.
+const DATA_NAME: &str = "data.mdb";
 
 /// LMDB's reader table has one slot for each read transaction that is open at the same time.
 const MAXIMUM_READERS: u32 = 1024;
@@ -26,10 +32,14 @@ type Table = Database<'static, RawBytes, RawBytes>;
 /// A [`CheckpointStore`] in an LMDB environment.
 pub struct HeedCheckpoint {
     environment: Env<WithoutTls>,
+    /// LMDB's own: the names of the others.
+    names: Table,
     store_table: Table,
     keyspace_tables: [Table; Keyspace::ALL.len()],
-    /// Transactions hold it shared, because LMDB may only be resized when there are none.
-    resize_gate: RwLock<()>,
+    /// Where the file is mapped, if that is known. Transactions hold it shared, because LMDB may only be resized when
+    /// there are none, and moves the map then.
+    map: RwLock<Option<Map>>,
+    residency: Residency,
 }
 
 fn failed(operation: &'static str) -> impl FnOnce(heed::Error) -> StorageError {
@@ -38,8 +48,12 @@ fn failed(operation: &'static str) -> impl FnOnce(heed::Error) -> StorageError {
 
 impl HeedCheckpoint {
     /// Opens or creates the environment in this directory, which must exist and be locked by this process.
-    /// The map is virtual memory; it grows when it is full.
-    pub fn open(directory: &Path, map_size_bytes: usize) -> Result<HeedCheckpoint, StorageError> {
+    /// The map is virtual memory; it grows when it is full. About `resident_bytes` of it are kept in memory.
+    pub fn open(
+        directory: &Path,
+        map_size_bytes: usize,
+        resident_bytes: u64,
+    ) -> Result<HeedCheckpoint, StorageError> {
         let mut options = EnvOpenOptions::new().read_txn_without_tls();
         options.map_size(map_size_bytes).max_readers(MAXIMUM_READERS).max_dbs(Keyspace::ALL.len() as u32 + 1);
         // SAFETY: the lock of the data directory keeps every other process away from the mapped file, and this
@@ -55,11 +69,15 @@ impl HeedCheckpoint {
                 let keyspace_tables: [Database<'_, RawBytes, RawBytes>; Keyspace::ALL.len()] =
                     tables.try_into().expect("one table for each keyspace");
                 let store_table = opener.create_database(transaction, Some(STORE_DATABASE_NAME))?;
-                Ok(CommitOrAbort::<_, ()>::Commit((store_table, keyspace_tables)))
+                let names = opener.create_database(transaction, None)?;
+                Ok(CommitOrAbort::<_, ()>::Commit((names, store_table, keyspace_tables)))
             })
             .map_err(failed("create its databases"))?;
-        let (store_table, keyspace_tables) = tables.unwrap_commit();
-        Ok(HeedCheckpoint { environment, store_table, keyspace_tables, resize_gate: RwLock::new(()) })
+        let (names, store_table, keyspace_tables) = tables.unwrap_commit();
+        let map = RwLock::new(find_map(&environment, &names)?);
+        let file = File::open(directory.join(DATA_NAME)).map_err(StorageError::io("open the checkpoint"))?;
+        let residency = Residency::new(file, resident_bytes);
+        Ok(HeedCheckpoint { environment, names, store_table, keyspace_tables, map, residency })
     }
 
     fn table(&self, keyspace: Keyspace) -> &Table {
@@ -67,38 +85,61 @@ impl HeedCheckpoint {
     }
 
     fn read(&self) -> Result<HeedSnapshot<'_>, StorageError> {
-        let gate = self.resize_gate.read().unwrap_or_else(PoisonError::into_inner);
+        let map = self.map.read().unwrap_or_else(PoisonError::into_inner);
         let transaction = self.environment.read_txn().map_err(failed("begin a transaction"))?;
-        Ok(HeedSnapshot { checkpoint: self, transaction, _gate: gate })
+        Ok(HeedSnapshot { checkpoint: self, transaction, map })
     }
 
-    fn try_apply(&self, changes: &Overlay, metadata: &[u8]) -> Result<(), heed::Error> {
-        let _gate = self.resize_gate.read().unwrap_or_else(PoisonError::into_inner);
+    fn try_apply(&self, changes: &[Change<'_>], metadata: Option<&[u8]>) -> Result<(), heed::Error> {
+        let map = self.map.read().unwrap_or_else(PoisonError::into_inner);
         let mut transaction = self.environment.write_txn()?;
-        let mut buffer = Vec::new();
-        for (keyspace, key, value) in changes.iter() {
+        for Change { keyspace, key, value } in changes.iter().copied() {
             let table = self.table(keyspace);
             match value {
                 Some(value) => {
-                    sealed::seal(&mut buffer, keyspace, key, value);
-                    table.put(&mut transaction, key, &buffer)?;
+                    let sealed_bytes = SEALED_HEADER_BYTES + value.len();
+                    table.put_reserved(&mut transaction, key, sealed_bytes, |space| {
+                        seal(space, keyspace, key, value)
+                    })?;
                 }
                 None => {
                     table.delete(&mut transaction, key)?;
                 }
             }
+            // What is written does not go through the map, but the way to its place does.
+            self.touch(&map);
         }
-        self.store_table.put(&mut transaction, METADATA_KEY, metadata)?;
+        if let Some(metadata) = metadata {
+            self.store_table.put(&mut transaction, METADATA_KEY, metadata)?;
+        }
         transaction.commit()
     }
 
+    /// Call this after reading or writing a value.
+    fn touch(&self, map: &RwLockReadGuard<'_, Option<Map>>) {
+        if let Some(map) = &**map {
+            self.residency.touch(map);
+        }
+    }
+
     fn grow(&self) -> Result<(), StorageError> {
-        let _gate = self.resize_gate.write().unwrap_or_else(PoisonError::into_inner);
+        let mut map = self.map.write().unwrap_or_else(PoisonError::into_inner);
         let map_size_bytes = self.environment.info().map_size.saturating_mul(MAP_GROWTH_FACTOR);
         tracing::debug!(map_size_bytes, "the checkpoint grows its map");
-        // SAFETY: every transaction of this environment holds the gate shared, and it is held alone here.
-        unsafe { self.environment.resize(map_size_bytes) }.map_err(failed("grow its map"))
+        *map = None;
+        // SAFETY: every transaction of this environment holds the lock shared, and it is held alone here.
+        unsafe { self.environment.resize(map_size_bytes) }.map_err(failed("grow its map"))?;
+        *map = find_map(&self.environment, &self.names)?;
+        Ok(())
     }
+}
+
+/// Where the file is mapped, if the operating system tells.
+fn find_map(environment: &Env<WithoutTls>, names: &Table) -> Result<Option<Map>, StorageError> {
+    let transaction = environment.read_txn().map_err(failed("begin a transaction"))?;
+    let first = names.first(&transaction).map_err(failed("read the names of its databases"))?;
+    // LMDB returns references into the map. It is only read, because MDB_WRITEMAP is nowhere set.
+    Ok(first.and_then(|(name, _)| Map::around(name)))
 }
 
 impl CheckpointStore for HeedCheckpoint {
@@ -109,7 +150,7 @@ impl CheckpointStore for HeedCheckpoint {
         Ok(metadata.map(<[u8]>::to_vec))
     }
 
-    fn apply(&self, changes: &Overlay, metadata: &[u8]) -> Result<(), StorageError> {
+    fn apply(&self, changes: &[Change<'_>], metadata: Option<&[u8]>) -> Result<(), StorageError> {
         loop {
             match self.try_apply(changes, metadata) {
                 // Nothing was written, so this is no retry of a sync.
@@ -122,7 +163,12 @@ impl CheckpointStore for HeedCheckpoint {
     fn get(&self, keyspace: Keyspace, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
         let snapshot = self.read()?;
         let sealed = self.table(keyspace).get(&snapshot.transaction, key).map_err(failed("read a value"))?;
-        Ok(sealed.map(Bytes::copy_from_slice))
+        let sealed = sealed.map(|sealed| match snapshot.read_large(sealed)? {
+            Some(sealed) => Ok(Bytes::from(sealed)),
+            None => Ok(Bytes::copy_from_slice(sealed)),
+        });
+        self.touch(&snapshot.map);
+        sealed.transpose()
     }
 
     fn snapshot(&self) -> Result<Box<dyn CheckpointSnapshot + '_>, StorageError> {
@@ -133,9 +179,19 @@ impl CheckpointStore for HeedCheckpoint {
 /// A read transaction.
 struct HeedSnapshot<'a> {
     checkpoint: &'a HeedCheckpoint,
-    // Fields drop in order: the transaction ends before the gate opens.
+    // Fields drop in order: the transaction ends before the map may move.
     transaction: RoTxn<'a, WithoutTls>,
-    _gate: RwLockReadGuard<'a, ()>,
+    map: RwLockReadGuard<'a, Option<Map>>,
+}
+
+impl HeedSnapshot<'_> {
+    /// Reads a value of this transaction from the file, if it is large. Nothing overwrites it there before the
+    /// transaction ends.
+    fn read_large(&self, sealed: &[u8]) -> Result<Option<Vec<u8>>, StorageError> {
+        let Some(map) = &*self.map else { return Ok(None) };
+        let read = self.checkpoint.residency.read_large(map, sealed);
+        read.map_err(StorageError::io("read a value of the checkpoint"))
+    }
 }
 
 impl CheckpointSnapshot for HeedSnapshot<'_> {
@@ -148,7 +204,12 @@ impl CheckpointSnapshot for HeedSnapshot<'_> {
             .map_err(failed("begin a scan"))?;
         for entry in entries {
             let (key, sealed) = entry.map_err(failed("scan"))?;
-            if let ControlFlow::Break(()) = visit(key, sealed)? {
+            let flow = match self.read_large(sealed)? {
+                Some(sealed) => visit(key, &sealed)?,
+                None => visit(key, sealed)?,
+            };
+            self.checkpoint.touch(&self.map);
+            if let ControlFlow::Break(()) = flow {
                 break;
             }
         }

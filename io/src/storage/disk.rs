@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Keyspace, Overlay, StorageError};
+use super::{Change, Keyspace, StorageError};
 
 /// A directory with a few files and one checkpoint.
 pub trait Disk: Send + Sync {
@@ -19,8 +19,9 @@ pub trait Disk: Send + Sync {
     /// Makes the names of created files durable.
     fn sync_directory(&self) -> io::Result<()>;
 
-    /// Opens the checkpoint, and creates it when there is none.
-    fn open_checkpoint(&self) -> Result<Arc<dyn CheckpointStore>, StorageError>;
+    /// Opens the checkpoint, and creates it when there is none. If it maps a file into memory, it keeps about this
+    /// much of it resident at most.
+    fn open_checkpoint(&self, resident_bytes: u64) -> Result<Arc<dyn CheckpointStore>, StorageError>;
 }
 
 /// A file that is read and written at offsets.
@@ -51,9 +52,9 @@ pub trait CheckpointStore: Send + Sync {
     /// The metadata written by the last [`CheckpointStore::apply`].
     fn metadata(&self) -> Result<Option<Vec<u8>>, StorageError>;
 
-    /// Applies all the changes, their values [sealed](super::seal), and replaces the metadata. All or nothing, and
-    /// durable on `Ok`.
-    fn apply(&self, changes: &Overlay, metadata: &[u8]) -> Result<(), StorageError>;
+    /// Applies all the changes, their values [sealed](super::seal), and replaces the metadata if there is new. All or
+    /// nothing, and durable on `Ok`. It takes about as much memory as the changes do.
+    fn apply(&self, changes: &[Change<'_>], metadata: Option<&[u8]>) -> Result<(), StorageError>;
 
     /// The sealed value of a key.
     fn get(&self, keyspace: Keyspace, key: &[u8]) -> Result<Option<Bytes>, StorageError>;

@@ -39,10 +39,11 @@
 //! may be there without the first. What a valid record names as *durable* must be there, though: if it is not,
 //! the log is corrupt.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
+use xxhash_rust::xxh3::{Xxh3, xxh3_64, xxh3_64_with_seed};
 
 use super::{DiskFile, DiskId, FORMAT_VERSION, Keyspace, StorageError, Write};
 
@@ -63,6 +64,15 @@ const CHECKSUM_BYTES: usize = 8;
 
 /// Records begin at multiples of this.
 pub const RECORD_ALIGNMENT_BYTES: usize = 8;
+
+/// Values of at least this size are written from where they are, without copying them into a buffer first.
+const LARGE_VALUE_BYTES: usize = 16 * 1024;
+
+/// How many times its size a segment may keep on the disk after a commit that was larger than it.
+const KEPT_SEGMENTS: u64 = 4;
+
+/// How much of the buffer of large records is kept for the next ones.
+const KEPT_BUFFER_BYTES: usize = 1024 * 1024;
 
 const BATCH_HEADER_BYTES: usize = 4;
 const WRITE_HEADER_BYTES: usize = 8;
@@ -139,27 +149,36 @@ impl RecordKeys {
         RecordKeys { seed, mark }
     }
 
-    fn checksum(&self, sequence: u64, checked: &[u8]) -> u64 {
-        xxh3_64_with_seed(checked, xxh3_64_with_seed(&sequence.to_le_bytes(), self.seed))
+    fn checksum_seed(&self, sequence: u64) -> u64 {
+        xxh3_64_with_seed(&sequence.to_le_bytes(), self.seed)
     }
 
-    /// Appends a record with this batch to the buffer.
-    pub fn encode(&self, buffer: &mut Vec<u8>, sequence: u64, durable_sequence: u64, batch: &[Write]) {
-        let start = buffer.len();
-        debug_assert!(start.is_multiple_of(RECORD_ALIGNMENT_BYTES));
+    /// Appends a record with this batch.
+    pub fn encode(&self, records: &mut Records, sequence: u64, durable_sequence: u64, batch: &[Write]) {
+        let (start, length_before) = (records.end(), records.bytes());
+        debug_assert!(length_before.is_multiple_of(RECORD_ALIGNMENT_BYTES));
         let payload_bytes = payload_bytes(batch);
         let payload_length = u32::try_from(payload_bytes).expect("a batch is limited to less than 4 GiB");
-        buffer.reserve(record_bytes(payload_bytes));
+        let buffer = &mut records.buffer;
         buffer.extend_from_slice(&[0; CHECKSUM_BYTES]);
         buffer.extend_from_slice(&payload_length.to_le_bytes());
         buffer.extend_from_slice(&self.mark.to_le_bytes());
         buffer.extend_from_slice(&sequence.to_le_bytes());
         buffer.extend_from_slice(&durable_sequence.to_le_bytes());
-        encode_batch(buffer, batch);
-        assert_eq!(buffer.len(), start + RECORD_HEADER_BYTES + payload_bytes, "the payload has its length");
-        let checksum = self.checksum(sequence, &buffer[start + CHECKSUM_BYTES..]);
-        buffer[start..start + CHECKSUM_BYTES].copy_from_slice(&checksum.to_le_bytes());
-        buffer.resize(start + record_bytes(payload_bytes), 0);
+        records.encode_batch(batch);
+        let checked_bytes = RECORD_HEADER_BYTES + payload_bytes;
+        assert_eq!(records.bytes(), length_before + checked_bytes, "the payload has its length");
+
+        let mut hasher = Xxh3::with_seed(self.checksum_seed(sequence));
+        records
+            .pieces(Position { buffer: start.buffer + CHECKSUM_BYTES, ..start }, |piece| {
+                hasher.update(piece);
+                Ok::<_, Infallible>(())
+            })
+            .unwrap_or_else(|never| match never {});
+        let buffer = &mut records.buffer;
+        buffer[start.buffer..start.buffer + CHECKSUM_BYTES].copy_from_slice(&hasher.digest().to_le_bytes());
+        buffer.resize(buffer.len() + record_bytes(payload_bytes) - checked_bytes, 0);
     }
 
     /// The valid record at this offset of a segment, whatever its sequence.
@@ -172,7 +191,7 @@ impl RecordKeys {
         let payload_end = payload_start.checked_add(read_u32(header, 8) as usize)?;
         let checked = segment.get(offset + CHECKSUM_BYTES..payload_end)?;
         let sequence = read_u64(header, 16);
-        if read_u64(header, 0) != self.checksum(sequence, checked) {
+        if read_u64(header, 0) != xxh3_64_with_seed(checked, self.checksum_seed(sequence)) {
             return None;
         }
         let end = offset + record_bytes(payload_end - payload_start);
@@ -211,20 +230,73 @@ pub(crate) fn record_bytes(payload_bytes: usize) -> usize {
     (RECORD_HEADER_BYTES + payload_bytes).next_multiple_of(RECORD_ALIGNMENT_BYTES)
 }
 
-fn encode_batch(buffer: &mut Vec<u8>, batch: &[Write]) {
-    let length_of = |length: usize| u32::try_from(length).expect("a batch is limited to less than 4 GiB");
-    buffer.extend_from_slice(&length_of(batch.len()).to_le_bytes());
-    for write in batch {
-        let (kind, value) = match &write.value {
-            Some(value) => (KIND_PUT, value.as_ref()),
-            None => (KIND_DELETE, [].as_slice()),
-        };
-        let key_length = u16::try_from(write.key.len()).expect("the length of a key is checked before");
-        buffer.extend_from_slice(&[write.keyspace.number(), kind]);
-        buffer.extend_from_slice(&key_length.to_le_bytes());
-        buffer.extend_from_slice(&length_of(value.len()).to_le_bytes());
-        buffer.extend_from_slice(&write.key);
-        buffer.extend_from_slice(value);
+/// Records on their way into a segment.
+#[derive(Debug, Default)]
+pub(crate) struct Records {
+    /// Everything but the large values.
+    buffer: Vec<u8>,
+    /// The large values, each with the length of the buffer when its place came.
+    large_values: Vec<(usize, Bytes)>,
+    large_bytes: usize,
+}
+
+/// A place between the bytes of [`Records`].
+#[derive(Clone, Copy)]
+struct Position {
+    buffer: usize,
+    large_value: usize,
+}
+
+impl Records {
+    /// How many bytes they take in the segment.
+    pub fn bytes(&self) -> usize {
+        self.buffer.len() + self.large_bytes
+    }
+
+    /// Forgets all records, and the memory of large ones.
+    pub fn clear(&mut self) {
+        self.buffer.clear();
+        self.buffer.shrink_to(KEPT_BUFFER_BYTES);
+        self.large_values = Vec::new();
+        self.large_bytes = 0;
+    }
+
+    fn end(&self) -> Position {
+        Position { buffer: self.buffer.len(), large_value: self.large_values.len() }
+    }
+
+    fn encode_batch(&mut self, batch: &[Write]) {
+        let length_of = |length: usize| u32::try_from(length).expect("a batch is limited to less than 4 GiB");
+        self.buffer.extend_from_slice(&length_of(batch.len()).to_le_bytes());
+        for write in batch {
+            let (kind, value) = match &write.value {
+                Some(value) => (KIND_PUT, value.as_ref()),
+                None => (KIND_DELETE, [].as_slice()),
+            };
+            let key_length = u16::try_from(write.key.len()).expect("the length of a key is checked before");
+            self.buffer.extend_from_slice(&[write.keyspace.number(), kind]);
+            self.buffer.extend_from_slice(&key_length.to_le_bytes());
+            self.buffer.extend_from_slice(&length_of(value.len()).to_le_bytes());
+            self.buffer.extend_from_slice(&write.key);
+            match &write.value {
+                Some(value) if value.len() >= LARGE_VALUE_BYTES => {
+                    self.large_values.push((self.buffer.len(), value.clone()));
+                    self.large_bytes += value.len();
+                }
+                _ => self.buffer.extend_from_slice(value),
+            }
+        }
+    }
+
+    /// Visits the bytes from here on, in order.
+    fn pieces<E>(&self, from: Position, mut visit: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
+        let mut start = from.buffer;
+        for (place, value) in &self.large_values[from.large_value..] {
+            visit(&self.buffer[start..*place])?;
+            visit(value)?;
+            start = *place;
+        }
+        visit(&self.buffer[start..])
     }
 }
 
@@ -269,7 +341,7 @@ pub(crate) struct Segment {
     header: SegmentHeader,
     /// Where the next record goes.
     end: u64,
-    /// How far the file is filled with zeros.
+    /// How far the file is written, with records or zeros.
     allocated_bytes: u64,
 }
 
@@ -284,8 +356,8 @@ impl Segment {
         let name = segment_name(header.generation);
         let length = file.length().map_err(StorageError::io(format!("read the length of {name}")))?;
         let mut segment = Segment { file, name, header, end: SEGMENT_HEADER_BYTES, allocated_bytes: length };
-        // Give back what one very large commit took.
-        if length > segment_bytes.next_multiple_of(growth_bytes) + growth_bytes {
+        // Give back what one very large commit took, but not what a few large ones in a row would take again.
+        if length > KEPT_SEGMENTS * segment_bytes.next_multiple_of(growth_bytes) {
             segment.file.truncate(segment_bytes).map_err(StorageError::io(format!("truncate {name}")))?;
             segment.allocated_bytes = segment_bytes;
         }
@@ -308,23 +380,28 @@ impl Segment {
     }
 
     /// Appends records and syncs. They are durable on `Ok`.
-    pub fn append(&mut self, records: &[u8], growth_bytes: u64) -> Result<(), StorageError> {
-        assert!(records.len().is_multiple_of(RECORD_ALIGNMENT_BYTES));
-        let end = self.end + records.len() as u64;
+    pub fn append(&mut self, records: &Records, growth_bytes: u64) -> Result<(), StorageError> {
+        assert!(records.bytes().is_multiple_of(RECORD_ALIGNMENT_BYTES));
+        let mut end = self.end;
+        records
+            .pieces(Position { buffer: 0, large_value: 0 }, |piece| {
+                self.file.write_at(end, piece)?;
+                end += piece.len() as u64;
+                Ok(())
+            })
+            .map_err(StorageError::io(format!("write to {}", self.name)))?;
         self.reserve(end, growth_bytes)?;
-        self.file.write_at(self.end, records).map_err(StorageError::io(format!("write to {}", self.name)))?;
         self.sync()?;
         self.end = end;
         Ok(())
     }
 
-    /// Fills the file with zeros at least up to here. The sync of the commit makes them durable, too.
+    /// Fills the file with zeros from here on when the records reach beyond its end. What they take themselves needs no
+    /// zeros before. The sync of the commit makes the zeros durable, too.
     fn reserve(&mut self, end: u64, growth_bytes: u64) -> Result<(), StorageError> {
         if end > self.allocated_bytes {
             let length = end.next_multiple_of(growth_bytes);
-            self.file
-                .allocate(self.allocated_bytes, length)
-                .map_err(StorageError::io(format!("grow {}", self.name)))?;
+            self.file.allocate(end, length).map_err(StorageError::io(format!("grow {}", self.name)))?;
             self.allocated_bytes = length;
         }
         Ok(())
@@ -347,11 +424,53 @@ mod tests {
         ]
     }
 
+    /// The bytes as they come into the file.
+    fn whole(records: &Records) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let visited = records.pieces(Position { buffer: 0, large_value: 0 }, |piece| {
+            bytes.extend_from_slice(piece);
+            Ok::<_, ()>(())
+        });
+        visited.unwrap();
+        assert_eq!(bytes.len(), records.bytes());
+        bytes
+    }
+
+    #[test]
+    fn large_values_are_in_their_places() {
+        let put = |key: &[u8], length: usize| {
+            let value = Some(Bytes::from(vec![key[0]; length]));
+            Write { keyspace: Keyspace::Pages, key: key.to_vec(), value }
+        };
+        let batches = [
+            vec![put(b"a", LARGE_VALUE_BYTES)],
+            vec![put(b"b", 5), put(b"c", LARGE_VALUE_BYTES + 3), put(b"d", LARGE_VALUE_BYTES), put(b"e", 1)],
+            vec![put(b"f", LARGE_VALUE_BYTES - 1)],
+            vec![put(b"g", 2 * LARGE_VALUE_BYTES + 1)],
+        ];
+        let keys = RecordKeys::new([7; 16], 3);
+        let mut records = Records::default();
+        for (sequence, batch) in (1..).zip(&batches) {
+            keys.encode(&mut records, sequence, 0, batch);
+        }
+        let bytes = Bytes::from(whole(&records));
+        let mut offset = 0;
+        for batch in &batches {
+            let record = keys.record_at(&bytes, offset).unwrap();
+            assert_eq!(&decode_batch(&bytes.slice(record.payload_start..record.payload_end)).unwrap(), batch);
+            offset = record.end;
+        }
+        assert_eq!(offset, bytes.len());
+        records.clear();
+        assert!(whole(&records).is_empty());
+    }
+
     #[test]
     fn a_record_is_read_back_only_as_it_was_written() {
         let keys = RecordKeys::new([7; 16], 3);
-        let mut buffer = Vec::new();
-        keys.encode(&mut buffer, 9, 8, &batch());
+        let mut records = Records::default();
+        keys.encode(&mut records, 9, 8, &batch());
+        let buffer = whole(&records);
         let record = keys.record_at(&buffer, 0).unwrap();
         assert_eq!((record.sequence, record.durable_sequence, record.end), (9, 8, buffer.len()));
         let payload = Bytes::from(buffer.clone()).slice(record.payload_start..record.payload_end);
@@ -371,8 +490,9 @@ mod tests {
 
     #[test]
     fn no_payload_panics_the_decoder() {
-        let mut payload = Vec::new();
-        encode_batch(&mut payload, &batch());
+        let mut records = Records::default();
+        records.encode_batch(&batch());
+        let payload = whole(&records);
         for position in 0..payload.len() {
             for value in [0, 1, 2, 0x7F, 0xFF] {
                 let mut damaged = payload.clone();

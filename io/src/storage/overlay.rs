@@ -11,6 +11,20 @@ use super::{Keyspace, Write};
 /// What an entry costs in memory besides its key and value, roughly.
 const ENTRY_OVERHEAD_BYTES: usize = 96;
 
+/// What a change costs at least in the transaction that applies it: the page of LMDB that it changes.
+const APPLIED_OVERHEAD_BYTES: usize = 4096;
+
+/// What becomes of a key.
+#[derive(Clone, Copy, Debug)]
+pub struct Change<'a> {
+    /// Where.
+    pub keyspace: Keyspace,
+    /// Which key.
+    pub key: &'a [u8],
+    /// The new value; none deletes the key.
+    pub value: Option<&'a Bytes>,
+}
+
 /// The newest change of each key. `None` is a deletion.
 #[derive(Debug, Default)]
 pub struct Overlay {
@@ -21,14 +35,17 @@ pub struct Overlay {
 impl Overlay {
     /// Takes a change; it replaces an earlier one of the same key.
     pub fn insert(&mut self, write: Write) {
+        self.bytes += Overlay::write_bytes(&write);
         let Write { keyspace, key, value } = write;
         let key_bytes = key.len() + ENTRY_OVERHEAD_BYTES;
-        let length = |value: &Option<Bytes>| value.as_ref().map_or(0, Bytes::len);
-        self.bytes += length(&value);
-        match self.keyspaces[keyspace.index()].insert(key, value) {
-            Some(previous) => self.bytes -= length(&previous),
-            None => self.bytes += key_bytes,
+        if let Some(previous) = self.keyspaces[keyspace.index()].insert(key, value) {
+            self.bytes -= key_bytes + previous.map_or(0, |value| value.len());
         }
+    }
+
+    /// About how much memory a change takes at most.
+    pub fn write_bytes(write: &Write) -> usize {
+        ENTRY_OVERHEAD_BYTES + write.key.len() + write.value.as_ref().map_or(0, Bytes::len)
     }
 
     /// The change of a key, if there is one.
@@ -47,22 +64,38 @@ impl Overlay {
     }
 
     /// All changes, by keyspace and key.
-    pub fn iter(&self) -> impl Iterator<Item = (Keyspace, &[u8], Option<&Bytes>)> {
+    pub fn iter(&self) -> impl Iterator<Item = Change<'_>> {
         Keyspace::ALL.into_iter().flat_map(|keyspace| {
             let changes = &self.keyspaces[keyspace.index()];
-            changes.iter().map(move |(key, value)| (keyspace, key.as_slice(), value.as_ref()))
+            changes.iter().map(move |(key, value)| Change { keyspace, key, value: value.as_ref() })
+        })
+    }
+
+    /// All changes, in parts that take about this much memory to apply, or are a single change.
+    pub fn parts(&self, part_bytes: usize) -> impl Iterator<Item = Vec<Change<'_>>> {
+        let mut changes = self.iter().peekable();
+        std::iter::from_fn(move || {
+            let mut part = vec![changes.next()?];
+            let applied_bytes =
+                |change: &Change<'_>| APPLIED_OVERHEAD_BYTES + change.value.map_or(0, Bytes::len);
+            let mut bytes = applied_bytes(&part[0]);
+            while let Some(change) = changes.next_if(|change| bytes + applied_bytes(change) <= part_bytes) {
+                bytes += applied_bytes(&change);
+                part.push(change);
+            }
+            Some(part)
         })
     }
 
     /// The changes in a keyspace from `start` (inclusive), in order.
-    fn range<'a>(&'a self, keyspace: Keyspace, start: &[u8]) -> impl Iterator<Item = Change<'a>> {
+    fn range<'a>(&'a self, keyspace: Keyspace, start: &[u8]) -> impl Iterator<Item = Entry<'a>> {
         self.keyspaces[keyspace.index()]
             .range::<[u8], _>((Bound::Included(start), Bound::Unbounded))
             .map(|(key, value)| (key.as_slice(), value.as_ref()))
     }
 }
 
-type Change<'a> = (&'a [u8], Option<&'a Bytes>);
+type Entry<'a> = (&'a [u8], Option<&'a Bytes>);
 
 /// Copies the changes that a scan of `limit` entries can need: up to the `limit`th change that is not a deletion,
 /// those of `newer` hiding those of `older`.
@@ -96,12 +129,12 @@ struct Merge<N: Iterator, O: Iterator> {
 
 impl<'a, N, O> Iterator for Merge<N, O>
 where
-    N: Iterator<Item = Change<'a>>,
-    O: Iterator<Item = Change<'a>>,
+    N: Iterator<Item = Entry<'a>>,
+    O: Iterator<Item = Entry<'a>>,
 {
-    type Item = Change<'a>;
+    type Item = Entry<'a>;
 
-    fn next(&mut self) -> Option<Change<'a>> {
+    fn next(&mut self) -> Option<Entry<'a>> {
         match (self.newer.peek(), self.older.peek()) {
             (Some((newer, _)), Some((older, _))) if older < newer => self.older.next(),
             (Some((newer, _)), Some((older, _))) => {

@@ -80,11 +80,11 @@ impl Disk for RealDisk {
         sync_directory(&self.directory)
     }
 
-    fn open_checkpoint(&self) -> Result<Arc<dyn CheckpointStore>, StorageError> {
+    fn open_checkpoint(&self, resident_bytes: u64) -> Result<Arc<dyn CheckpointStore>, StorageError> {
         let directory = self.directory.join(CHECKPOINT_NAME);
         let failed = |operation: &str| StorageError::io(format!("{operation} {}", directory.display()));
         fs::create_dir_all(&directory).map_err(failed("create"))?;
-        let checkpoint = HeedCheckpoint::open(&directory, self.map_size_bytes)?;
+        let checkpoint = HeedCheckpoint::open(&directory, self.map_size_bytes, resident_bytes)?;
         // LMDB syncs its file, but not its name.
         sync_directory(&directory).map_err(failed("sync"))?;
         sync_directory(&self.directory).map_err(failed("sync"))?;

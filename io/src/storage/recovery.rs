@@ -88,7 +88,7 @@ impl Found {
 /// A crash on the way changes nothing: the log is only overwritten when the checkpoint holds all of it. The new
 /// generation makes sure that the unacknowledged records behind a torn tail never come back.
 pub(crate) fn recover(disk: &dyn Disk, options: &StoreOptions) -> Result<Recovered, StorageError> {
-    let checkpoint = disk.open_checkpoint()?;
+    let checkpoint = disk.open_checkpoint(options.map_bytes)?;
     let metadata = checkpoint.metadata()?.map(|bytes| Metadata::decode(&bytes)).transpose()?;
 
     let mut files = Vec::with_capacity(SEGMENT_NAMES.len());
@@ -115,7 +115,7 @@ pub(crate) fn recover(disk: &dyn Disk, options: &StoreOptions) -> Result<Recover
                 None => random_disk_id()?,
             };
             let metadata = Metadata { disk_id, checkpointed_sequence: 0, log_generation: 0 };
-            checkpoint.apply(&Overlay::default(), &metadata.encode())?;
+            checkpoint.apply(&[], Some(&metadata.encode()))?;
             metadata
         }
     };
@@ -131,8 +131,10 @@ pub(crate) fn recover(disk: &dyn Disk, options: &StoreOptions) -> Result<Recover
     let mut metadata = Metadata { checkpointed_sequence: replayed.last_sequence, ..metadata };
     if !replayed.changes.is_empty() {
         tracing::debug!(last_sequence = replayed.last_sequence, "replays the log into the checkpoint");
-        // This also makes durable what was read from a cache and is not on the disk yet.
-        checkpoint.apply(&replayed.changes, &metadata.encode())?;
+        // This also makes durable what was read from a cache and is not on the disk yet. So it must be one
+        // transaction: the log may not have the rest of a batch the next time.
+        let changes: Vec<_> = replayed.changes.iter().collect();
+        checkpoint.apply(&changes, Some(&metadata.encode()))?;
     }
 
     for (file, name) in files.iter_mut().zip(SEGMENT_NAMES) {
@@ -166,7 +168,7 @@ pub(crate) fn recover(disk: &dyn Disk, options: &StoreOptions) -> Result<Recover
     let active = Segment::start(file, header, options.segment_bytes, options.growth_bytes)?;
     // With this, a log that loses its newest segment is found out.
     metadata.log_generation = header.generation;
-    checkpoint.apply(&Overlay::default(), &metadata.encode())?;
+    checkpoint.apply(&[], Some(&metadata.encode()))?;
     Ok(Recovered { checkpoint, active, other_file, last_sequence: replayed.last_sequence })
 }
 

@@ -7,6 +7,8 @@
 //!        └────┴────────────────┴─────────┘               seeded with the keyspace and the key
 //! ```
 
+use std::io;
+
 use bytes::Bytes;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
@@ -24,13 +26,14 @@ fn checksum(keyspace: Keyspace, key: &[u8], value: &[u8]) -> u64 {
     xxh3_64_with_seed(value, seed)
 }
 
-/// Writes the sealed form of a value into the buffer, replacing what it held.
-pub fn seal(buffer: &mut Vec<u8>, keyspace: Keyspace, key: &[u8], value: &[u8]) {
-    buffer.clear();
-    buffer.reserve(SEALED_HEADER_BYTES + value.len());
-    buffer.push(SEALED_VERSION);
-    buffer.extend_from_slice(&checksum(keyspace, key, value).to_le_bytes());
-    buffer.extend_from_slice(value);
+/// Writes the sealed form of a value, which is [`SEALED_HEADER_BYTES`] longer than the value.
+///
+/// # Errors
+/// Those of the output.
+pub fn seal(output: &mut impl io::Write, keyspace: Keyspace, key: &[u8], value: &[u8]) -> io::Result<()> {
+    output.write_all(&[SEALED_VERSION])?;
+    output.write_all(&checksum(keyspace, key, value).to_le_bytes())?;
+    output.write_all(value)
 }
 
 /// The value inside a sealed one, if it is whole and in its place.
@@ -56,7 +59,8 @@ mod tests {
     #[test]
     fn a_value_opens_only_in_its_own_place() {
         let mut buffer = Vec::new();
-        seal(&mut buffer, Keyspace::Values, b"key", b"value");
+        seal(&mut buffer, Keyspace::Values, b"key", b"value").unwrap();
+        assert_eq!(buffer.len(), SEALED_HEADER_BYTES + b"value".len());
         let sealed = Bytes::from(buffer);
         assert_eq!(unseal(Keyspace::Values, b"key", sealed.clone()).unwrap(), "value");
         assert!(unseal(Keyspace::Values, b"kez", sealed.clone()).is_err());

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 
 use super::disk::Visit;
-use super::{CheckpointSnapshot, CheckpointStore, Disk, DiskFile, Keyspace, Overlay, StorageError, sealed};
+use super::{Change, CheckpointSnapshot, CheckpointStore, Disk, DiskFile, Keyspace, StorageError, sealed};
 
 /// What a real disk writes in one piece, mostly.
 const SECTOR_BYTES: usize = 512;
@@ -344,7 +344,7 @@ impl Disk for SimulatedDisk {
         }
     }
 
-    fn open_checkpoint(&self) -> Result<Arc<dyn CheckpointStore>, StorageError> {
+    fn open_checkpoint(&self, _resident_bytes: u64) -> Result<Arc<dyn CheckpointStore>, StorageError> {
         self.state().check_running(self.start_count).map_err(StorageError::io("open the checkpoint"))?;
         Ok(Arc::new(self.clone()))
     }
@@ -446,19 +446,19 @@ impl CheckpointStore for SimulatedDisk {
         Ok(state.checkpoint_metadata.clone())
     }
 
-    fn apply(&self, changes: &Overlay, metadata: &[u8]) -> Result<(), StorageError> {
+    fn apply(&self, changes: &[Change<'_>], metadata: Option<&[u8]>) -> Result<(), StorageError> {
         let mut state = self.state();
         let failed = || StorageError::io("write the checkpoint");
         let verdict = state.begin_operation(self.start_count).map_err(failed())?;
         // All or nothing; an error may come after the deed.
         if matches!(verdict, Verdict::Succeed) || state.random.coin() {
             let checkpoint = Arc::make_mut(&mut state.checkpoint);
-            for (keyspace, key, value) in changes.iter() {
+            for Change { keyspace, key, value } in changes.iter().copied() {
                 let place = (keyspace, key.to_vec());
                 match value {
                     Some(value) => {
                         let mut buffer = Vec::new();
-                        sealed::seal(&mut buffer, keyspace, key, value);
+                        sealed::seal(&mut buffer, keyspace, key, value).map_err(failed())?;
                         checkpoint.insert(place, buffer);
                     }
                     None => {
@@ -466,7 +466,9 @@ impl CheckpointStore for SimulatedDisk {
                     }
                 }
             }
-            state.checkpoint_metadata = Some(metadata.to_vec());
+            if let Some(metadata) = metadata {
+                state.checkpoint_metadata = Some(metadata.to_vec());
+            }
         }
         match verdict {
             Verdict::Succeed => Ok(()),

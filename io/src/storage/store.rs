@@ -8,7 +8,7 @@ use std::thread::{self, JoinHandle};
 
 use bytes::Bytes;
 
-use super::log::{RecordKeys, Segment, SegmentHeader, payload_bytes};
+use super::log::{RecordKeys, Records, Segment, SegmentHeader, payload_bytes};
 use super::overlay::collect_changes;
 use super::recovery::{self, Metadata, Recovered};
 use super::sealed::unseal;
@@ -23,8 +23,14 @@ const SEGMENT_BYTES: u64 = 32 * 1024 * 1024;
 /// How much memory the changes of one segment take before a checkpoint. There are two at most.
 const OVERLAY_BYTES: usize = 64 * 1024 * 1024;
 
+/// The same when little memory is allowed.
+const OVERLAY_BYTES_MIN: usize = 1024 * 1024;
+
 /// How much a segment is filled with zeros ahead of need.
 const GROWTH_BYTES: u64 = 8 * 1024 * 1024;
+
+/// What shares the memory of a store: two overlays, a transaction of the checkpoint, and what is resident of its map.
+const MEMORY_SHARES: u64 = 4;
 
 /// The name of the thread that writes checkpoints.
 const CHECKPOINT_THREAD_NAME: &str = "checkpoint";
@@ -45,10 +51,14 @@ pub enum CheckpointMode {
 /// How a store behaves.
 #[derive(Clone, Debug)]
 pub struct StoreOptions {
-    /// How large a segment of the log grows before a checkpoint.
+    /// How large a segment of the log grows before a checkpoint. A commit that is larger than this has one for itself.
     pub segment_bytes: u64,
-    /// How much memory the changes of one segment take before a checkpoint. There are two at most.
+    /// How much memory the changes of one segment take before a checkpoint, in bytes. There are two at most.
     pub overlay_bytes: usize,
+    /// How much memory one transaction of a checkpoint takes, in bytes. A checkpoint is as many as it needs.
+    pub transaction_bytes: usize,
+    /// How much of the map of the checkpoint is kept resident, in bytes, once it was read or written.
+    pub map_bytes: u64,
     /// How much a segment is filled with zeros ahead of need.
     pub growth_bytes: u64,
     /// Who writes checkpoints.
@@ -62,9 +72,30 @@ impl Default for StoreOptions {
         StoreOptions {
             segment_bytes: SEGMENT_BYTES,
             overlay_bytes: OVERLAY_BYTES,
+            transaction_bytes: OVERLAY_BYTES,
+            map_bytes: OVERLAY_BYTES as u64,
             growth_bytes: GROWTH_BYTES,
             checkpoint_mode: CheckpointMode::Background,
             new_disk_id: None,
+        }
+    }
+}
+
+impl StoreOptions {
+    /// Options for a store that takes about this much memory, in bytes, whatever is written and read: at least 4 MiB
+    /// and at most 256 MiB. Only batches that are larger than a quarter of it take more, twice their size at most, and
+    /// a start after a crash does, for as long as it takes.
+    pub fn within(memory_bytes: u64) -> StoreOptions {
+        let share_bytes =
+            (memory_bytes / MEMORY_SHARES).clamp(OVERLAY_BYTES_MIN as u64, OVERLAY_BYTES as u64);
+        let segment_bytes = share_bytes.min(SEGMENT_BYTES);
+        StoreOptions {
+            segment_bytes,
+            overlay_bytes: share_bytes as usize,
+            transaction_bytes: share_bytes as usize,
+            map_bytes: share_bytes,
+            growth_bytes: segment_bytes.min(GROWTH_BYTES),
+            ..StoreOptions::default()
         }
     }
 }
@@ -82,6 +113,8 @@ struct Overlays {
 struct Shared {
     overlays: RwLock<Overlays>,
     checkpoint: Arc<dyn CheckpointStore>,
+    /// See [`StoreOptions::transaction_bytes`].
+    transaction_bytes: usize,
     poison: OnceLock<Arc<str>>,
     /// Keeps the directory locked.
     _disk: Arc<dyn Disk>,
@@ -191,8 +224,18 @@ impl Shared {
     }
 
     /// Writes the frozen overlay into the checkpoint.
+    ///
+    /// Several transactions are as good as one: everything in the overlay is durable in the log, and nothing counts as
+    /// checkpointed before the last. After a crash in between, the log is replayed over what is there already, and
+    /// until then readers see the overlay.
     fn write_checkpoint(&self, frozen: &Overlay, metadata: &Metadata) {
-        match self.checkpoint.apply(frozen, &metadata.encode()) {
+        let mut parts = frozen.parts(self.transaction_bytes).peekable();
+        let mut result = Ok(());
+        while let (Ok(()), Some(part)) = (&result, parts.next()) {
+            let is_last = parts.peek().is_none();
+            result = self.checkpoint.apply(&part, is_last.then_some(&metadata.encode()));
+        }
+        match result {
             Ok(()) => self.overlays_mut().frozen = None,
             Err(error) => self.poison(&error),
         }
@@ -248,12 +291,9 @@ pub struct Store {
     /// The sequence of the last record, which is durable.
     last_sequence: u64,
     pending: Option<PendingCheckpoint>,
-    /// Kept to save the allocation.
-    buffer: Vec<u8>,
+    /// Kept to save the allocation; empty between commits.
+    records: Records,
 }
-
-/// How much of a large commit's buffer is kept for the next.
-const KEPT_BUFFER_BYTES: usize = 1024 * 1024;
 
 impl Store {
     /// Opens a store and recovers what was committed.
@@ -261,7 +301,13 @@ impl Store {
         assert!(options.growth_bytes > 0, "a segment must be able to grow");
         let recovered = recovery::recover(&*disk, &options)?;
         let Recovered { checkpoint, active, other_file, last_sequence } = recovered;
-        let shared = Shared { overlays: RwLock::default(), checkpoint, poison: OnceLock::new(), _disk: disk };
+        let shared = Shared {
+            overlays: RwLock::default(),
+            checkpoint,
+            transaction_bytes: options.transaction_bytes,
+            poison: OnceLock::new(),
+            _disk: disk,
+        };
         Ok(Store {
             shared: Arc::new(shared),
             options,
@@ -270,13 +316,14 @@ impl Store {
             frozen_bytes: 0,
             last_sequence,
             pending: None,
-            buffer: Vec::new(),
+            records: Records::default(),
         })
     }
 
-    /// Opens the store in a data directory of this machine.
-    pub fn open_directory(data_directory: &Path) -> Result<Store, StorageError> {
-        Store::open(Arc::new(RealDisk::open(data_directory)?), StoreOptions::default())
+    /// Opens the store in a data directory of this machine. It takes about `memory_bytes`; see
+    /// [`StoreOptions::within`].
+    pub fn open_directory(data_directory: &Path, memory_bytes: u64) -> Result<Store, StorageError> {
+        Store::open(Arc::new(RealDisk::open(data_directory)?), StoreOptions::within(memory_bytes))
     }
 
     /// The id of this disk.
@@ -291,6 +338,8 @@ impl Store {
 
     /// Makes all the batches durable with one sync. Each batch is atomic, and they are in order: after a crash
     /// during the call, some of the first may be there. An error other than for the arguments poisons the store.
+    ///
+    /// Values are shared, not copied, until the checkpoint has them; so each should have its memory for itself.
     pub fn commit(&mut self, batches: &[Vec<Write>]) -> Result<(), StorageError> {
         self.shared.check_poison()?;
         for batch in batches {
@@ -313,26 +362,33 @@ impl Store {
         self.advance_deferred_checkpoint()?;
         let batches_bytes: usize = batches.iter().map(|batch| payload_bytes(batch)).sum();
         let is_log_full = self.active.end() + batches_bytes as u64 > self.options.segment_bytes;
-        let is_overlay_full = self.shared.overlays().active.bytes() >= self.options.overlay_bytes;
+        let changes_bytes: usize = batches.iter().flatten().map(Overlay::write_bytes).sum();
+        let is_overlay_full =
+            self.shared.overlays().active.bytes() + changes_bytes > self.options.overlay_bytes;
         if is_log_full || is_overlay_full {
             self.begin_checkpoint()?;
         }
 
-        self.buffer.clear();
         let keys: RecordKeys = self.active.header().record_keys();
         let mut sequence = self.last_sequence;
         for batch in batches.iter().filter(|batch| !batch.is_empty()) {
             sequence += 1;
-            keys.encode(&mut self.buffer, sequence, self.last_sequence, batch);
+            keys.encode(&mut self.records, sequence, self.last_sequence, batch);
         }
-        self.active.append(&self.buffer, self.options.growth_bytes)?;
+        self.active.append(&self.records, self.options.growth_bytes)?;
         self.last_sequence = sequence;
-        self.buffer.shrink_to(KEPT_BUFFER_BYTES);
+        self.records.clear();
 
         // Only what is durable becomes visible.
         let mut overlays = self.shared.overlays_mut();
         for write in batches.iter().flatten() {
             overlays.active.insert(write.clone());
+        }
+        let is_overlay_full = overlays.active.bytes() >= self.options.overlay_bytes;
+        drop(overlays);
+        // A very large commit should not stay in memory until the next, but it need not wait for a checkpoint either.
+        if is_overlay_full && self.is_checkpoint_finished() {
+            self.begin_checkpoint()?;
         }
         Ok(())
     }
@@ -421,6 +477,15 @@ impl Store {
             }
         });
         Ok(())
+    }
+
+    /// Whether the next checkpoint can begin without waiting for the last.
+    fn is_checkpoint_finished(&self) -> bool {
+        match &self.pending {
+            None => true,
+            Some(PendingCheckpoint::Running(handle)) => handle.is_finished(),
+            Some(PendingCheckpoint::Deferred { .. }) => false,
+        }
     }
 
     /// Waits until the frozen overlay is in the checkpoint.

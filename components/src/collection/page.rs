@@ -1,0 +1,487 @@
+//! Pages: the runs of rows that a tree is made of (DESIGN.md §5).
+//!
+//! A tree is an immutable map from the least key of each page to its newest version, so a snapshot of a tree is a clone
+//! of the map. A version of a page is a *base*, columns that may be in storage only, and a *delta*: the rows that were
+//! committed since, each with the transaction that wrote it, so that older transactions do not see them. Folding makes
+//! a new base of both.
+
+use std::cmp::Ordering;
+use std::ops::Bound;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use imbl::OrdMap;
+
+use super::bound::{Condition, ValueRange};
+use super::columns::{Columns, STATISTICS_TEXT_BYTES, may_match};
+use super::key::{Key, KeyRange};
+use super::schema::Layout;
+use super::{Row, row_bytes};
+use crate::transaction_id::TxnId;
+use crate::value::Value;
+
+/// Names the stored base of a page; never used twice.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct PageId(pub u64);
+
+/// The base of a page, whose content may be in memory. All versions of a page with this base share it.
+///
+/// Only the world changes whether the content is in memory, and never while programs are polled.
+#[derive(Debug)]
+pub struct PageCell {
+    id: PageId,
+    rows: usize,
+    bytes: usize,
+    content: RwLock<Option<Arc<Columns>>>,
+}
+
+impl PageCell {
+    /// A base whose content is in memory.
+    pub fn resident(id: PageId, content: Columns) -> Self {
+        let (rows, bytes) = (content.len(), content.bytes());
+        Self { id, rows, bytes, content: RwLock::new(Some(Arc::new(content))) }
+    }
+
+    /// A base whose content is in storage.
+    pub fn stored(id: PageId, rows: usize, bytes: usize) -> Self {
+        Self { id, rows, bytes, content: RwLock::new(None) }
+    }
+
+    /// Its name.
+    pub fn id(&self) -> PageId {
+        self.id
+    }
+
+    /// How many rows it has.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// What its content takes in memory, in bytes.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The content, if it is in memory.
+    pub fn content(&self) -> Option<Arc<Columns>> {
+        self.content.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Take the content into memory, or drop it from there.
+    pub fn set_content(&self, content: Option<Arc<Columns>>) {
+        *self.content.write().unwrap_or_else(PoisonError::into_inner) = content;
+    }
+}
+
+/// Between which values each column of a page is, where that is known.
+#[derive(Clone, Debug, Default)]
+pub struct Statistics {
+    /// Whether there is, or was, a row.
+    has_rows: bool,
+    ranges: Vec<Option<ValueRange>>,
+}
+
+impl Statistics {
+    /// Those of some rows.
+    pub fn of(content: &Columns) -> Self {
+        Self { has_rows: !content.is_empty(), ranges: content.statistics() }
+    }
+
+    /// Those that were stored.
+    pub fn stored(has_rows: bool, ranges: Vec<Option<ValueRange>>) -> Self {
+        Self { has_rows, ranges }
+    }
+
+    /// The range of each column.
+    pub fn ranges(&self) -> &[Option<ValueRange>] {
+        &self.ranges
+    }
+
+    /// Whether there may be a row that meets all conditions.
+    pub fn may_match(&self, conditions: &[Condition]) -> bool {
+        self.has_rows && may_match(&self.ranges, conditions)
+    }
+
+    /// Whether these hold with a further row.
+    fn contain(&self, row: &Row) -> bool {
+        let known = || self.ranges.iter().zip(row.iter());
+        self.has_rows
+            && known().all(|(range, value)| range.as_ref().is_none_or(|range| range.contains(value)))
+    }
+
+    /// Make these hold with a further row.
+    fn widen(&mut self, row: &Row) {
+        if !self.has_rows {
+            *self = Self { has_rows: true, ranges: row.iter().map(range_of).collect() };
+            return;
+        }
+        for (range, value) in self.ranges.iter_mut().zip(row.iter()) {
+            *range = match (range.take(), range_of(value)) {
+                (Some(range), _) if range.contains(value) => Some(range),
+                (Some(range), Some(new)) => Some(union(range, new)),
+                _ => None,
+            };
+        }
+    }
+}
+
+/// The range of one value; a long text is cut, so its range is wider.
+fn range_of(value: &Value) -> Option<ValueRange> {
+    let len = match value {
+        Value::Number(_) => 0,
+        Value::String(text) => text.len(),
+        Value::Bytes(bytes) => bytes.len(),
+        _ => return None,
+    };
+    if len <= STATISTICS_TEXT_BYTES {
+        return Some(ValueRange::equal(value.clone()));
+    }
+    let start = match value {
+        Value::String(text) => Value::String(text[..text.floor_char_boundary(STATISTICS_TEXT_BYTES)].into()),
+        Value::Bytes(bytes) => Value::Bytes(bytes[..STATISTICS_TEXT_BYTES].into()),
+        _ => unreachable!("only texts are long"),
+    };
+    Some(ValueRange { start: Bound::Included(start), end: Bound::Unbounded })
+}
+
+/// The least range that holds both.
+fn union(this: ValueRange, that: ValueRange) -> ValueRange {
+    let outer = |this: Bound<Value>, that: Bound<Value>, wins: Ordering| match (&this, &that) {
+        (Bound::Unbounded, _) | (_, Bound::Unbounded) => Bound::Unbounded,
+        (Bound::Included(a) | Bound::Excluded(a), Bound::Included(b) | Bound::Excluded(b)) => {
+            match a.collate(b) {
+                Ordering::Equal if matches!(that, Bound::Included(_)) => that,
+                order if order == wins || order == Ordering::Equal => this,
+                _ => that,
+            }
+        }
+    };
+    ValueRange {
+        start: outer(this.start, that.start, Ordering::Less),
+        end: outer(this.end, that.end, Ordering::Greater),
+    }
+}
+
+/// What a reader sees: the versions of transactions before its own, among the first commits.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Visibility {
+    /// Versions of transactions before this one.
+    pub before: TxnId,
+    /// Versions of commits up to this one.
+    pub commit: u64,
+}
+
+/// One committed version of a row that is not in the base yet.
+#[derive(Clone, Debug)]
+pub struct DeltaEntry {
+    /// The key of the row.
+    pub key: Key,
+    /// The transaction that wrote it.
+    pub id: TxnId,
+    /// The number of its commit.
+    pub commit: u64,
+    /// The row; none if it was deleted.
+    pub row: Option<Row>,
+}
+
+impl Visibility {
+    /// That of a reader who sees everything.
+    pub const NEWEST: Visibility = Visibility { before: TxnId::MAX, commit: u64::MAX };
+}
+
+impl DeltaEntry {
+    fn is_visible(&self, visibility: Visibility) -> bool {
+        self.id < visibility.before && self.commit <= visibility.commit
+    }
+}
+
+/// What an entry of a delta takes in memory beside its key and row, in bytes.
+const DELTA_ENTRY_BYTES: usize = 120;
+
+/// A version of a page.
+#[derive(Clone, Debug)]
+pub struct Page {
+    /// Its base; none if it has no rows.
+    pub base: Option<Arc<PageCell>>,
+    /// The rows that were committed since, by key and transaction.
+    pub delta: Arc<Vec<DeltaEntry>>,
+    /// What the delta takes in memory, in bytes.
+    pub delta_bytes: usize,
+    /// How many rows there are for the newest reader.
+    pub rows: u64,
+    /// The least and the greatest value of each column, base and delta.
+    pub statistics: Arc<Statistics>,
+    /// Readers that do not see everything up to this transaction and commit cannot read this version: it is folded.
+    pub horizon: (TxnId, u64),
+    /// The base holds everything up to this commit: recovery does not repeat it.
+    pub through: u64,
+}
+
+/// What a reader finds for a key.
+#[derive(Clone, Debug)]
+pub enum Found {
+    /// This row, or none; and the number of the commit that says so, if the base does not.
+    Row(Option<Row>, Option<u64>),
+    /// That is only known when the base is in memory.
+    NotResident(Arc<PageCell>),
+}
+
+impl Page {
+    /// A page without rows.
+    pub fn empty() -> Self {
+        Self {
+            base: None,
+            delta: Arc::default(),
+            delta_bytes: 0,
+            rows: 0,
+            statistics: Arc::default(),
+            horizon: (TxnId::ZERO, 0),
+            through: 0,
+        }
+    }
+
+    /// Whether a reader sees a version that this page still has.
+    pub fn is_readable(&self, visibility: Visibility) -> bool {
+        self.horizon.0 < visibility.before && self.horizon.1 <= visibility.commit
+    }
+
+    /// Whether a reader sees every row that is committed.
+    pub fn is_all_visible(&self, visibility: Visibility) -> bool {
+        self.delta.iter().all(|entry| entry.is_visible(visibility))
+    }
+
+    /// The newest commit that is not in the base.
+    pub fn newest_commit(&self) -> u64 {
+        self.delta.iter().map(|entry| entry.commit).max().unwrap_or(0)
+    }
+
+    /// The row of a key as a reader sees it.
+    pub fn find(&self, layout: &Layout, key: &[u8], visibility: Visibility) -> Found {
+        let end = self.delta.partition_point(|entry| *entry.key <= *key);
+        let versions = self.delta[..end].iter().rev().take_while(|entry| *entry.key == *key);
+        for entry in versions {
+            if entry.is_visible(visibility) {
+                return Found::Row(entry.row.clone(), Some(entry.commit));
+            }
+        }
+        match &self.base {
+            None => Found::Row(None, None),
+            Some(cell) => match cell.content() {
+                Some(columns) => Found::Row(columns.find(layout, key).map(|i| columns.row(i)), None),
+                None => Found::NotResident(cell.clone()),
+            },
+        }
+    }
+
+    /// The changes that a reader sees on top of the base, one for each key of the range, in order, and the newest
+    /// commit among them.
+    pub fn changes(&self, range: &KeyRange, visibility: Visibility) -> (Vec<(Key, Option<Row>)>, u64) {
+        let start = self.delta.partition_point(|entry| entry.key < range.start);
+        let mut changes: Vec<(Key, Option<Row>)> = Vec::new();
+        let mut newest = 0;
+        for entry in self.delta[start..].iter().take_while(|entry| range.contains(&entry.key)) {
+            if !entry.is_visible(visibility) {
+                continue;
+            }
+            newest = newest.max(entry.commit);
+            // The versions of one key ascend: the last that is visible is the one that is seen.
+            match changes.last_mut() {
+                Some((key, row)) if *key == entry.key => *row = entry.row.clone(),
+                _ => changes.push((entry.key.clone(), entry.row.clone())),
+            }
+        }
+        (changes, newest)
+    }
+
+    /// Add a committed version of a row.
+    ///
+    /// # Panics
+    /// If it is not newer than every other version of its key.
+    pub fn commit(&mut self, entry: DeltaEntry, rows: i64) {
+        let at = self
+            .delta
+            .partition_point(|other| (&other.key, other.id).cmp(&(&entry.key, entry.id)) == Ordering::Less);
+        if let Some(next) = self.delta.get(at) {
+            assert!(next.key != entry.key, "the versions of a row ascend");
+        }
+        if let Some(row) = &entry.row
+            && !self.statistics.contain(row)
+        {
+            let mut statistics = (*self.statistics).clone();
+            statistics.widen(row);
+            self.statistics = Arc::new(statistics);
+        }
+        self.delta_bytes +=
+            DELTA_ENTRY_BYTES + entry.key.len() + entry.row.as_ref().map_or(0, |row| row_bytes(row) as usize);
+        self.rows = self.rows.checked_add_signed(rows).expect("no more rows are deleted than there are");
+        Arc::make_mut(&mut self.delta).insert(at, entry);
+    }
+
+    /// The newest version of each row that can be folded: everything up to the last commit before which no reader
+    /// looks. None if there is nothing to fold.
+    pub fn foldable(&self, oldest: Visibility) -> Option<Foldable> {
+        // A base holds all commits up to a number, so what cannot be folded keeps back what was committed after it.
+        let kept =
+            self.delta.iter().filter(|entry| !entry.is_visible(oldest)).map(|entry| entry.commit).min();
+        let limit = kept.unwrap_or(u64::MAX);
+        let (mut changes, mut rest) = (Vec::<(Key, Option<Row>)>::new(), Vec::new());
+        let (mut horizon, mut rows) = (self.horizon, 0);
+        for entry in self.delta.iter() {
+            if entry.commit >= limit {
+                rest.push(entry.clone());
+                continue;
+            }
+            horizon = (horizon.0.max(entry.id), horizon.1.max(entry.commit));
+            match changes.last_mut() {
+                Some((key, row)) if *key == entry.key => *row = entry.row.clone(),
+                _ => changes.push((entry.key.clone(), entry.row.clone())),
+            }
+            rows += 1;
+        }
+        (rows > 0).then(|| Foldable { changes, rest, horizon, through: limit - 1 })
+    }
+}
+
+/// A delta that is being folded.
+#[derive(Debug)]
+pub struct Foldable {
+    /// What the new base holds on top of the old one.
+    pub changes: Vec<(Key, Option<Row>)>,
+    /// What stays in the delta.
+    pub rest: Vec<DeltaEntry>,
+    /// See [`Page::horizon`].
+    pub horizon: (TxnId, u64),
+    /// See [`Page::through`].
+    pub through: u64,
+}
+
+/// The newest versions of the pages of a tree by their least keys; the first one begins with the empty key.
+#[derive(Clone, Debug)]
+pub struct Tree {
+    pages: OrdMap<Key, Arc<Page>>,
+    /// How many rows there are for the newest reader.
+    pub rows: u64,
+}
+
+/// Where a page lies in its tree.
+#[derive(Clone, Debug)]
+pub struct Placed {
+    /// The keys that it may hold.
+    pub range: KeyRange,
+    /// The page.
+    pub page: Arc<Page>,
+}
+
+impl Default for Tree {
+    fn default() -> Self {
+        Self::empty()
+    }
+}
+
+impl Tree {
+    /// A tree without rows.
+    pub fn empty() -> Self {
+        Self { pages: OrdMap::unit(Key::from(Vec::new()), Arc::new(Page::empty())), rows: 0 }
+    }
+
+    /// A tree of these pages.
+    ///
+    /// # Panics
+    /// If their least keys do not ascend from the empty one.
+    pub fn of(pages: Vec<(Key, Page)>) -> Self {
+        let rows = pages.iter().map(|(_, page)| page.rows).sum();
+        assert!(
+            pages.first().is_some_and(|(low, _)| low.is_empty()),
+            "the first page begins with the empty key"
+        );
+        assert!(pages.is_sorted_by(|(this, _), (next, _)| this < next), "pages ascend");
+        Self { pages: pages.into_iter().map(|(low, page)| (low, Arc::new(page))).collect(), rows }
+    }
+
+    /// How many pages there are.
+    pub fn pages(&self) -> usize {
+        self.pages.len()
+    }
+
+    /// The page that a key belongs to, with its least key.
+    pub fn page(&self, key: &[u8]) -> (&Key, &Arc<Page>) {
+        self.pages.get_prev(key).expect("the first page begins with the empty key")
+    }
+
+    /// The page that a key belongs to, to be changed.
+    pub fn page_mut(&mut self, key: &[u8]) -> (Key, &mut Page) {
+        let low = self.page(key).0.clone();
+        let page = self.pages.get_mut(&low).expect("the page that was found");
+        (low, Arc::make_mut(page))
+    }
+
+    /// The page with this least key.
+    pub fn at(&self, low: &Key) -> Option<&Arc<Page>> {
+        self.pages.get(low)
+    }
+
+    /// Where the page of a key lies.
+    pub fn place(&self, key: &[u8]) -> Placed {
+        let (low, page) = self.page(key);
+        let next = self.pages.range::<_, Key>((Bound::Excluded(low), Bound::Unbounded)).next();
+        Placed {
+            range: KeyRange { start: low.clone(), end: next.map(|(low, _)| low.clone()) },
+            page: page.clone(),
+        }
+    }
+
+    /// Where the page lies that holds the greatest keys before `end`; of all keys, if there is no end.
+    pub fn place_before(&self, end: Option<&Key>) -> Placed {
+        let before = match end {
+            Some(end) if !end.is_empty() => {
+                self.pages.range::<_, Key>((Bound::Unbounded, Bound::Excluded(end))).next_back()
+            }
+            Some(_) => None,
+            None => self.pages.get_max().map(|(low, page)| (low, page)),
+        };
+        let (low, _) = before.unwrap_or_else(|| self.page(&[]));
+        self.place(low)
+    }
+
+    /// The pages that may hold keys of a range, in order.
+    pub fn pages_in<'a>(
+        &'a self,
+        range: &'a KeyRange,
+    ) -> impl DoubleEndedIterator<Item = (&'a Key, &'a Arc<Page>)> {
+        let first = self.page(&range.start).0.clone();
+        let end = match &range.end {
+            Some(end) if *end > first => Bound::Excluded(end.clone()),
+            Some(_) => Bound::Included(first.clone()),
+            None => Bound::Unbounded,
+        };
+        self.pages.range::<_, Key>((Bound::Included(first), end))
+    }
+
+    /// Put pages in the place of the one with this least key; the first of them gets its least key.
+    ///
+    /// # Panics
+    /// If there is no such page, or the least keys of the others do not ascend from there to the next page.
+    pub fn replace(&mut self, low: &Key, pages: Vec<(Key, Page)>) {
+        let Placed { range, .. } = self.place(low);
+        assert!(range.start == *low && !pages.is_empty(), "a page is replaced by at least one");
+        assert!(pages.is_sorted_by(|(this, _), (next, _)| this < next), "pages ascend");
+        for (i, (key, page)) in pages.into_iter().enumerate() {
+            assert!(if i == 0 { key == *low } else { range.contains(&key) }, "pages stay in their place");
+            self.pages.insert(key, Arc::new(page));
+        }
+    }
+
+    /// Take a page out; what precedes it gets its place.
+    ///
+    /// # Panics
+    /// If it is the first one, or has rows.
+    pub fn remove(&mut self, low: &Key) {
+        assert!(!low.is_empty(), "the first page stays");
+        let page = self.pages.remove(low).expect("a page");
+        assert!(page.delta.is_empty() && page.rows == 0, "a page with rows stays");
+    }
+
+    /// Every page, in order.
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = (&Key, &Arc<Page>)> {
+        self.pages.iter()
+    }
+}

@@ -1,0 +1,239 @@
+//! What a transaction sees and changes of the rows of hosted collections.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use imbl::OrdMap;
+
+use super::{Content, Ledger, TRANSACTION_BYTES_MAX, Want, ask};
+use crate::chain::Mutation;
+use crate::cluster::ChainId;
+use crate::collection::change::RowChange;
+use crate::collection::key::{Key, KeyRange};
+use crate::collection::page::{PageCell, Tree, Visibility};
+use crate::collection::schema::Schema;
+use crate::collection::{HostedCollection, Row, row_bytes};
+use crate::error::{Error, Result};
+use crate::lock::{LockMode, LockRange, Resource, TreeId};
+
+/// How many keys of one tree a transaction locks one by one. With more it locks the whole tree.
+pub const LOCKED_KEYS_MAX: usize = 1_024;
+
+/// The changed rows of a collection by their keys.
+pub type RowChanges = BTreeMap<Key, RowChange>;
+
+/// The entries of a tree that a transaction has written; none is deleted. A clone is a snapshot.
+pub type OwnRows = OrdMap<Key, Option<Row>>;
+
+/// What a transaction sees of a hosted collection.
+#[derive(Debug)]
+pub(super) struct RowsView {
+    schema: Arc<Schema>,
+    /// What was committed, as it was when the last lock was granted.
+    trees: Arc<Vec<Tree>>,
+    /// What the transaction has written, for each tree.
+    own: Vec<OwnRows>,
+    /// The same by row, with what was there before.
+    changes: RowChanges,
+    locked_keys: BTreeSet<(u16, Key, LockMode)>,
+    locked_ranges: Vec<(u16, KeyRange, LockMode)>,
+}
+
+/// A hosted collection as a transaction sees it at one moment. Only what the transaction has locked may be read.
+#[derive(Clone, Debug)]
+pub struct RowsSnapshot {
+    /// Its schema.
+    pub schema: Arc<Schema>,
+    /// What was committed.
+    pub trees: Arc<Vec<Tree>>,
+    /// What the transaction has written, for each tree.
+    pub own: Vec<OwnRows>,
+    /// Which of the committed versions it sees.
+    pub visibility: Visibility,
+}
+
+impl RowsView {
+    fn is_locked(&self, tree: u16, range: &LockRange, mode: LockMode) -> bool {
+        if let LockRange::Key(key) = range
+            && [LockMode::Read, LockMode::Write]
+                .into_iter()
+                .any(|held| held >= mode && self.locked_keys.contains(&(tree, key.clone(), held)))
+        {
+            return true;
+        }
+        let covers = |(other, held, held_mode): &(u16, KeyRange, LockMode)| {
+            *other == tree && *held_mode >= mode && LockRange::Range(held.clone()).covers(range)
+        };
+        self.locked_ranges.iter().any(covers)
+    }
+
+    pub(super) fn into_changes(self) -> RowChanges {
+        let mut changes = self.changes;
+        changes.retain(|_, change| change.old.is_some() || change.new.is_some());
+        changes
+    }
+}
+
+impl Ledger {
+    // For the program.
+
+    /// Whether a part of a collection is locked so, else ask for the lock.
+    pub fn has_lock(
+        &self,
+        collection: HostedCollection,
+        tree: u16,
+        range: &LockRange,
+        mode: LockMode,
+    ) -> bool {
+        let content = &mut *self.content();
+        let view = content.collections.get(&collection);
+        if view.is_some_and(|view| view.is_locked(tree, range, mode)) {
+            return true;
+        }
+        if mode == LockMode::Write && view.is_some_and(|view| view.is_locked(tree, range, LockMode::Read)) {
+            content.upgraded.insert(collection);
+        }
+        let is_many = view.is_some_and(|view| view.locked_keys.len() >= LOCKED_KEYS_MAX);
+        let range = if is_many { LockRange::all() } else { range.clone() };
+        ask(content, Want::Lock(Resource { tree: TreeId::of(collection, tree), range }, mode));
+        false
+    }
+
+    /// How a row that is read is to be locked: for writing, if that is what comes next.
+    pub fn read_mode(&self, collection: HostedCollection) -> LockMode {
+        if self.content().for_update.contains(&collection) { LockMode::Write } else { LockMode::Read }
+    }
+
+    /// A collection as it is now, with the transaction's own changes.
+    ///
+    /// # Panics
+    /// If nothing of it is locked.
+    pub fn rows(&self, collection: HostedCollection) -> RowsSnapshot {
+        let content = self.content();
+        let view = content.collections.get(&collection).expect("a collection with a lock");
+        RowsSnapshot {
+            schema: view.schema.clone(),
+            trees: view.trees.clone(),
+            own: view.own.clone(),
+            visibility: self.visibility,
+        }
+    }
+
+    /// The transaction's own version of a row of the primary tree, if it has written one.
+    pub fn own_row(&self, collection: HostedCollection, key: &Key) -> Option<Option<Row>> {
+        self.content().collections.get(&collection)?.own[0].get(key).cloned()
+    }
+
+    /// The committed trees of a collection.
+    ///
+    /// # Panics
+    /// If nothing of it is locked.
+    pub fn trees(&self, collection: HostedCollection) -> Arc<Vec<Tree>> {
+        self.content().collections[&collection].trees.clone()
+    }
+
+    /// Change a row that is locked for writing, from what the transaction sees of it.
+    ///
+    /// # Errors
+    /// 400 if the transaction writes too much; then nothing has changed.
+    ///
+    /// # Panics
+    /// If the row is not locked for writing.
+    pub fn change_row(&self, collection: HostedCollection, key: Key, change: RowChange) -> Result<()> {
+        let content = &mut *self.content();
+        let view = content.collections.get_mut(&collection).expect("a collection with a lock");
+        let range = LockRange::Key(key.clone());
+        assert!(view.is_locked(0, &range, LockMode::Write), "only a row that is locked for writing changes");
+        let changes = change.in_trees(&view.schema);
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let bytes = change.new.as_ref().map_or(0, |row| row_bytes(row)) + key.len() as u64;
+        if content.bytes + bytes > TRANSACTION_BYTES_MAX {
+            return Err(Error::bad_request(format_args!(
+                "this transaction writes more than {} MiB",
+                TRANSACTION_BYTES_MAX >> 20
+            )));
+        }
+        content.bytes += bytes;
+        for change in changes {
+            view.own[change.tree].insert(change.key, change.row);
+        }
+        match view.changes.get_mut(&key) {
+            Some(before) => before.new = change.new,
+            None => {
+                view.changes.insert(key, change);
+            }
+        }
+        Ok(())
+    }
+
+    /// Let the history of a chain around collections record a change.
+    pub fn record(&self, chain: ChainId, mutation: Mutation) -> Result<()> {
+        let content = &mut *self.content();
+        let bytes = mutation.bytes();
+        if content.bytes + bytes > TRANSACTION_BYTES_MAX {
+            return Err(Error::bad_request(format_args!(
+                "this transaction writes more than {} MiB",
+                TRANSACTION_BYTES_MAX >> 20
+            )));
+        }
+        content.bytes += bytes;
+        content.recorded.entry(chain).or_default().push(mutation);
+        Ok(())
+    }
+
+    /// Ask for the content of a page.
+    pub fn want_page(&self, cell: &PageCell) {
+        let content = &mut *self.content();
+        let want = Want::Page(cell.id());
+        if !content.wants.contains(&want) {
+            content.wants.push(want);
+        }
+    }
+
+    /// Note that a page was read.
+    pub fn note_page(&self, cell: &PageCell) {
+        *self.content().pages_read.entry(cell.id()).or_default() += 1;
+    }
+
+    /// Note that what a commit wrote was read.
+    pub fn note_commit(&self, commit: u64) {
+        let content = &mut *self.content();
+        content.seen_commit = content.seen_commit.max(commit);
+    }
+
+    /// Ask to begin again, because what the transaction would see is gone.
+    pub fn want_restart(&self) {
+        ask(&mut self.content(), Want::Restart);
+    }
+
+    // For the world.
+
+    /// Grant a lock on a part of a collection: show the program its newest trees.
+    pub fn grant_rows(
+        &self,
+        resource: &Resource,
+        mode: LockMode,
+        schema: &Arc<Schema>,
+        trees: &Arc<Vec<Tree>>,
+    ) {
+        let (collection, tree) = (resource.tree.collection(), resource.tree.tree);
+        let content: &mut Content = &mut self.content();
+        let view = content.collections.entry(collection).or_insert_with(|| RowsView {
+            schema: schema.clone(),
+            trees: trees.clone(),
+            own: vec![OrdMap::new(); trees.len()],
+            changes: BTreeMap::new(),
+            locked_keys: BTreeSet::new(),
+            locked_ranges: Vec::new(),
+        });
+        view.trees = trees.clone();
+        match &resource.range {
+            LockRange::Key(key) => {
+                view.locked_keys.insert((tree, key.clone(), mode));
+            }
+            LockRange::Range(range) => view.locked_ranges.push((tree, range.clone(), mode)),
+        }
+    }
+}

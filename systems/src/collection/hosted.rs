@@ -1,0 +1,408 @@
+//! Rows of hosted collections: locked, then read from the pages that are committed and from what the transaction has
+//! written itself.
+
+use std::future::poll_fn;
+use std::ops::Range;
+use std::sync::Arc;
+use std::task::Poll;
+
+use components::Result;
+use components::collection::bound::Condition;
+use components::collection::change::RowChange;
+use components::collection::columns::{Columns, Selection};
+use components::collection::key::{Key, KeyRange};
+use components::collection::page::{Found, Page, PageCell, Placed, Tree};
+use components::collection::schema::Layout;
+use components::collection::{HostedCollection, Row};
+use components::ledger::{OwnRows, RowsSnapshot};
+use components::lock::{LockMode, LockRange};
+
+use super::access::Touched;
+use crate::scalar::Interpreter;
+
+/// From how many rows of an index on the whole range of their keys is locked, and not one after the other.
+const ROWS_LOCKED_ONE_BY_ONE_MAX: usize = 32;
+
+/// How many rows a scan that only counts looks at for one unit of fuel: they are tested many at a time.
+const COUNTED_ROWS_PER_FUEL: usize = 1_024;
+
+/// A scan of one tree of a hosted collection.
+#[derive(Debug)]
+pub(crate) struct HostedScan {
+    collection: HostedCollection,
+    tree: usize,
+    snapshot: RowsSnapshot,
+}
+
+impl HostedScan {
+    /// How many pages the tree has.
+    pub(crate) fn pages(&self) -> usize {
+        self.tree().pages()
+    }
+
+    fn tree(&self) -> &Tree {
+        &self.snapshot.trees[self.tree]
+    }
+
+    fn own(&self) -> &OwnRows {
+        &self.snapshot.own[self.tree]
+    }
+
+    fn layout(&self) -> &Layout {
+        &self.snapshot.schema.layouts()[self.tree]
+    }
+}
+
+/// The rows of one page in a range as a transaction sees them: those of the base, but for the ones that are changed.
+#[derive(Debug)]
+pub(crate) struct SeenPage {
+    base: Option<Arc<Columns>>,
+    /// The rows of the base that are in the range.
+    rows: Range<usize>,
+    /// The changed rows that are in the range: where they would be in the base, whether they are, and what they are.
+    changes: Vec<(usize, bool, Option<Row>)>,
+}
+
+impl SeenPage {
+    fn new(
+        layout: &Layout,
+        page: &Page,
+        base: Option<Arc<Columns>>,
+        range: &KeyRange,
+        own: &OwnRows,
+        visibility: components::collection::page::Visibility,
+    ) -> (Self, u64) {
+        let (committed, newest) = page.changes(range, visibility);
+        let end = range.end.as_ref().map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
+        let own = own.range::<_, Key>((std::ops::Bound::Included(&range.start), end));
+        let own: Vec<(&Key, &Option<Row>)> = own.collect();
+        let rows = match &base {
+            None => 0..0,
+            Some(base) => {
+                let start = if range.start.is_empty() { 0 } else { base.lower_bound(layout, &range.start) };
+                start..range.end.as_ref().map_or(base.len(), |end| base.lower_bound(layout, end))
+            }
+        };
+        let mut changes = Vec::with_capacity(committed.len() + own.len());
+        let mut own = own.into_iter().peekable();
+        let mut push = |key: &Key, row: Option<Row>| {
+            let (at, is_there) = match &base {
+                None => (0, false),
+                Some(base) => match base.find(layout, key) {
+                    Some(at) => (at, true),
+                    None => (base.lower_bound(layout, key), false),
+                },
+            };
+            changes.push((at, is_there, row));
+        };
+        // What the transaction has written itself hides what is committed.
+        for (key, row) in committed {
+            while let Some((own_key, own_row)) = own.next_if(|(own_key, _)| **own_key < key) {
+                push(own_key, own_row.clone());
+            }
+            match own.next_if(|(own_key, _)| **own_key == key) {
+                Some((_, own_row)) => push(&key, own_row.clone()),
+                None => push(&key, row),
+            }
+        }
+        for (key, row) in own {
+            push(key, row.clone());
+        }
+        (Self { base, rows, changes }, newest)
+    }
+
+    fn selection(&self, conditions: &[Condition]) -> Option<Selection> {
+        self.base.as_ref().map(|base| {
+            if conditions.is_empty() {
+                Selection::all(self.rows.clone())
+            } else {
+                base.select(conditions, self.rows.clone())
+            }
+        })
+    }
+
+    /// How many rows meet the conditions.
+    pub(crate) fn count(&self, conditions: &[Condition]) -> u64 {
+        let selection = self.selection(conditions);
+        let mut count = selection.as_ref().map_or(0, Selection::count);
+        for (at, is_there, row) in &self.changes {
+            if *is_there && selection.as_ref().is_some_and(|selection| selection.contains(*at)) {
+                count -= 1;
+            }
+            if row.as_ref().is_some_and(|row| conditions.iter().all(|condition| condition.is_met(row))) {
+                count += 1;
+            }
+        }
+        count as u64
+    }
+
+    /// The rows that meet the conditions, in order.
+    pub(crate) fn rows(&self, conditions: &[Condition]) -> Vec<Row> {
+        let selection = self.selection(conditions);
+        let mut rows = Vec::with_capacity(selection.as_ref().map_or(0, Selection::count));
+        let mut changes = self.changes.iter().peekable();
+        let push_change = |rows: &mut Vec<Row>, row: &Option<Row>| {
+            if let Some(row) = row
+                && conditions.iter().all(|condition| condition.is_met(row))
+            {
+                rows.push(row.clone());
+            }
+        };
+        if let (Some(base), Some(selection)) = (&self.base, &selection) {
+            for i in selection.rows() {
+                let mut is_changed = false;
+                while let Some((at, is_there, row)) = changes.next_if(|(at, ..)| *at <= i) {
+                    is_changed |= *at == i && *is_there;
+                    push_change(&mut rows, row);
+                }
+                if !is_changed {
+                    rows.push(base.row(i));
+                }
+            }
+        }
+        for (_, _, row) in changes {
+            push_change(&mut rows, row);
+        }
+        rows
+    }
+}
+
+impl Interpreter {
+    async fn lock(&self, collection: HostedCollection, tree: usize, range: &LockRange, mode: LockMode) {
+        let tree = u16::try_from(tree).expect("a collection has few trees");
+        poll_fn(|_| match self.ledger.has_lock(collection, tree, range, mode) {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        })
+        .await
+    }
+
+    /// The content of the base of a page, as soon as it is in memory.
+    async fn base(&self, page: &Page) -> Option<Arc<Columns>> {
+        if !page.is_readable(self.ledger.visibility()) {
+            // What the transaction would see is gone; it begins again.
+            return poll_fn(|_| {
+                self.ledger.want_restart();
+                Poll::Pending
+            })
+            .await;
+        }
+        match &page.base {
+            None => None,
+            Some(cell) => Some(self.page_content(cell).await),
+        }
+    }
+
+    async fn page_content(&self, cell: &PageCell) -> Arc<Columns> {
+        self.ledger.note_page(cell);
+        poll_fn(|_| match cell.content() {
+            Some(content) => Poll::Ready(content),
+            None => {
+                self.ledger.want_page(cell);
+                Poll::Pending
+            }
+        })
+        .await
+    }
+
+    /// The row with a key that is locked: the transaction's own, else the newest one that was committed before it.
+    async fn locked_row(&self, collection: HostedCollection, layout: &Layout, key: &Key) -> Option<Row> {
+        if let Some(own) = self.ledger.own_row(collection, key) {
+            return own;
+        }
+        let trees = self.ledger.trees(collection);
+        self.committed_row(&trees[0], layout, key).await
+    }
+
+    async fn committed_row(&self, tree: &Tree, layout: &Layout, key: &Key) -> Option<Row> {
+        let (_, page) = tree.page(key);
+        if !page.is_readable(self.ledger.visibility()) {
+            self.base(page).await;
+        }
+        loop {
+            match page.find(layout, key, self.ledger.visibility()) {
+                Found::Row(row, commit) => {
+                    if let Some(cell) = &page.base {
+                        self.ledger.note_page(cell);
+                    }
+                    commit.into_iter().for_each(|commit| self.ledger.note_commit(commit));
+                    return row;
+                }
+                Found::NotResident(cell) => {
+                    self.page_content(&cell).await;
+                }
+            }
+        }
+    }
+
+    /// See [`Interpreter::row`].
+    pub(super) async fn hosted_row(
+        &self,
+        collection: HostedCollection,
+        layout: &Layout,
+        key: &Key,
+    ) -> Result<Option<Row>> {
+        let mode = self.ledger.read_mode(collection);
+        self.lock(collection, 0, &LockRange::Key(key.clone()), mode).await;
+        Ok(self.locked_row(collection, layout, key).await)
+    }
+
+    /// See [`Interpreter::write`].
+    pub(super) async fn write_hosted_row(
+        &self,
+        collection: HostedCollection,
+        layout: &Layout,
+        key: &Key,
+        new: Option<Row>,
+    ) -> Result<()> {
+        self.lock(collection, 0, &LockRange::Key(key.clone()), LockMode::Write).await;
+        let old = self.locked_row(collection, layout, key).await;
+        self.ledger.change_row(collection, key.clone(), RowChange { old, new })
+    }
+
+    /// Begin a scan of a range of a tree.
+    pub(super) async fn hosted_scan(
+        &self,
+        collection: HostedCollection,
+        tree: usize,
+        range: &KeyRange,
+    ) -> HostedScan {
+        self.lock(collection, tree, &LockRange::Range(range.clone()), LockMode::Read).await;
+        HostedScan { collection, tree, snapshot: self.ledger.rows(collection) }
+    }
+
+    /// Look at some rows of a scan, and take them off the range: those that meet the conditions, and how many were
+    /// looked at.
+    pub(super) async fn hosted_chunk(
+        &self,
+        scan: &HostedScan,
+        range: &mut KeyRange,
+        is_reversed: bool,
+        conditions: &[Condition],
+        chunk_rows: usize,
+        touched: &mut Touched,
+    ) -> (Vec<Row>, usize) {
+        let Placed { range: place, page } = if is_reversed {
+            scan.tree().place_before(range.end.as_ref())
+        } else {
+            scan.tree().place(&range.start)
+        };
+        let mut part = range.intersection(&place);
+        let rest = |range: &mut KeyRange, part: &KeyRange| {
+            if is_reversed {
+                range.end = Some(part.start.clone().max(range.start.clone()));
+            } else {
+                match &part.end {
+                    Some(end) => range.start = end.clone(),
+                    None => range.end = Some(range.start.clone()),
+                }
+            }
+        };
+        let has_own = has_own(scan.own(), &part);
+        if !has_own && !page.statistics.may_match(conditions) {
+            rest(range, &part);
+            return (Vec::new(), 1);
+        }
+        touched.pages_read += 1;
+        let base = self.base(&page).await;
+        let layout = scan.layout();
+        // No more rows than the chunk is to have: whoever wants one row does not pay for a page.
+        if let Some(base) = &base {
+            let start = if part.start.is_empty() { 0 } else { base.lower_bound(layout, &part.start) };
+            let end = part.end.as_ref().map_or(base.len(), |end| base.lower_bound(layout, end));
+            if end.saturating_sub(start) > chunk_rows {
+                if is_reversed {
+                    part.start = base.key(layout, end - chunk_rows);
+                } else {
+                    part.end = Some(base.key(layout, start + chunk_rows));
+                }
+            }
+        }
+        let (seen, newest) = SeenPage::new(layout, &page, base, &part, scan.own(), self.ledger.visibility());
+        self.ledger.note_commit(newest);
+        let looked_at = seen.rows.len() + seen.changes.len();
+        let mut rows = seen.rows(conditions);
+        if is_reversed {
+            rows.reverse();
+        }
+        rest(range, &part);
+        (rows, looked_at.max(1))
+    }
+
+    /// The rows of the primary tree with these keys, which an index has.
+    pub(super) async fn hosted_rows(&self, scan: &HostedScan, layout: &Layout, keys: &[Key]) -> Vec<Row> {
+        let collection = scan.collection;
+        if keys.len() > ROWS_LOCKED_ONE_BY_ONE_MAX {
+            let (first, last) = (keys.iter().min().expect("keys"), keys.iter().max().expect("keys"));
+            let range = KeyRange { start: first.clone(), end: Some(last.next()) };
+            self.lock(collection, 0, &LockRange::Range(range), LockMode::Read).await;
+        } else {
+            poll_fn(|_| {
+                let locked = keys.iter().map(|key| {
+                    self.ledger.has_lock(collection, 0, &LockRange::Key(key.clone()), LockMode::Read)
+                });
+                // All are asked for at once.
+                match locked.fold(true, |all, is_locked| all & is_locked) {
+                    true => Poll::Ready(()),
+                    false => Poll::Pending,
+                }
+            })
+            .await;
+        }
+        let trees = self.ledger.trees(collection);
+        let mut rows = Vec::with_capacity(keys.len());
+        for key in keys {
+            let row = match scan.snapshot.own[0].get(key) {
+                Some(own) => own.clone(),
+                None => self.committed_row(&trees[0], layout, key).await,
+            };
+            rows.push(row.expect("every entry of an index has its row"));
+        }
+        rows
+    }
+
+    /// How many rows of a range of a tree meet the conditions, and what was looked at.
+    pub(super) async fn hosted_count(
+        &self,
+        collection: HostedCollection,
+        tree: usize,
+        mut range: KeyRange,
+        conditions: &[Condition],
+    ) -> (u64, Touched) {
+        let scan = self.hosted_scan(collection, tree, &range).await;
+        let mut touched = Touched { pages: scan.pages() as u64, ..Default::default() };
+        let visibility = self.ledger.visibility();
+        let mut count = 0;
+        while !range.is_empty() {
+            let Placed { range: place, page } = scan.tree().place(&range.start);
+            let part = range.intersection(&place);
+            let has_own = has_own(scan.own(), &part);
+            let is_whole =
+                conditions.is_empty() && part == place && !has_own && page.is_all_visible(visibility);
+            if is_whole && page.is_readable(visibility) {
+                count += page.rows;
+                self.ledger.note_commit(page.newest_commit());
+                self.step(0).await;
+            } else if has_own || page.statistics.may_match(conditions) {
+                let base = self.base(&page).await;
+                let (seen, newest) = SeenPage::new(scan.layout(), &page, base, &part, scan.own(), visibility);
+                self.ledger.note_commit(newest);
+                count += seen.count(conditions);
+                let looked_at = seen.rows.len() + seen.changes.len();
+                touched.pages_read += 1;
+                touched.rows_read += looked_at as u64;
+                self.step(crate::scalar::ITEMS_PER_FUEL * (looked_at / COUNTED_ROWS_PER_FUEL)).await;
+            }
+            match part.end {
+                Some(end) => range.start = end,
+                None => break,
+            }
+        }
+        (count, touched)
+    }
+}
+
+fn has_own(own: &OwnRows, range: &KeyRange) -> bool {
+    let end = range.end.as_ref().map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
+    !range.is_empty() && own.range::<_, Key>((std::ops::Bound::Included(&range.start), end)).next().is_some()
+}

@@ -1,0 +1,275 @@
+//! Pages: their content comes from storage when it is asked for, is folded when enough has changed, and goes when
+//! nobody can read it any more.
+
+use std::sync::Arc;
+
+use bevy_ecs::prelude::{Entity, World};
+use bytes::Bytes;
+use components::TxnId;
+use components::collection::columns::{self, Columns};
+use components::collection::key::Key;
+use components::collection::page::{Foldable, Found, Page, PageCell, PageId, Statistics, Tree, Visibility};
+use components::collection::schema::Layout;
+use components::collection::stored;
+use components::lock::TreeId;
+use components::storage::{Keyspace, Write};
+use components::versions::{EffectLog, HostedCollections, HostedRows, PageHeader, PagePlace};
+
+use crate::arbitrate::wake;
+use crate::tick::{Load, Outbox, Registry, RetiredPage};
+
+/// A transaction waits for the content of a page.
+pub fn ask(world: &mut World, id: TxnId, page: PageId) {
+    let registry = world.resource::<Registry>();
+    let transaction = registry.active[&id];
+    if registry.resident_pages.contains(&page) {
+        return wake(world, id, transaction);
+    }
+    world.resource_mut::<Registry>().page_readers.entry(page).or_default().insert(id);
+    load(world, page);
+}
+
+/// Ask for the content of a page, unless it was asked for already.
+pub fn load(world: &mut World, page: PageId) {
+    let registry = world.resource::<Registry>();
+    let entity = *registry.pages.get(&page).expect("a page that somebody can read");
+    let types = world.get::<PageHeader>(entity).expect("a page").types.clone();
+    if world.resource_mut::<Registry>().loading_pages.insert(page) {
+        world.resource_mut::<Outbox>().loads.push(Load::Page { page, types });
+    }
+}
+
+/// The content of a page has come.
+///
+/// # Panics
+/// If it could not be read: then what is committed cannot be known.
+pub fn came(world: &mut World, page: PageId, content: Result<Columns, String>) {
+    let registry = &mut *world.resource_mut::<Registry>();
+    registry.loading_pages.remove(&page);
+    // Nobody may need it any more, and then it may be gone.
+    let Some(entity) = registry.pages.get(&page).copied() else { return };
+    let content = content.unwrap_or_else(|cause| panic!("page {} cannot be read: {cause}", page.0));
+    let (readers, ticks) = (registry.page_readers.remove(&page).unwrap_or_default(), registry.ticks);
+    let header = &mut *world.get_mut::<PageHeader>(entity).expect("a page");
+    (header.uses, header.last_used) = (0, ticks);
+    header.cell.set_content(Some(Arc::new(content)));
+    let bytes = header.cell.bytes() as u64;
+    let registry = &mut *world.resource_mut::<Registry>();
+    if registry.resident_pages.insert(page) {
+        registry.resident_page_bytes += bytes;
+    }
+    for id in readers {
+        if let Some(transaction) = world.resource::<Registry>().active.get(&id).copied() {
+            wake(world, id, transaction);
+        }
+    }
+}
+
+/// Note how often pages were read.
+pub fn note_uses(world: &mut World, uses: std::collections::BTreeMap<PageId, u64>) {
+    let ticks = world.resource::<Registry>().ticks;
+    for (page, uses) in uses {
+        if let Some(entity) = world.resource::<Registry>().pages.get(&page).copied() {
+            let header = &mut *world.get_mut::<PageHeader>(entity).expect("a page");
+            header.uses = header.uses.saturating_add(uses);
+            header.last_used = ticks;
+        }
+    }
+}
+
+/// Take a base that is being stored with the batch of this tick into the world.
+fn spawn(world: &mut World, tree: TreeId, layout: &Layout, content: Columns) -> Arc<PageCell> {
+    let registry = &mut *world.resource_mut::<Registry>();
+    let page = registry.next_page();
+    let (ticks, batch) = (registry.ticks, registry.batch);
+    let cell = Arc::new(PageCell::resident(page, content));
+    let header = PageHeader {
+        cell: cell.clone(),
+        tree,
+        types: layout.types.clone(),
+        stored: batch,
+        uses: 0,
+        last_used: ticks,
+    };
+    let entity = world.spawn(header).id();
+    let registry = &mut *world.resource_mut::<Registry>();
+    registry.pages.insert(page, entity);
+    registry.resident_pages.insert(page);
+    registry.resident_page_bytes += cell.bytes() as u64;
+    cell
+}
+
+/// How folding a page went.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Folded {
+    /// It has a new base, which is stored with the batch of this tick.
+    Done,
+    /// Somebody may still look at what it was before.
+    NotYet,
+    /// Its base is not in memory; it was asked for.
+    Loading,
+}
+
+/// Make a new base of a page and what was committed since; it may become several pages.
+pub fn fold(world: &mut World, place: &PagePlace) -> Folded {
+    let (tree_id, low) = place;
+    let oldest = world.resource::<Registry>().oldest_visibility();
+    let chain = world.resource::<Registry>().chains[&tree_id.chain];
+    let (tree, _) = tree_of(world, chain, *tree_id);
+    let page = match tree.at(low) {
+        Some(page) if !page.delta.is_empty() => page.clone(),
+        // It has become a part of another one, or was folded already.
+        _ => {
+            settle(world, chain, place);
+            return Folded::Done;
+        }
+    };
+    let Some(foldable) = page.foldable(oldest) else {
+        return Folded::NotYet;
+    };
+    let base = match &page.base {
+        None => None,
+        Some(cell) => match cell.content() {
+            Some(content) => Some(content),
+            None => {
+                load(world, cell.id());
+                return Folded::Loading;
+            }
+        },
+    };
+    replace(world, chain, place, &page, base.as_deref(), foldable);
+    Folded::Done
+}
+
+fn tree_of(world: &World, chain: Entity, tree: TreeId) -> (&Tree, &HostedRows) {
+    let collections = world.get::<HostedCollections>(chain).expect("a chain around collections");
+    let rows = &collections.slots[usize::from(tree.slot)];
+    (&rows.trees[usize::from(tree.tree)], rows)
+}
+
+fn replace(
+    world: &mut World,
+    chain: Entity,
+    (tree_id, low): &PagePlace,
+    page: &Page,
+    base: Option<&Columns>,
+    foldable: Foldable,
+) {
+    let (_, rows) = tree_of(world, chain, *tree_id);
+    let schema = rows.schema.clone();
+    let layout = &schema.layouts()[usize::from(tree_id.tree)];
+    let Foldable { changes, rest, horizon, through } = foldable;
+    let commit_count = world.resource::<Registry>().commit_count;
+    let through = through.min(commit_count);
+    let mut contents = columns::fold(layout, base, &changes);
+    if contents.is_empty() {
+        contents.push(Columns::empty(&layout.types));
+    }
+    let mut pages: Vec<(Key, Page)> = Vec::with_capacity(contents.len());
+    let mut writes = Vec::new();
+    for (i, content) in contents.into_iter().enumerate() {
+        let key = if i == 0 { low.clone() } else { content.key(layout, 0) };
+        let (rows, statistics) = (content.len() as u64, Arc::new(Statistics::of(&content)));
+        let stored_content = content.encode();
+        let cell = spawn(world, *tree_id, layout, content);
+        let new = Page {
+            base: Some(cell.clone()),
+            delta: Arc::default(),
+            delta_bytes: 0,
+            rows,
+            statistics,
+            horizon,
+            through,
+        };
+        writes.push(put(Keyspace::Pages, stored::page_key(cell.id()), stored_content));
+        writes.push(put(
+            Keyspace::Trees,
+            stored::handle_key(*tree_id, cell.id()),
+            stored::handle(&key, &new),
+        ));
+        pages.push((key, new));
+    }
+    if let Some(cell) = &page.base {
+        writes.push(Write {
+            keyspace: Keyspace::Trees,
+            key: stored::handle_key(*tree_id, cell.id()),
+            value: None,
+        });
+        writes.push(put(Keyspace::Trees, stored::garbage_key(cell.id()), Bytes::new()));
+        retire(world, cell.id());
+    }
+    // What cannot be folded yet goes on top of the page that it belongs to.
+    let mut dirty = Vec::new();
+    for entry in rest {
+        let at = pages.partition_point(|(low, _)| *low <= entry.key).saturating_sub(1);
+        let (low, page) = &mut pages[at];
+        let is_there = match page.find(layout, &entry.key, Visibility::NEWEST) {
+            Found::Row(row, _) => row.is_some(),
+            Found::NotResident(_) => unreachable!("the new base is in memory"),
+        };
+        let rows = i64::from(entry.row.is_some()) - i64::from(is_there);
+        page.commit(entry, rows);
+        dirty.push((*tree_id, low.clone()));
+    }
+    let collections = &mut *world.get_mut::<HostedCollections>(chain).expect("a chain around collections");
+    let trees = Arc::make_mut(&mut collections.slots[usize::from(tree_id.slot)].trees);
+    let rows: u64 = pages.iter().map(|(_, page)| page.rows).sum();
+    assert_eq!(rows, page.rows, "folding changes no row");
+    trees[usize::from(tree_id.tree)].replace(low, pages);
+    world.resource_mut::<Outbox>().writes.append(&mut writes);
+    settle(world, chain, &(*tree_id, low.clone()));
+    let log = &mut *world.get_mut::<EffectLog>(chain).expect("a chain around collections");
+    if let Some(checkpoint) = &mut log.checkpoint
+        && through < checkpoint.through
+    {
+        checkpoint.pages.extend(dirty.iter().cloned());
+    }
+    log.dirty.extend(dirty);
+}
+
+/// A page holds nothing that its stored form lacks.
+fn settle(world: &mut World, chain: Entity, place: &PagePlace) {
+    let log = &mut *world.get_mut::<EffectLog>(chain).expect("a chain around collections");
+    log.dirty.remove(place);
+    if let Some(checkpoint) = &mut log.checkpoint {
+        checkpoint.pages.remove(place);
+    }
+}
+
+fn put(keyspace: Keyspace, key: Vec<u8>, value: Bytes) -> Write {
+    Write { keyspace, key, value: Some(value) }
+}
+
+/// A base is in no newest version any more; older readers may still look at it.
+pub fn retire(world: &mut World, page: PageId) {
+    let registry = &mut *world.resource_mut::<Registry>();
+    let retired = RetiredPage { page, last_id: registry.last_id, commit: registry.commit_count };
+    registry.retired_pages.push_back(retired);
+}
+
+/// Let go of the bases that nobody can read any more.
+pub fn release(world: &mut World) {
+    loop {
+        let registry = &mut *world.resource_mut::<Registry>();
+        let (oldest_active, oldest_snapshot) = (registry.oldest_active(), registry.oldest_snapshot());
+        match registry.retired_pages.front() {
+            Some(retired) if retired.last_id < oldest_active && retired.commit < oldest_snapshot => {}
+            _ => return,
+        }
+        let RetiredPage { page, .. } = registry.retired_pages.pop_front().expect("a retired page");
+        let entity = registry.pages.remove(&page).expect("a page");
+        let is_resident = registry.resident_pages.remove(&page);
+        let header = world.get::<PageHeader>(entity).expect("a page");
+        let bytes = header.cell.bytes() as u64;
+        world.despawn(entity);
+        if is_resident {
+            world.resource_mut::<Registry>().resident_page_bytes -= bytes;
+        }
+        let writes = &mut world.resource_mut::<Outbox>().writes;
+        for (keyspace, key) in
+            [(Keyspace::Pages, stored::page_key(page)), (Keyspace::Trees, stored::garbage_key(page))]
+        {
+            writes.push(Write { keyspace, key, value: None });
+        }
+    }
+}
