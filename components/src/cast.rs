@@ -110,17 +110,19 @@ pub fn number(state: &State) -> Result<Number> {
             id.as_str().trim().parse::<f64>().map(Number::F64).map_err(|_| not_a_number())
         }
         State::Instance(instance) => number(instance.data()),
-        State::Tuple(_) | State::Value(Value::Tuple(_)) => match state.to_tuple().as_deref() {
-            Some([one]) => number(one),
-            Some([re, im]) => {
-                let (re, im) = (number(re)?, number(im)?);
-                match (re, im) {
-                    (Number::F32(re), Number::F32(im)) => Ok(Number::C32([re, im])),
-                    (re, im) => Ok(Number::C64([re.as_f64(), im.as_f64()])),
+        State::Row(_) | State::Tuple(_) | State::Value(Value::Tuple(_)) => {
+            match state.to_tuple().as_deref() {
+                Some([one]) => number(one),
+                Some([re, im]) => {
+                    let (re, im) = (number(re)?, number(im)?);
+                    match (re, im) {
+                        (Number::F32(re), Number::F32(im)) => Ok(Number::C32([re, im])),
+                        (re, im) => Ok(Number::C64([re.as_f64(), im.as_f64()])),
+                    }
                 }
+                _ => Err(not_a_number()),
             }
-            _ => Err(not_a_number()),
-        },
+        }
         _ => Err(not_a_number()),
     }
 }
@@ -133,7 +135,8 @@ pub fn describe(state: &State) -> String {
     }
 }
 
-fn bytes(value: &Value) -> Option<Arc<[u8]>> {
+/// Bytes from text in hexadecimal or base64, or from a tuple of numbers.
+pub(crate) fn bytes(value: &Value) -> Option<Arc<[u8]>> {
     match value {
         Value::None => Some([].into()),
         Value::Bytes(bytes) => Some(bytes.clone()),
@@ -160,7 +163,8 @@ pub fn base64(text: &str) -> Result<Arc<[u8]>> {
         .map_err(|cause| Error::bad_request(format_args!("not base64: {cause}")))
 }
 
-fn link(value: &Value) -> Result<Link> {
+/// A value as a link.
+pub(crate) fn link(value: &Value) -> Result<Link> {
     match value {
         Value::None => Ok(Path::root().into()),
         Value::Number(Number::U8(_) | Number::U16(_) | Number::U32(_) | Number::U64(_)) => {

@@ -214,6 +214,7 @@ pub fn initial(declared: &State) -> Result<State> {
 /// 400 if the state is not made of values, tuples and maps.
 pub fn stored(state: &State) -> Result<State> {
     match state {
+        State::Row(row) => stored(&State::Value(Value::Tuple(row.values.clone()))),
         State::Value(Value::Tuple(items)) => {
             State::tuple(items.iter().map(|item| State::Value(stored_value(item))).collect())
         }

@@ -27,7 +27,7 @@ type Entries<'a> = &'a [(&'a str, Document<'a>)];
 /// # Errors
 /// 400 that says what cannot be decoded.
 pub fn state(document: Document) -> Result<State> {
-    Decoder { scalar: false }.decode(document)
+    Decoder { scalar: false, is_schema: false }.decode(document)
 }
 
 /// Decode what stands under a reference, in an op definition, in a class or in a cluster configuration.
@@ -35,17 +35,27 @@ pub fn state(document: Document) -> Result<State> {
 /// # Errors
 /// 400 that says what cannot be decoded.
 pub fn scalar(document: Document) -> Result<State> {
-    Decoder { scalar: true }.decode(document)
+    Decoder::SCALAR.decode(document)
+}
+
+/// Decode the schema of a collection.
+///
+/// # Errors
+/// 400 that says what cannot be decoded.
+pub fn schema(document: Document) -> Result<State> {
+    Decoder { scalar: true, is_schema: true }.decode(document)
 }
 
 #[derive(Clone, Copy)]
 struct Decoder {
     /// Whether this is the scalar decoder: containers and collections are no literals there.
     scalar: bool,
+    /// Whether this is a schema: there a class with nothing in it is the class, never an empty value of it.
+    is_schema: bool,
 }
 
 impl Decoder {
-    const SCALAR: Decoder = Decoder { scalar: true };
+    const SCALAR: Decoder = Decoder { scalar: true, is_schema: false };
 
     fn decode(self, document: Document) -> Result<State> {
         match document {
@@ -94,16 +104,18 @@ impl Decoder {
     /// The literal of a native class, if the content is one (page 01 §2.5).
     fn literal(self, class: NativeClass, content: Document) -> Result<Option<State>> {
         if matches!(content, Document::Map([]))
-            || matches!(content, Document::List([]) if !class.is_castable() && class != NativeClass::OpPost)
+            || matches!(content, Document::List([])
+                if self.is_schema || !class.is_castable() && class != NativeClass::OpPost)
         {
             // The class itself, as a link. In a state the empty wrapper is an empty container.
             return match class {
                 NativeClass::Map | NativeClass::Tuple if !self.scalar => self.container(class, content),
-                _ => Ok(Some(class_link(class).into())),
+                _ => Ok(Some(class.link().into())),
             };
         }
         match class {
             _ if class.is_castable() => typed_literal(class, content).map(Some),
+            NativeClass::BTree | NativeClass::Table => collection(class, content),
             NativeClass::OpGet | NativeClass::OpPut | NativeClass::OpPost | NativeClass::OpDelete => {
                 op_definition(class, content).map(|op| Some(State::Op(Arc::new(op))))
             }
@@ -165,10 +177,6 @@ fn is_subject(text: &str) -> bool {
     text.starts_with('/') || text.starts_with('$') || text.contains("://")
 }
 
-fn class_link(class: NativeClass) -> Link {
-    Link::parse(class.path()).expect("the path of a class")
-}
-
 /// A typed scalar literal: the content is cast into the class (page 01 §2.5). If the cast fails, the object is a
 /// reference to the class, made of what is decoded already: to decode the content again at every level of nested
 /// literals would take exponential time.
@@ -200,11 +208,24 @@ fn cast_of_reference(class: NativeClass, content: Document) -> Result<Option<Sta
     }
 }
 
+/// A collection with a schema, and rows if there are any (page 02 §1.4): a reference, made anew wherever it is
+/// resolved.
+fn collection(class: NativeClass, content: Document) -> Result<Option<State>> {
+    let on = Subject::Link(class.link());
+    Ok(match content {
+        Document::List([declared]) => Some(Ref::Op(OpRef::Get(on, schema(*declared)?)).into()),
+        Document::List([declared, rows]) => {
+            Some(Ref::Op(OpRef::Put(on, schema(*declared)?, scalar(*rows)?)).into())
+        }
+        _ => None,
+    })
+}
+
 /// A reference to a class by the shape of its content, as in [`reference`], with the content decoded.
 fn class_reference(class: NativeClass, content: Document, decoded: State) -> Result<State> {
-    let on = Subject::Link(class_link(class));
+    let on = Subject::Link(class.link());
     match (content, decoded) {
-        (Document::List([]) | Document::Null, _) => Ok(class_link(class).into()),
+        (Document::List([]) | Document::Null, _) => Ok(class.link().into()),
         (Document::List([_]), State::Tuple(items)) => Ok(Ref::Op(OpRef::Get(on, items[0].clone())).into()),
         (Document::List([_, _]), State::Tuple(items)) => {
             Ok(Ref::Op(OpRef::Put(on, items[0].clone(), items[1].clone())).into())
@@ -405,12 +426,29 @@ fn reference(text: &str, content: Document) -> Result<State> {
         (Document::Map([]), on) => Ref::Op(OpRef::Call(on)).into(),
         (Document::List([key]), on) => Ref::Op(OpRef::Get(on, scalar(*key)?)).into(),
         (Document::List([key, value]), on) => Ref::Op(OpRef::Put(on, scalar(*key)?, scalar(*value)?)).into(),
-        (content @ Document::Map(_), on) => match scalar(content)? {
+        (content @ Document::Map(entries), on) => match parameters(entries, &on, content)? {
             State::Map(parameters) => Ref::Op(OpRef::Post(on, parameters)).into(),
             _ => return Err(arguments_error(content)),
         },
         (content, _) => return Err(arguments_error(content)),
     })
+}
+
+/// The parameters of a POST; where one of them is the schema of a collection, it is read as such.
+fn parameters(entries: Entries, on: &Subject, content: Document) -> Result<State> {
+    let copies =
+        [NativeClass::BTree, NativeClass::Table].map(|class| class.link().append(Id::literal("copy_from")));
+    if !matches!(on, Subject::Link(link) if copies.contains(link))
+        || entries.first().is_some_and(|(name, _)| is_subject(name))
+    {
+        return scalar(content);
+    }
+    let mut items = BTreeMap::new();
+    for (name, item) in entries {
+        let item = if *name == "schema" { schema(*item)? } else { scalar(*item)? };
+        items.insert(Id::parse(name)?, item);
+    }
+    State::map(items)
 }
 
 fn is_native(link: &Link) -> bool {

@@ -6,6 +6,7 @@ use serde::ser::{Serialize, SerializeMap, SerializeSeq, Serializer};
 
 use crate::chain::{Block, Chain, ChainContent, ChainKind, Mutation, Previous};
 use crate::class::Class;
+use crate::collection::Row;
 use crate::error::{Error, Result};
 use crate::native::NativeClass;
 use crate::op::{Body, OpDef};
@@ -130,7 +131,26 @@ impl Serialize for State {
                 entry(serializer, NativeClass::ObjectInstance.path(), &Entry(&name, instance.data()))
             }
             Self::Chain(chain) => chain.serialize(serializer),
+            // The reader materialises what it shows; what is left is empty.
+            Self::Collection(collection) => {
+                entry(serializer, collection.schema.class().path(), &[&*collection.schema])
+            }
+            Self::View(view) => entry(serializer, view.schema().class().path(), &[&**view.schema()]),
+            Self::Stream(_) => serializer.collect_seq(EMPTY),
+            Self::Row(row) => serializer.collect_seq(row.values.iter()),
+            Self::Content(content) => {
+                entry(serializer, content.schema.class().path(), &(&*content.schema, Rows(&content.rows)))
+            }
         }
+    }
+}
+
+/// Rows as a list of lists.
+struct Rows<'a>(&'a [Row]);
+
+impl Serialize for Rows<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.iter().map(|row| &**row))
     }
 }
 

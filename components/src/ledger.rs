@@ -4,7 +4,7 @@
 //! the program; they never run at the same time.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::chain::{Block, Mutation};
 use crate::cluster::ChainId;
@@ -234,6 +234,47 @@ impl Ledger {
     /// The bytes that the contexts of the transaction hold.
     pub fn bytes(&self) -> u64 {
         self.content().bytes
+    }
+}
+
+/// Bytes that something holds for as long as it lives, on the account of its transaction.
+#[derive(Debug)]
+pub struct Reservation {
+    ledger: Arc<Ledger>,
+    bytes: u64,
+}
+
+impl Reservation {
+    /// Nothing yet.
+    pub fn new(ledger: Arc<Ledger>) -> Self {
+        Self { ledger, bytes: 0 }
+    }
+
+    /// How much is held, in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Hold so many bytes more.
+    ///
+    /// # Errors
+    /// As [`Ledger::reserve`].
+    pub fn grow(&mut self, bytes: u64) -> Result<()> {
+        self.ledger.reserve(bytes)?;
+        self.bytes += bytes;
+        Ok(())
+    }
+
+    /// Hold so many bytes less.
+    pub fn shrink(&mut self, bytes: u64) {
+        self.bytes = self.bytes.checked_sub(bytes).expect("no more is given back than was held");
+        self.ledger.release(bytes);
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.ledger.release(self.bytes);
     }
 }
 

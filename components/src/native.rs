@@ -1,5 +1,6 @@
 //! The native classes: the paths under `/state` (protocol page 01 §2.1).
 
+use crate::name::Link;
 use crate::number::NumberType;
 
 /// A class that is built into the host.
@@ -120,6 +121,11 @@ impl NativeClass {
             Self::Number(class) => class.path(),
             _ => PATHS.iter().find(|(class, _)| *class == self).map(|(_, path)| *path).expect("a path"),
         }
+    }
+
+    /// The link to this class.
+    pub fn link(self) -> Link {
+        Link::parse(self.path()).expect("the path of a class")
     }
 
     /// Whether a GET on this class, or a typed literal of it, casts a state into it.

@@ -187,6 +187,11 @@ impl Number {
             .map_err(|_| Error::bad_request(format_args!("an integer that fits neither i64 nor u64: {text}")))
     }
 
+    /// Whether this is an integer by its class; truth values are none.
+    pub fn is_integer(self) -> bool {
+        !matches!(self, Self::Bool(_) | Self::F32(_) | Self::F64(_) | Self::C32(_) | Self::C64(_))
+    }
+
     /// Whether this number, or a part of it, is NaN.
     pub fn is_nan(self) -> bool {
         match self {

@@ -5,6 +5,9 @@ use std::sync::Arc;
 
 use crate::chain::Chain;
 use crate::class::{Class, Instance};
+use crate::collection::stream::Stream;
+use crate::collection::view::View;
+use crate::collection::{Collection, CollectionContent, NamedRow};
 use crate::error::{Error, Result};
 use crate::name::{Id, Link, Path};
 use crate::native::NativeClass;
@@ -44,6 +47,16 @@ pub enum State {
     Instance(Arc<Instance>),
     /// A chain.
     Chain(Chain),
+    /// A BTree or Table.
+    Collection(Collection),
+    /// A view of a collection.
+    View(Arc<View>),
+    /// Items that are made when they are consumed.
+    Stream(Arc<Stream>),
+    /// A row with the names of its columns.
+    Row(Arc<NamedRow>),
+    /// The rows of a collection or view, read as a whole: what a reply shows.
+    Content(Arc<CollectionContent>),
 }
 
 /// What a container knows about everything in it, so that limits cost nothing to check.
@@ -55,6 +68,8 @@ pub struct Extent {
     bytes: u64,
     /// Whether there is a reference to resolve.
     has_ref: bool,
+    /// Whether there is a collection, view or stream that a reply must read.
+    is_lazy: bool,
 }
 
 /// The logical size of one state without its content, in bytes.
@@ -72,6 +87,7 @@ impl Extent {
             extent.depth = extent.depth.max(inner.depth);
             extent.bytes = extent.bytes.saturating_add(inner.bytes).saturating_add(name_bytes as u64);
             extent.has_ref |= inner.has_ref;
+            extent.is_lazy |= inner.is_lazy;
         }
         extent.depth += 1;
         if extent.depth > STATE_DEPTH_MAX {
@@ -86,9 +102,9 @@ impl Extent {
         Ok(extent)
     }
 
-    /// The same extent of something that is not resolved when it is met: a class or closure.
+    /// The same extent of something that is not resolved or read when it is met: a class or closure.
     pub(crate) fn opaque(self) -> Self {
-        Self { has_ref: false, ..self }
+        Self { has_ref: false, is_lazy: false, ..self }
     }
 
     fn of_values(items: &[Value]) -> Self {
@@ -112,7 +128,7 @@ impl State {
 
     /// The nesting, size and references of this state.
     pub fn extent(&self) -> Extent {
-        let leaf = |bytes: usize| Extent { depth: 0, bytes: STATE_BYTES + bytes as u64, has_ref: false };
+        let leaf = |bytes: usize| Extent { bytes: STATE_BYTES + bytes as u64, ..Extent::default() };
         match self {
             Self::Value(value) => match value {
                 Value::None | Value::Number(_) => leaf(0),
@@ -130,6 +146,11 @@ impl State {
             Self::Closure(closure) => closure.extent(),
             Self::Range(bounds) => bounds.0.extent,
             Self::Cluster(_) | Self::Op(_) | Self::Chain(_) => leaf(128),
+            Self::Collection(_) => Extent { is_lazy: true, ..leaf(128) },
+            Self::View(view) => Extent { is_lazy: true, ..view.extent() },
+            Self::Stream(stream) => Extent { is_lazy: true, ..stream.extent() },
+            Self::Row(row) => Extent::of_values(&row.values),
+            Self::Content(content) => Extent { bytes: content.bytes, ..leaf(128) },
         }
     }
 
@@ -142,6 +163,11 @@ impl State {
             Self::Instance(instance) => instance.data().has_ref(),
             _ => false,
         }
+    }
+
+    /// Whether this is, or contains, a collection, view or stream that a reply must read.
+    pub fn is_lazy(&self) -> bool {
+        self.extent().is_lazy
     }
 
     /// The logical size of this state, in bytes.
@@ -167,6 +193,7 @@ impl State {
             Self::Tuple(tuple) => {
                 tuple.iter().map(State::to_value).collect::<Option<Arc<[Value]>>>().map(Value::Tuple)
             }
+            Self::Row(row) => Some(Value::Tuple(row.values.clone())),
             Self::Instance(instance) => instance.data().to_value(),
             _ => None,
         }
@@ -179,6 +206,7 @@ impl State {
             Self::Value(Value::Tuple(items)) => {
                 Tuple::new(items.iter().cloned().map(State::Value).collect()).ok()
             }
+            Self::Row(row) => Tuple::new(row.values.iter().cloned().map(State::Value).collect()).ok(),
             Self::Instance(instance) => instance.data().to_tuple(),
             _ => None,
         }
@@ -236,6 +264,11 @@ impl State {
             Self::Class(_) => NativeClass::ObjectClass,
             Self::Instance(instance) => instance.data().class(),
             Self::Chain(chain) => chain.kind().class(),
+            Self::Collection(collection) => collection.schema.class(),
+            Self::View(view) => view.schema().class(),
+            Self::Stream(_) => NativeClass::Stream,
+            Self::Row(_) => NativeClass::ValueTuple,
+            Self::Content(content) => content.schema.class(),
         }
     }
 }

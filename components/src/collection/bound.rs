@@ -32,6 +32,11 @@ impl ValueRange {
         }
     }
 
+    /// Whether this says nothing.
+    pub fn is_all(&self) -> bool {
+        matches!((&self.start, &self.end), (Bound::Unbounded, Bound::Unbounded))
+    }
+
     /// Whether a value is in the range.
     pub fn contains(&self, value: &Value) -> bool {
         (match &self.start {
@@ -69,6 +74,13 @@ pub struct Condition {
     pub column: usize,
     /// The values that it may have.
     pub range: ValueRange,
+}
+
+impl Condition {
+    /// Whether a row meets it.
+    pub fn is_met(&self, row: &[Value]) -> bool {
+        self.range.contains(&row[self.column])
+    }
 }
 
 impl KeyRange {

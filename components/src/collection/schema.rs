@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use super::Row;
 use crate::name::Id;
 use crate::native::NativeClass;
 use crate::number::NumberType;
+use crate::value::Value;
 
 /// The class of the values in a column.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -89,6 +91,23 @@ pub struct Layout {
     pub key_len: usize,
 }
 
+impl Layout {
+    /// The row of this tree for a row of the collection.
+    pub fn project(&self, row: &[Value]) -> Row {
+        self.columns.iter().map(|i| row[*i].clone()).collect()
+    }
+
+    /// The columns that make the key.
+    pub fn key_columns(&self) -> &[usize] {
+        &self.columns[..self.key_len]
+    }
+
+    /// Where a column of the collection is in the rows of this tree, if it is there.
+    pub fn place(&self, column: usize) -> Option<usize> {
+        self.columns.iter().position(|one| *one == column)
+    }
+}
+
 /// Whether a collection is a BTree or a Table.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum CollectionKind {
@@ -96,6 +115,25 @@ pub enum CollectionKind {
     BTree,
     /// Rows by key, with indices.
     Table,
+}
+
+impl CollectionKind {
+    /// The native class of such a collection.
+    pub fn class(self) -> NativeClass {
+        match self {
+            Self::BTree => NativeClass::BTree,
+            Self::Table => NativeClass::Table,
+        }
+    }
+
+    /// The kind of collection that a native class is, if it is one.
+    pub fn from_class(class: NativeClass) -> Option<Self> {
+        match class {
+            NativeClass::BTree => Some(Self::BTree),
+            NativeClass::Table => Some(Self::Table),
+            _ => None,
+        }
+    }
 }
 
 /// The schema of a BTree or Table. It has been checked: see [`Schema::new`].
@@ -138,10 +176,7 @@ impl Schema {
 
     /// The native class of the collection.
     pub fn class(&self) -> NativeClass {
-        match self.kind {
-            CollectionKind::BTree => NativeClass::BTree,
-            CollectionKind::Table => NativeClass::Table,
-        }
+        self.kind.class()
     }
 
     /// All columns in row order: those of the key, then the others.

@@ -1,0 +1,139 @@
+//! Collections that live as long as their transaction.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::change::changes;
+use super::key::Key;
+use super::schema::Schema;
+use super::{Row, row_bytes};
+use crate::error::Result;
+use crate::ledger::{Ledger, Reservation};
+
+/// One tree. A clone is a snapshot of it, and costs nothing.
+pub type Tree = imbl::OrdMap<Key, Row>;
+
+/// What an entry of a tree takes beside its key and row, in bytes.
+const ENTRY_BYTES: u64 = 64;
+
+/// The rows of a collection that is not hosted.
+#[derive(Debug)]
+pub struct LocalCollection {
+    schema: Arc<Schema>,
+    content: Mutex<Content>,
+}
+
+#[derive(Debug)]
+struct Content {
+    trees: Vec<Tree>,
+    memory: Reservation,
+    /// Held by every snapshot: what is deleted while there is one is still there.
+    snapshots: Arc<()>,
+    /// What only snapshots may still hold, in bytes.
+    garbage_bytes: u64,
+}
+
+/// All trees of a collection as they were at one moment.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// The primary tree, then the indices.
+    pub trees: Vec<Tree>,
+    _alive: Arc<()>,
+}
+
+impl LocalCollection {
+    /// An empty collection on the account of a transaction.
+    pub fn new(schema: Arc<Schema>, ledger: Arc<Ledger>) -> Self {
+        let content = Content {
+            trees: vec![Tree::new(); schema.layouts().len()],
+            memory: Reservation::new(ledger),
+            snapshots: Arc::default(),
+            garbage_bytes: 0,
+        };
+        Self { schema, content: Mutex::new(content) }
+    }
+
+    // What panics in between is a defect, and ends the transaction that owns this.
+    fn content(&self) -> MutexGuard<'_, Content> {
+        self.content.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What its rows are.
+    pub fn schema(&self) -> &Arc<Schema> {
+        &self.schema
+    }
+
+    /// The row with this key.
+    pub fn row(&self, key: &Key) -> Option<Row> {
+        self.content().trees[0].get(key).cloned()
+    }
+
+    /// All rows as they are now.
+    pub fn snapshot(&self) -> Snapshot {
+        let content = self.content();
+        Snapshot { trees: content.trees.clone(), _alive: content.snapshots.clone() }
+    }
+
+    /// Put a row in the place of the one with this key, if there is one, or delete that.
+    ///
+    /// # Errors
+    /// 400 if the transaction would hold too much; then nothing has changed.
+    pub fn write(&self, key: &Key, new: Option<Row>) -> Result<()> {
+        let content = &mut *self.content();
+        let old = content.trees[0].get(key).cloned();
+        let changes = changes(&self.schema, old.as_ref(), new.as_ref());
+        let entry_bytes = |key: &Key, row: &Row| ENTRY_BYTES + key.len() as u64 + row_bytes(row);
+        let added: u64 =
+            changes.iter().filter_map(|change| Some(entry_bytes(&change.key, change.row.as_ref()?))).sum();
+        content.memory.grow(added)?;
+        for change in changes {
+            let tree = &mut content.trees[change.tree];
+            let old = match change.row {
+                Some(row) => tree.insert(change.key.clone(), row),
+                None => tree.remove(&change.key),
+            };
+            content.garbage_bytes += old.map_or(0, |old| entry_bytes(&change.key, &old));
+        }
+        if Arc::strong_count(&content.snapshots) == 1 {
+            content.memory.shrink(std::mem::take(&mut content.garbage_bytes));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::TxnId;
+    use crate::collection::declare::tests::inventory;
+    use crate::number::Number;
+
+    fn colors(tree: &Tree) -> Vec<String> {
+        tree.values().map(|row| row[0].to_string()).collect()
+    }
+
+    #[test]
+    fn a_snapshot_stays_as_it_was_and_every_byte_is_given_back() {
+        let ledger = Arc::new(Ledger::new(TxnId::new(1, 1)));
+        let schema = Arc::new(inventory());
+        let table = LocalCollection::new(schema.clone(), ledger.clone());
+        let row = |sku: u64, color: &str| -> Row { [sku.into(), color.into(), Number::I32(1).into()].into() };
+        let key = |sku: u64| Key::of_prefix(&schema.layouts()[0], &[sku.into()]);
+        for (sku, color) in [(1, "red"), (2, "blue")] {
+            table.write(&key(sku), Some(row(sku, color))).unwrap();
+        }
+        let two_rows = ledger.bytes();
+        let snapshot = table.snapshot();
+        table.write(&key(1), Some(row(1, "pink"))).unwrap();
+        table.write(&key(2), None).unwrap();
+        assert!(table.row(&key(2)).is_none());
+        assert_eq!(colors(&snapshot.trees[1]), ["blue", "red"]);
+        assert_eq!(colors(&table.snapshot().trees[1]), ["pink"]);
+        assert!(ledger.bytes() > two_rows, "the snapshot still holds what was replaced");
+        drop(snapshot);
+        table.write(&key(1), None).unwrap();
+        assert_eq!(ledger.bytes(), 0);
+        table.write(&key(1), Some(row(1, "red"))).unwrap();
+        drop(table);
+        assert_eq!(ledger.bytes(), 0);
+    }
+}
