@@ -11,6 +11,7 @@ use components::native::NativeClass;
 use components::reference::Verb;
 use components::{Error, ErrorKind, Id, Link, Reply, Request, Result, State, Value};
 
+use crate::collection;
 use crate::futures::BoxFuture;
 use crate::scalar::{Call, Frame, Interpreter, Scope, define_class, key_value};
 
@@ -109,6 +110,7 @@ impl Interpreter {
     /// named.
     async fn shown(&self, state: State) -> Result<State> {
         self.step_through(&state).await;
+        let state = self.materialized(state).await?;
         let mut names = BTreeSet::new();
         each_hosted_chain(&state, &mut |address| {
             names.insert(address.clone());
@@ -152,7 +154,10 @@ impl Interpreter {
                 return self.route_root(call);
             };
             match first.as_str() {
-                "state" => static_state(path, call.or_get()),
+                "state" => match collection::class_of(path) {
+                    Some((kind, rest)) => self.route_collection_class(kind, rest, call, depth).await,
+                    None => static_state(path, call.or_get()),
+                },
                 "error" => raise(path, call.or_get()),
                 _ => match self.catalog.find(path) {
                     Some((cluster, found, rest)) => {
@@ -222,8 +227,8 @@ fn with_contents(state: &State, contents: &BTreeMap<Arc<ChainAddress>, State>) -
     }
 }
 
-/// Where the classes of collections are, which this host does not have yet.
-const COLLECTIONS: &str = "/state/collection/";
+/// Where the classes of tensors are, which this host does not have yet.
+const TENSORS: &str = "/state/collection/tensor";
 
 /// What is under `/state` (page 01 §1.7).
 fn static_state(path: &[Id], call: Call) -> Result<State> {
@@ -236,7 +241,7 @@ fn static_state(path: &[Id], call: Call) -> Result<State> {
         (call, _) => call,
     };
     let not_found = || Error::not_found(format_args!("nothing is served at {text}"));
-    if text.starts_with(COLLECTIONS) {
+    if text.starts_with(TENSORS) {
         return Err(Error::not_implemented(format_args!("{text} is not supported yet")));
     }
     let value = |class: NativeClass| format!("{}/uuid", class.path());

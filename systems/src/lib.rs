@@ -7,6 +7,7 @@ pub mod apply;
 pub mod arbitrate;
 mod chain;
 mod cluster;
+mod collection;
 pub mod commit;
 pub mod dispatch;
 pub mod evict;

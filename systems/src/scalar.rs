@@ -20,8 +20,11 @@ use components::{Error, Map, Result, State, Value};
 
 use crate::futures::BoxFuture;
 
+pub(crate) use containers::{parameter, parameters};
 pub(crate) use objects::define_class;
+pub(crate) use references::collection_kind;
 pub use scope::Scope;
+pub(crate) use values::no_argument;
 
 /// How deep references, calls and containers may nest in one another while a program runs. Deeper is a 400.
 pub const RESOLVE_DEPTH_MAX: u32 = 2_000;
@@ -185,14 +188,21 @@ impl Interpreter {
                     self.dispatch(path.segments(), call, depth).await
                 }
                 State::Chain(chain) => self.route_chain(chain, path, call, depth).await,
-                State::Op(_) | State::Closure(_) | State::Ref(_) => common(&subject, path, call),
+                State::Collection(_) | State::View(_) => {
+                    self.route_collection(&subject, path, call, depth).await
+                }
+                State::Stream(stream) => self.route_stream(stream, path, call, depth).await,
+                State::Row(row) => self.route_row(row, path, call, depth).await,
+                State::Op(_) | State::Closure(_) | State::Ref(_) | State::Content(_) => {
+                    common(&subject, path, call)
+                }
             }
         })
     }
 }
 
 /// What every state answers (page 01 §5.1).
-fn common(subject: &State, path: &[components::Id], call: Call) -> Result<State> {
+pub(crate) fn common(subject: &State, path: &[components::Id], call: Call) -> Result<State> {
     match (path, call.or_get()) {
         ([], Call::Get(key)) if key.is_none() => Ok(subject.clone()),
         ([], Call::Get(key)) => Err(Error::not_found(format_args!(
@@ -214,7 +224,7 @@ fn common(subject: &State, path: &[components::Id], call: Call) -> Result<State>
 }
 
 /// 404 for a path below a state.
-fn no_member(subject: &State, path: &[components::Id]) -> Error {
+pub(crate) fn no_member(subject: &State, path: &[components::Id]) -> Error {
     let path = components::Path::from(path);
     Error::not_found(format_args!("a {} has nothing at {path}", subject.class().path()))
 }

@@ -1,8 +1,10 @@
 //! Methods of tuples and maps (protocol page 01 §5.5, §5.6; page 05 §1.1 for the names of newer clients).
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use components::cast;
+use components::collection::NamedRow;
 use components::{Error, Id, Map, Result, State, Tuple, Value};
 
 use super::values::{argument, no_argument};
@@ -10,14 +12,14 @@ use super::{Call, Interpreter, common, key_value};
 use crate::futures::{BoxFuture, join};
 
 /// A parameter that must be there.
-fn parameter<'m>(parameters: &'m Map, method: &Id, name: &str) -> Result<&'m State> {
+pub(crate) fn parameter<'m>(parameters: &'m Map, method: &Id, name: &str) -> Result<&'m State> {
     parameters
         .get(name)
         .ok_or_else(|| Error::bad_request(format_args!("{method} needs the parameter {name:?}")))
 }
 
 /// The parameters of a method that is called by POST only.
-fn parameters(method: &Id, call: Call) -> Result<Map> {
+pub(crate) fn parameters(method: &Id, call: Call) -> Result<Map> {
     match call.or_post() {
         Call::Post(parameters) => Ok(parameters),
         call => Err(call.not_allowed(method)),
@@ -142,6 +144,26 @@ impl Interpreter {
             "fold" => self.fold(tuple, name, call, depth).await,
             _ => common(subject, path, call),
         }
+    }
+
+    /// Call a row that knows its columns: by name, else like any other tuple.
+    pub(super) async fn route_row(
+        &self,
+        row: &Arc<NamedRow>,
+        path: &[Id],
+        call: Call,
+        depth: u32,
+    ) -> Result<State> {
+        let subject = State::Row(row.clone());
+        self.step(row.values.len()).await;
+        if let ([], Call::Get(key)) = (path, &call)
+            && let Some(Ok(name)) = key.to_value().map(|name| cast::to_id(&name))
+            && let Some(value) = row.get(&name)
+        {
+            return Ok(State::Value(value.clone()));
+        }
+        let tuple = subject.to_tuple().expect("a row is a tuple of values");
+        self.route_tuple(&subject, &tuple, path, call, depth).await
     }
 
     async fn concatenate(&self, tuple: &Tuple, other: &State) -> Result<State> {

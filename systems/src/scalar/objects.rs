@@ -5,11 +5,13 @@ use std::sync::Arc;
 use components::cast;
 use components::class::{Class, Instance};
 use components::cluster::Member;
+use components::collection::schema::CollectionKind;
 use components::native::NativeClass;
 use components::{Error, Id, Link, Map, Result, State};
 
 use super::references::native_class;
 use super::{Call, Frame, Interpreter, Scope, common, no_member};
+use crate::collection;
 
 /// How many ancestors of a class are searched for a member.
 const ANCESTORS_MAX: usize = 32;
@@ -20,7 +22,8 @@ const ANCESTORS_MAX: usize = 32;
 /// 400 if a member is not a scalar.
 pub(crate) fn define_class(parent: Option<Link>, prototype: Map) -> Result<State> {
     for (name, member) in prototype.iter() {
-        if matches!(member, State::Chain(_)) {
+        let is_collection = matches!(member, State::Ref(reference) if collection::is_literal(reference));
+        if is_collection || matches!(member, State::Chain(_) | State::Collection(_)) {
             return Err(Error::bad_request(format_args!(
                 "the member {name} of a class must be a scalar, not a {}",
                 member.class().path()
@@ -70,6 +73,9 @@ impl Interpreter {
     pub(crate) fn instance(&self, class: &Arc<Class>, data: State) -> Result<State> {
         let ancestor = self.lineage(class).find_map(|class| class.native_parent());
         let data = match ancestor {
+            Some(ancestor) if CollectionKind::from_class(ancestor).is_some() && !data.is_none() => {
+                self.collection_of(CollectionKind::from_class(ancestor).expect("a collection"), data)?
+            }
             Some(ancestor) if ancestor.is_castable() && !data.is_none() && !data.has_ref() => {
                 cast::cast(&data, ancestor)?
             }

@@ -130,7 +130,8 @@ impl Interpreter {
             (OpDef::Post { .. }, Call::Post(parameters)) => vec![State::Map(parameters)],
             (op, call) => return Err(call.not_allowed(format_args!("a {}", op.class().path()))),
         };
-        self.invoke(op, this, captured, argument, depth).await
+        let result = self.invoke(op, this, captured, argument, depth).await?;
+        Ok(answer(op, result))
     }
 
     /// Call a closure.
@@ -141,25 +142,43 @@ impl Interpreter {
 
     /// Call an op or closure with one argument, as `map`, `fold` and `while` do (page 01 §4.4).
     pub async fn apply(&self, callable: &State, argument: State, depth: u32) -> Result<State> {
-        let (op, this, captured) = match callable {
-            State::Op(op) => (op, None, None),
-            State::Closure(closure) => (closure.op(), closure.this().cloned(), Some(closure.captured())),
-            other => {
-                return Err(Error::bad_request(format_args!("{} is not an op", cast::describe(other))));
-            }
-        };
+        let result = self.apply_item(callable, argument, depth).await?;
+        Ok(answer(parts(callable)?.0, result))
+    }
+
+    /// Call an op or closure with an item of a stream; what a PUT or DELETE op comes to is a result there, too
+    /// (page 02 §6).
+    pub(crate) async fn apply_item(&self, callable: &State, item: State, depth: u32) -> Result<State> {
+        let (op, this, captured) = parts(callable)?;
         let arguments = match &**op {
-            OpDef::Get { .. } | OpDef::Delete { .. } => vec![argument],
-            OpDef::Put { .. } => match argument.to_tuple().as_deref() {
+            OpDef::Get { .. } | OpDef::Delete { .. } => vec![item],
+            OpDef::Put { .. } => match item.to_tuple().as_deref() {
                 Some([key, value]) => vec![key.clone(), value.clone()],
                 _ => return Err(Error::bad_request("a PUT op is applied to a pair of key and value")),
             },
-            OpDef::Post { .. } => vec![State::map(to_parameters(&argument)?)?],
+            OpDef::Post { .. } => vec![State::map(to_parameters(&item)?)?],
         };
         self.invoke(op, this, captured, arguments, depth).await
     }
 
-    /// Run the body of an op with its arguments bound.
+    /// Call an op or closure with what a fold over a stream has come to, and the next item (page 02 §6).
+    pub(crate) async fn fold_item(
+        &self,
+        callable: &State,
+        so_far: State,
+        item: State,
+        depth: u32,
+    ) -> Result<State> {
+        let (op, this, captured) = parts(callable)?;
+        let arguments = match &**op {
+            OpDef::Get { .. } | OpDef::Delete { .. } => vec![State::tuple(vec![so_far, item])?],
+            OpDef::Put { .. } => vec![so_far, item],
+            OpDef::Post { .. } => return Err(Error::bad_request("a stream is not folded by a POST op")),
+        };
+        self.invoke(op, this, captured, arguments, depth).await
+    }
+
+    /// Run the body of an op with its arguments bound, for its result.
     async fn invoke(
         &self,
         op: &Arc<OpDef>,
@@ -196,11 +215,24 @@ impl Interpreter {
             }
         }
         let body: BoxFuture<Result<State>> = Box::pin(self.run_context(&scope, op.body(), depth));
-        let result = body.await?;
-        match &**op {
-            OpDef::Get { .. } | OpDef::Post { .. } => Ok(result),
-            OpDef::Put { .. } | OpDef::Delete { .. } => Ok(State::NONE),
-        }
+        body.await
+    }
+}
+
+/// What the caller of an op gets.
+fn answer(op: &OpDef, result: State) -> State {
+    match op {
+        OpDef::Get { .. } | OpDef::Post { .. } => result,
+        OpDef::Put { .. } | OpDef::Delete { .. } => State::NONE,
+    }
+}
+
+/// The op of an op or closure, its `$self` and what it has captured.
+fn parts(callable: &State) -> Result<(&Arc<OpDef>, Option<State>, Option<&Map>)> {
+    match callable {
+        State::Op(op) => Ok((op, None, None)),
+        State::Closure(closure) => Ok((closure.op(), closure.this().cloned(), Some(closure.captured()))),
+        other => Err(Error::bad_request(format_args!("{} is not an op", cast::describe(other)))),
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use components::cast;
 use components::chain::{self, Chain, ChainKind, LocalChain};
 use components::class::{Class, Instance};
+use components::collection::schema::CollectionKind;
 use components::native::NativeClass;
 use components::op::Closure;
 use components::reference::{OpRef, Ref, Subject};
@@ -101,6 +102,9 @@ impl Interpreter {
         let state = match reference {
             Ref::Op(OpRef::Put(subject, key, value)) => {
                 let (key, value) = self.resolve_both(frame, key, value).await?;
+                if let Some(kind) = collection_kind(subject) {
+                    return Ok(Prepared::Done(self.load(kind, &key, &value).await?));
+                }
                 return Ok(Prepared::Write(subject.clone(), Call::Put(key, value)));
             }
             Ref::Op(OpRef::Delete(subject, key)) => {
@@ -305,6 +309,14 @@ pub(super) fn native_class(link: &Link) -> Option<NativeClass> {
 fn chain_kind(subject: &Subject) -> Option<ChainKind> {
     match subject {
         Subject::Link(link) => native_class(link).and_then(ChainKind::from_class),
+        Subject::Id(..) => None,
+    }
+}
+
+/// The kind of collection that `{"/state/collection/<kind>": [schema, rows]}` makes (page 02 §1.4).
+pub(crate) fn collection_kind(subject: &Subject) -> Option<CollectionKind> {
+    match subject {
+        Subject::Link(link) => native_class(link).and_then(CollectionKind::from_class),
         Subject::Id(..) => None,
     }
 }

@@ -20,7 +20,7 @@ pub(super) fn argument(name: &Id, call: Call) -> Result<State> {
 }
 
 /// No argument.
-pub(super) fn no_argument(name: &Id, call: Call) -> Result<()> {
+pub(crate) fn no_argument(name: &Id, call: Call) -> Result<()> {
     match call.or_get() {
         Call::Get(key) if key.is_none() => Ok(()),
         Call::Get(_) => Err(Error::bad_request(format_args!("{name} takes no key"))),

@@ -1,0 +1,273 @@
+//! Collections in programs: how they are made, filled and shown (protocol page 02 §1.4, §7).
+
+mod access;
+mod btree;
+mod plan;
+mod stream;
+mod table;
+mod view;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use components::cast;
+use components::class::Instance;
+use components::collection::coerce::{btree_row, table_row};
+use components::collection::key::Key;
+use components::collection::local::LocalCollection;
+use components::collection::schema::{CollectionKind, Schema};
+use components::collection::view::Rowset;
+use components::collection::{Collection, CollectionContent, Row, Source, row_bytes};
+use components::ledger::Reservation;
+use components::native::NativeClass;
+use components::reference::{OpRef, Ref};
+use components::state::STATE_BYTES_MAX;
+use components::{Error, Id, Map, Path, Result, State, Value};
+
+use crate::futures::BoxFuture;
+use crate::scalar::{
+    Call, Interpreter, collection_kind, common, deeper, define_class, no_member, parameter, parameters,
+};
+
+/// The constructor that fills a new collection from another one.
+const COPY_FROM: &str = "copy_from";
+
+/// The kind of collection whose class a path leads to, and what is left of the path.
+pub(crate) fn class_of(path: &[Id]) -> Option<(CollectionKind, &[Id])> {
+    let (class, rest) = path.split_at_checked(3)?;
+    let class = NativeClass::from_path(&Path::from(class).to_string())?;
+    Some((CollectionKind::from_class(class)?, rest))
+}
+
+/// Whether a reference makes a collection.
+pub(crate) fn is_literal(reference: &Ref) -> bool {
+    match reference {
+        Ref::Op(op @ (OpRef::Get(..) | OpRef::Put(..))) => collection_kind(op.subject()).is_some(),
+        _ => false,
+    }
+}
+
+impl Interpreter {
+    /// Call the class of a kind of collection.
+    pub(crate) async fn route_collection_class(
+        &self,
+        kind: CollectionKind,
+        path: &[Id],
+        call: Call,
+        depth: u32,
+    ) -> Result<State> {
+        let class = kind.class();
+        match (path, call) {
+            ([], Call::Either) => Ok(class.link().into()),
+            ([], Call::Get(schema)) => Ok(State::Collection(self.empty(kind, &schema)?)),
+            ([], Call::Post(prototype)) => define_class(Some(class.link()), prototype),
+            ([], call) => Err(call.not_allowed(class.path())),
+            ([name], call) if name.as_str() == COPY_FROM => {
+                let parameters = parameters(name, call)?;
+                let schema = parameter(&parameters, name, "schema")?;
+                let source = parameter(&parameters, name, "source")?;
+                check_parameters(&parameters, name, &["schema", "source"])?;
+                let collection = self.empty(kind, schema)?;
+                self.copy(&collection, source, depth).await?;
+                Ok(State::Collection(collection))
+            }
+            (path, _) => {
+                Err(Error::not_found(format_args!("a {} has nothing at {}", class.path(), Path::from(path))))
+            }
+        }
+    }
+
+    /// A new collection without rows.
+    fn empty(&self, kind: CollectionKind, schema: &State) -> Result<Collection> {
+        let schema = Arc::new(Schema::declared(kind, schema)?);
+        let rows = LocalCollection::new(schema.clone(), self.ledger.clone());
+        Ok(Collection { schema, source: Source::Local(Arc::new(rows)) })
+    }
+
+    /// The collection that the data of an instance of a class of collections is: itself, or its schema.
+    pub(crate) fn collection_of(&self, kind: CollectionKind, data: State) -> Result<State> {
+        match Rowset::of(&data) {
+            Some(rows) if rows.kind() == kind => Ok(data),
+            Some(_) => Err(Error::bad_request(format_args!("this is not a {}", kind.class().path()))),
+            None => self.empty(kind, &data).map(State::Collection),
+        }
+    }
+
+    /// A new collection of these rows.
+    pub(crate) async fn load(&self, kind: CollectionKind, schema: &State, rows: &State) -> Result<State> {
+        let collection = self.empty(kind, schema)?;
+        if !rows.is_none() {
+            let rows = rows.to_tuple().ok_or_else(|| {
+                Error::bad_request(format_args!("the rows are a list, not {}", cast::describe(rows)))
+            })?;
+            self.step(rows.len()).await;
+            for (i, row) in rows.iter().enumerate() {
+                let loaded = match row.to_value() {
+                    Some(row) => self.insert(&collection, &row).await,
+                    None => {
+                        Err(Error::bad_request(format_args!("not a list of values: {}", cast::describe(row))))
+                    }
+                };
+                loaded.map_err(|cause| cause.context(format_args!("row {i}")))?;
+            }
+        }
+        Ok(State::Collection(collection))
+    }
+
+    /// Write a row; in a table it takes the place of the one with its key.
+    async fn insert(&self, collection: &Collection, row: &Value) -> Result<()> {
+        let Value::Tuple(values) = row else {
+            return Err(Error::bad_request(format_args!("a row is a list of values, not {row}")));
+        };
+        let row = match collection.schema.kind() {
+            CollectionKind::BTree => btree_row(&collection.schema, values)?,
+            CollectionKind::Table => table_row(&collection.schema, values)?,
+        };
+        let key = Key::of_row(&collection.schema.layouts()[0], &row);
+        self.write(collection, &key, Some(row)).await
+    }
+
+    /// Write all rows of a collection, or items of a stream.
+    async fn copy(&self, collection: &Collection, source: &State, depth: u32) -> Result<()> {
+        if let Some(source) = Rowset::of(source) {
+            let mut rows = self.open_rows(&source).await?;
+            while let Some(chunk) = self.next_rows(&mut rows).await? {
+                for row in chunk {
+                    self.insert(collection, &Value::Tuple(row)).await?;
+                }
+            }
+            return Ok(());
+        }
+        let State::Stream(stream) = source else {
+            return Err(Error::bad_request(format_args!(
+                "what is copied is a collection or a stream, not {}",
+                cast::describe(source)
+            )));
+        };
+        let mut items = self.open_items(stream).await?;
+        while let Some(item) = self.next_item(&mut items, depth).await? {
+            let row = item.to_value().ok_or_else(|| {
+                Error::bad_request(format_args!("a row is a list of values, not {}", cast::describe(&item)))
+            })?;
+            self.insert(collection, &row).await?;
+        }
+        Ok(())
+    }
+
+    /// Call a collection or a view of one.
+    pub(crate) async fn route_collection(
+        &self,
+        subject: &State,
+        path: &[Id],
+        call: Call,
+        depth: u32,
+    ) -> Result<State> {
+        let rows = Rowset::of(subject).expect("a collection or view");
+        let method = match path {
+            [] => None,
+            [name] if !matches!(name.as_str(), "class" | "is_none") => Some(name),
+            [_] => return common(subject, path, call),
+            _ => return Err(no_member(subject, path)),
+        };
+        match (rows.kind(), method) {
+            (CollectionKind::BTree, None) => self.call_btree(&rows, call, depth).await,
+            (CollectionKind::BTree, Some(name)) => self.btree_method(&rows, name, call).await,
+            (CollectionKind::Table, None) => self.call_table(&rows, call).await,
+            (CollectionKind::Table, Some(name)) => self.table_method(&rows, name, call).await,
+        }
+    }
+
+    /// A state with everything in it that is read only now: collections, views and streams.
+    pub(crate) async fn materialized(&self, state: State) -> Result<State> {
+        if !state.is_lazy() {
+            return Ok(state);
+        }
+        let mut memory = Reservation::new(self.ledger.clone());
+        self.materialize(state, &mut memory, 0).await
+    }
+
+    fn materialize<'a>(
+        &'a self,
+        state: State,
+        memory: &'a mut Reservation,
+        depth: u32,
+    ) -> BoxFuture<'a, Result<State>> {
+        Box::pin(async move {
+            if let State::Collection(_) | State::View(_) = &state {
+                let source = Rowset::of(&state).expect("a collection or view");
+                return self.content(&source, memory).await;
+            }
+            if !state.is_lazy() {
+                return Ok(state);
+            }
+            // An op that makes an item may come to a stream, and so on without end.
+            let depth = deeper(depth)?;
+            let shown = match state {
+                State::Tuple(items) => {
+                    let mut shown = Vec::with_capacity(items.len());
+                    for item in items.iter() {
+                        shown.push(self.materialize(item.clone(), memory, depth).await?);
+                    }
+                    State::tuple(shown)
+                }
+                State::Map(items) => {
+                    let mut shown = BTreeMap::new();
+                    for (name, item) in items.iter() {
+                        shown.insert(name.clone(), self.materialize(item.clone(), memory, depth).await?);
+                    }
+                    State::map(shown)
+                }
+                State::Instance(instance) => {
+                    let data = self.materialize(instance.data().clone(), memory, depth).await?;
+                    Instance::new(instance.class().clone(), data)
+                        .map(|shown| State::Instance(Arc::new(shown)))
+                }
+                State::Stream(stream) => {
+                    let mut shown = Vec::new();
+                    let mut items = self.open_items(&stream).await?;
+                    while let Some(item) = self.next_item(&mut items, depth).await? {
+                        hold(memory, item.bytes())?;
+                        shown.push(self.materialize(item, memory, depth).await?);
+                    }
+                    State::tuple(shown)
+                }
+                other => Ok(other),
+            };
+            shown.map_err(|_| too_large())
+        })
+    }
+
+    async fn content(&self, source: &Rowset, memory: &mut Reservation) -> Result<State> {
+        let mut all: Vec<Row> = Vec::new();
+        let mut bytes = 0;
+        let mut rows = self.open_rows(source).await?;
+        while let Some(chunk) = self.next_rows(&mut rows).await? {
+            let chunk_bytes = chunk.iter().map(|row| row_bytes(row)).sum();
+            hold(memory, chunk_bytes)?;
+            bytes += chunk_bytes;
+            all.extend(chunk);
+        }
+        let content = CollectionContent { schema: source.schema().clone(), rows: all, bytes };
+        Ok(State::Content(Arc::new(content)))
+    }
+}
+
+/// Hold more of a reply, up to what a state may be.
+fn hold(memory: &mut Reservation, bytes: u64) -> Result<()> {
+    if memory.bytes() + bytes > STATE_BYTES_MAX {
+        return Err(too_large());
+    }
+    memory.grow(bytes)
+}
+
+fn too_large() -> Error {
+    Error::too_large(format_args!("the result takes more than {} MiB", STATE_BYTES_MAX >> 20))
+}
+
+/// Refuse parameters that a method does not have.
+fn check_parameters(parameters: &Map, method: &Id, known: &[&str]) -> Result<()> {
+    match parameters.keys().find(|name| !known.contains(&name.as_str())) {
+        Some(name) => Err(Error::bad_request(format_args!("{method} has no parameter {name:?}"))),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,274 @@
+//! How the rows of a collection or view are read.
+
+use std::collections::BTreeMap;
+
+use components::collection::bound::Condition;
+use components::collection::declare::PRIMARY;
+use components::collection::key::{KeyRange, encode};
+use components::collection::schema::Schema;
+use components::collection::view::{Rowset, View};
+use components::collection::{Row, row_bytes};
+use components::ledger::Reservation;
+use components::{Id, Number, Result, State, Value};
+
+use super::access::{Cursor, Touched};
+use super::plan::plan;
+use crate::futures::BoxFuture;
+use crate::scalar::Interpreter;
+
+/// What a row that is sorted takes beside its key and values, in bytes.
+const SORTED_ROW_BYTES: u64 = 64;
+
+/// How many sorted rows come at a time.
+const SORTED_CHUNK_ROWS: usize = 256;
+
+/// Rows on their way, as they were when that began.
+pub(crate) struct Rows {
+    source: RowsSource,
+    /// What rows of the source must meet.
+    conditions: Vec<Condition>,
+    /// Which values of a row of the source to give; all if none are named.
+    output: Option<Vec<usize>>,
+    /// How many there may still be.
+    left: u64,
+    /// The index that is read, for people.
+    index: Id,
+}
+
+enum RowsSource {
+    /// A scan, and whether its rows must be completed.
+    Tree(Box<Cursor>, bool),
+    Rows(Box<Rows>),
+    Sorted(Sorted),
+}
+
+/// Rows in order, with what was looked at for them.
+struct Sorted {
+    rows: Box<dyn Iterator<Item = Row> + Send>,
+    touched: Touched,
+    _memory: Reservation,
+}
+
+impl Rows {
+    fn touched(&self) -> Touched {
+        match &self.source {
+            RowsSource::Tree(cursor, _) => cursor.touched(),
+            RowsSource::Rows(rows) => rows.touched(),
+            RowsSource::Sorted(sorted) => sorted.touched,
+        }
+    }
+}
+
+/// The name of a tree.
+fn index_name(schema: &Schema, tree: usize) -> Id {
+    match tree.checked_sub(1) {
+        None => Id::literal(PRIMARY),
+        Some(index) => schema.indices()[index].name.clone(),
+    }
+}
+
+impl Interpreter {
+    /// Begin to read rows.
+    pub(crate) async fn open_rows(&self, rows: &Rowset) -> Result<Rows> {
+        self.open_view(rows, true).await
+    }
+
+    /// Begin to read rows, in order or not.
+    fn open_view<'a>(&'a self, rows: &'a Rowset, in_order: bool) -> BoxFuture<'a, Result<Rows>> {
+        Box::pin(async move {
+            self.step(0).await;
+            match rows {
+                Rowset::Collection(collection) => {
+                    let cursor = self.open(collection, 0, KeyRange::all(), false, &[]).await?;
+                    Ok(Rows {
+                        source: RowsSource::Tree(Box::new(cursor), false),
+                        conditions: Vec::new(),
+                        output: None,
+                        left: u64::MAX,
+                        index: Id::literal(PRIMARY),
+                    })
+                }
+                Rowset::View(view) => {
+                    // Which rows are the first ones depends on the order.
+                    let in_order = in_order || view.limit().is_some();
+                    let order = if in_order { view.order() } else { None };
+                    let left = view.limit().unwrap_or(u64::MAX);
+                    let (mut rows, order) = match view.base() {
+                        Rowset::Collection(collection) => self.open_base(collection, view, order).await?,
+                        base => {
+                            // The order of what is viewed decides between equal rows.
+                            let source = self.open_view(base, in_order).await?;
+                            let index = source.index.clone();
+                            let rows = Rows {
+                                source: RowsSource::Rows(Box::new(source)),
+                                conditions: view.conditions().to_vec(),
+                                output: view.selection().map(|positions| positions.to_vec()),
+                                left,
+                                index,
+                            };
+                            // Reversed without an order: the position decides.
+                            let is_sorted = in_order && (order.is_some() || view.is_reversed());
+                            (rows, is_sorted.then(|| order.unwrap_or_default().to_vec()))
+                        }
+                    };
+                    if let Some(order) = order {
+                        rows = self.sort(view, rows, &order).await?;
+                    }
+                    rows.left = left;
+                    Ok(rows)
+                }
+            }
+        })
+    }
+
+    /// Begin to read rows of a collection itself, and say in which order they must be brought, if they must.
+    async fn open_base(
+        &self,
+        collection: &components::collection::Collection,
+        view: &View,
+        order: Option<&[usize]>,
+    ) -> Result<(Rows, Option<Vec<usize>>)> {
+        let schema = &collection.schema;
+        let output: Vec<usize> = match view.selection() {
+            Some(positions) => positions.to_vec(),
+            None => (0..schema.columns().len()).collect(),
+        };
+        let plan = plan(schema, view.conditions(), order, view.is_reversed(), &output);
+        let cursor = self.open(collection, plan.tree, plan.range, plan.is_reversed, &plan.conditions).await?;
+        let layout = &schema.layouts()[plan.tree];
+        let place = |column: usize| match plan.completes {
+            true => column,
+            false => layout.place(column).expect("a tree with all columns that are needed"),
+        };
+        let width = if plan.completes { schema.columns().len() } else { layout.columns.len() };
+        let output: Vec<usize> = output.into_iter().map(place).collect();
+        let is_whole = output.len() == width && output.is_sorted();
+        let rows = Rows {
+            source: RowsSource::Tree(Box::new(cursor), plan.completes),
+            conditions: plan.residual,
+            output: if is_whole { None } else { Some(output) },
+            left: u64::MAX,
+            index: index_name(schema, plan.tree),
+        };
+        Ok((rows, order.filter(|_| plan.sorts).map(|order| order.iter().map(|i| place(*i)).collect())))
+    }
+
+    /// Read all rows and bring them into the order of these positions in the rows of the source, as far as the limit
+    /// of the view goes. Rows that are equal there stay in their order.
+    async fn sort(&self, view: &View, mut rows: Rows, order: &[usize]) -> Result<Rows> {
+        let (output, limit) = (rows.output.take(), view.limit().unwrap_or(u64::MAX));
+        rows.left = u64::MAX;
+        let mut memory = Reservation::new(self.ledger.clone());
+        let mut sorted: BTreeMap<(Vec<u8>, u64), Row> = BTreeMap::new();
+        let mut number = 0;
+        let row_size = |key: &[u8], row: &[Value]| SORTED_ROW_BYTES + key.len() as u64 + row_bytes(row);
+        while let Some(chunk) = self.next_rows(&mut rows).await? {
+            for row in chunk {
+                let mut key = Vec::new();
+                for i in order {
+                    encode(&mut key, components::collection::schema::ColumnType::Value, &row[*i]);
+                }
+                memory.grow(row_size(&key, &row))?;
+                sorted.insert((key, number), row);
+                number += 1;
+                if sorted.len() as u64 > limit {
+                    let dropped = if view.is_reversed() { sorted.pop_first() } else { sorted.pop_last() };
+                    let ((key, _), row) = dropped.expect("more than a limit");
+                    memory.shrink(row_size(&key, &row));
+                }
+            }
+        }
+        let (touched, index) = (rows.touched(), rows.index);
+        let sorted = sorted.into_values();
+        let rows: Box<dyn Iterator<Item = Row> + Send> =
+            if view.is_reversed() { Box::new(sorted.rev()) } else { Box::new(sorted) };
+        let source = RowsSource::Sorted(Sorted { rows, touched, _memory: memory });
+        Ok(Rows { source, conditions: Vec::new(), output, left: limit, index })
+    }
+
+    /// The next rows, at least one, in order.
+    pub(crate) fn next_rows<'a>(&'a self, rows: &'a mut Rows) -> BoxFuture<'a, Result<Option<Vec<Row>>>> {
+        Box::pin(async move {
+            while rows.left > 0 {
+                let chunk = match &mut rows.source {
+                    RowsSource::Tree(cursor, completes) => match self.next(cursor).await? {
+                        Some(chunk) if *completes => Some(self.complete(cursor, chunk).await?),
+                        chunk => chunk,
+                    },
+                    RowsSource::Rows(rows) => self.next_rows(rows).await?,
+                    RowsSource::Sorted(sorted) => {
+                        let chunk: Vec<Row> = sorted.rows.by_ref().take(SORTED_CHUNK_ROWS).collect();
+                        self.step(chunk.len()).await;
+                        Some(chunk).filter(|chunk| !chunk.is_empty())
+                    }
+                };
+                let Some(mut chunk) = chunk else {
+                    return Ok(None);
+                };
+                self.step(chunk.len()).await;
+                chunk.retain(|row| rows.conditions.iter().all(|condition| condition.is_met(row)));
+                chunk.truncate(usize::try_from(rows.left).unwrap_or(usize::MAX));
+                rows.left -= chunk.len() as u64;
+                if let Some(output) = &rows.output {
+                    for row in &mut chunk {
+                        *row = output.iter().map(|i| row[*i].clone()).collect();
+                    }
+                }
+                if !chunk.is_empty() {
+                    return Ok(Some(chunk));
+                }
+            }
+            Ok(None)
+        })
+    }
+
+    /// The first row, if there is one.
+    pub(crate) async fn first_row(&self, rows: &Rowset) -> Result<Option<Row>> {
+        let mut rows = self.open_rows(rows).await?;
+        Ok(self.next_rows(&mut rows).await?.map(|chunk| chunk[0].clone()))
+    }
+
+    /// How many rows there are.
+    pub(crate) async fn count_rows(&self, rows: &Rowset) -> Result<u64> {
+        match rows {
+            Rowset::Collection(collection) => self.count(collection, 0, KeyRange::all(), &[]).await,
+            Rowset::View(view) => {
+                if let Rowset::Collection(collection) = view.base() {
+                    let plan = plan(&collection.schema, view.conditions(), None, false, &[]);
+                    let is_cheap = view.limit().is_none() || view.conditions().is_empty();
+                    if !plan.completes && is_cheap {
+                        let count = self.count(collection, plan.tree, plan.range, &plan.conditions).await?;
+                        return Ok(view.limit().map_or(count, |limit| limit.min(count)));
+                    }
+                }
+                let mut rows = self.open_view(rows, false).await?;
+                let mut count = 0;
+                while let Some(chunk) = self.next_rows(&mut rows).await? {
+                    count += chunk.len() as u64;
+                }
+                Ok(count)
+            }
+        }
+    }
+
+    /// What it takes to read all rows: the index, pages and rows that are read for how many rows.
+    pub(crate) async fn explain(&self, rows: &Rowset) -> Result<State> {
+        let mut rows = self.open_rows(rows).await?;
+        let mut count = 0;
+        while let Some(chunk) = self.next_rows(&mut rows).await? {
+            count += chunk.len() as u64;
+        }
+        let touched = rows.touched();
+        let number = |number: u64| State::from(Number::U64(number));
+        State::map(
+            [
+                (Id::literal("index"), State::string(rows.index.as_str())),
+                (Id::literal("pages"), number(touched.pages)),
+                (Id::literal("pages_read"), number(touched.pages_read)),
+                (Id::literal("rows_read"), number(touched.rows_read)),
+                (Id::literal("rows"), number(count)),
+            ]
+            .into(),
+        )
+    }
+}
