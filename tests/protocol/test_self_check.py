@@ -1,11 +1,13 @@
-"""The self-check of protocol page 01, section 11, line by line."""
+"""The self-checks of protocol pages 01 and 02, section 11 of each, line by line."""
 
 import json
 import urllib.parse
 
 import pytest
 
+import page02
 import support
+from page02 import ROW_1, ROW_2, ROW_3, ROWS, after
 from support import HYPOTHETICAL
 
 ANYTHING = object()
@@ -121,3 +123,37 @@ def test_strings_reach_the_host_as_escapes_of_the_client(host):
 
     assert json.dumps("\u00e9\n") == r'"\u00e9\n"'
     support.assert_reply(support.call(host, "POST", HYPOTHETICAL, raw=r'"\u00e9\n"'), 200, "é\n")
+
+
+# Page 02: over `tree`, the data of its section 4, and `table`, that of section 5.1
+
+DELETE_ROW = {"/state/scalar/op/delete": ["key", [["_return", page02.delete("$table", {"$key": []})]]]}
+CLIENT_DELETE = {"$rows/for_each": {"op": page02.capture(["table"], DELETE_ROW)}}
+CLIENT_INSERT = {"/state/scalar/ref/if": [
+    {"$table/contains": [[1]]}, {"/error/bad_request": ["cannot insert: key already exists"]}, {"$table": [[1], ["x", 1]]}]}
+
+# (line, entries after the data, status, reply)
+COLLECTIONS = [
+    (1, [["r", after({"$tree": [None, ["Oslo", 5]]}, {"$tree/count": [None]})]], 200, 5),
+    (2, [["r", {"$tree": {"range": ["Oslo", [["ex", 1], ["in", 9]]]}}]], 200, page02.tree([["Oslo", 5], ["Oslo", 9]])),
+    (3, [["r", {"$tree": {"range": ["Oslo", "5"]}}]], 200, page02.tree([["Oslo", 5]])),
+    (4, [["r", {"$tree": {"range": ["Oslo", 5, 6]}}]], 400, "bad_request"),
+    (5, [["r", {"$tree": [None, ["Oslo"]]}]], 400, "bad_request"),
+    (6, [["r", after({"$table": [[1], ["blue", 11]]}, {"$table": {"bounds": {"color": "red"}}})]], 200, page02.table([ROW_3])),
+    (7, [["r", after({"$table": [[1], {"color": "zinc"}]}, {"$table/order": [["color"]]})]], 200,
+     page02.table([ROW_2, ROW_3, [1, "zinc", 10]])),
+    (8, [["r", after({"$table": [[99], {"qty": 1}]}, {"$table/count": [None]})]], 200, 3),
+    (9, [["o", {"$table/order": [[["color"], True]]}], ["l", {"$o/limit": [2]}], ["r", {"$l/rows": {}}]], 200, [ROW_3, ROW_1]),
+    (10, [
+        ["where", {"$table": {"bounds": {"color": "red"}}}], ["keys", {"$where/select": [{"$table/key_names": [None]}]}],
+        ["rows", {"$keys/rows": {}}], ["r", after(CLIENT_DELETE, {"$table/rows": {}})]], 200, [ROW_2]),
+    (11, [["r", CLIENT_INSERT]], 400, "bad_request"),
+    (12, [["s", {"$table/rows": {}}], ["r", after({"$table": [[4], ["teal", 40]]}, {"$s": []})]], 200, ROWS + [[4, "teal", 40]]),
+    (13, [["r", {"$table": {"bounds": {"qty": 10}}}]], 200, page02.table([ROW_1])),
+    (14, [["r", {"$table/select": [["nope"]]}]], 404, "not_found"),
+]
+
+
+@pytest.mark.parametrize("line, entries, status, expected", COLLECTIONS, ids=[f"line {case[0]}" for case in COLLECTIONS])
+def test_collections_give_the_documented_replies(hypothetical, line, entries, status, expected):
+    check(hypothetical([["tree", page02.tree()], ["table", page02.table()], *entries]), status, expected)

@@ -5,7 +5,7 @@ import http.client
 import pytest
 
 import support
-from page02 import ROW_1, ROW_2, ROW_3, ROWS, STREAM, TABLE, TABLE_SCHEMA, after, capture, column, delete, table, tree
+from page02 import ROW_1, ROW_2, ROWS, STREAM, TABLE, TABLE_SCHEMA, after, capture, column, delete, table, tree
 from support import N, OP, R, V
 
 DOUBLE = {OP + "/get": ["row", [["q", {"$row": [2]}], ["_return", {"$q/mul": [2]}]]]}
