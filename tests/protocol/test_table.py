@@ -499,14 +499,15 @@ def test_where(on_table, bounds, rows):
     support.assert_reply(on_table({"$v/count": [None]}, view), 200, len(rows))
     support.assert_reply(on_table({"$v/is_empty": [None]}, view), 200, not rows)
     status, streamed = on_table({"$v/rows": {}}, view)
-    assert (status, sorted(streamed)) == (200, rows)
+    assert status == 200, streamed
+    assert sorted(streamed) == rows
 
 
-@each_bounds
+@pytest.mark.parametrize("bounds, rows", [case for case in BOUNDS if isinstance(case[0], dict)], ids=str)
 def test_rows_within_bounds(on_table, bounds, rows):
-    if isinstance(bounds, dict):
-        status, streamed = on_table({"$t/rows": bounds})
-        assert (status, sorted(streamed)) == (200, rows)
+    status, streamed = on_table({"$t/rows": bounds})
+    assert status == 200, streamed
+    assert sorted(streamed) == rows
 
 
 @each_bounds
@@ -723,7 +724,7 @@ def test_views_are_read_when_they_are_consumed(on_table, step):
     expected = on_table({"$v": []}, ["t2", after({"$t": [[4], ["red", 40]]}, {"$t": []})], ["v", step("$t2")])
     view = ["v", step("$t")]
     late = on_table(after({"$v": []}, {"$t": [[4], ["red", 40]]}, {"$v": []}), view)
-    assert late == expected
+    support.assert_reply(late, 200, expected[1])
     assert len(late[1][TABLE][1]) == (3 if "bounds" in str(step("$t")) else 4)
 
 
@@ -797,12 +798,14 @@ def test_explain(on_table):
         assert all(isinstance(plan[name], int) for name in ("pages", "pages_read", "rows_read"))
 
     status, plan = on_table({"$t/explain": [None]})
-    assert (status, plan["rows"]) == (200, 3)
+    assert status == 200, plan
+    assert plan["rows"] == 3
 
 
 def test_a_query_reads_no_more_than_it_must(hypothetical):
     _, _, ask = big_table(hypothetical)
     for step, count in [(where(sku=[["in", 100], ["ex", 110]]), 10), (where(color="color 3"), 429)]:
         status, plan = ask({"$v/explain": [None]}, ["v", step("$t")])
-        assert (status, plan["rows"]) == (200, count)
+        assert status == 200, plan
+        assert plan["rows"] == count
         assert plan["rows_read"] < COUNT
