@@ -5,6 +5,8 @@ mod btree;
 mod plan;
 mod stream;
 mod table;
+#[cfg(test)]
+mod tests;
 mod view;
 
 use std::collections::BTreeMap;
