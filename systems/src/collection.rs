@@ -6,6 +6,8 @@ mod hosted;
 mod plan;
 mod stream;
 mod table;
+#[cfg(test)]
+mod tests;
 mod view;
 
 use std::collections::BTreeMap;
@@ -13,7 +15,7 @@ use std::sync::Arc;
 
 use components::cast;
 use components::class::Instance;
-use components::collection::coerce::{btree_row, table_row};
+use components::collection::coerce::{btree_row, table_row, value_of};
 use components::collection::key::Key;
 use components::collection::local::LocalCollection;
 use components::collection::schema::{CollectionKind, Schema};
@@ -103,11 +105,9 @@ impl Interpreter {
             })?;
             self.step(rows.len()).await;
             for (i, row) in rows.iter().enumerate() {
-                let loaded = match row.to_value() {
-                    Some(row) => self.insert(&collection, &row).await,
-                    None => {
-                        Err(Error::bad_request(format_args!("not a list of values: {}", cast::describe(row))))
-                    }
+                let loaded = match value_of(row) {
+                    Ok(row) => self.insert(&collection, &row).await,
+                    Err(cause) => Err(cause),
                 };
                 loaded.map_err(|cause| cause.context(format_args!("row {i}")))?;
             }
@@ -147,10 +147,7 @@ impl Interpreter {
         };
         let mut items = self.open_items(stream).await?;
         while let Some(item) = self.next_item(&mut items, depth).await? {
-            let row = item.to_value().ok_or_else(|| {
-                Error::bad_request(format_args!("a row is a list of values, not {}", cast::describe(&item)))
-            })?;
-            self.insert(collection, &row).await?;
+            self.insert(collection, &value_of(&item)?).await?;
         }
         Ok(())
     }
