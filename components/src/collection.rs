@@ -10,6 +10,7 @@
 //! [`range`]; which entries the change of a row changes in [`change`]. A [`view`] or [`stream`] only says what to read.
 
 pub mod bound;
+pub mod bulk;
 pub mod change;
 pub mod coerce;
 pub mod columns;
