@@ -1,5 +1,8 @@
 //! The way from a connection into the world and back.
 
+use std::sync::Arc;
+
+use components::cluster::Catalog;
 use components::{Error, Reply, Request};
 use crossbeam_channel::{Sender, TrySendError};
 use tokio::sync::oneshot;
@@ -43,6 +46,7 @@ pub enum Event {
 #[derive(Clone, Debug)]
 pub struct Gateway {
     events: Sender<Event>,
+    catalog: Arc<Catalog>,
 }
 
 /// Tells the world when a reply is no longer waited for.
@@ -61,9 +65,19 @@ impl Drop for HangupGuard<'_> {
 }
 
 impl Gateway {
-    /// A gateway that sends events to the given channel.
+    /// A gateway that sends events to the given channel, of a host that serves nothing.
     pub fn new(events: Sender<Event>) -> Self {
-        Self { events }
+        Self { events, catalog: Arc::default() }
+    }
+
+    /// The same gateway, of a host that serves what is in the catalog.
+    pub fn with_catalog(self, catalog: Arc<Catalog>) -> Self {
+        Self { catalog, ..self }
+    }
+
+    /// What the host serves.
+    pub fn catalog(&self) -> &Catalog {
+        &self.catalog
     }
 
     fn send(&self, event: Event) -> Result<(), Error> {
