@@ -79,7 +79,10 @@ fn next(decoder: &mut StreamDecoder, stream: &mut Buffer) -> Result<Option<Recor
 /// decoded is dropped then.
 fn unwinding<T>(decode: impl FnOnce() -> std::result::Result<T, ArrowError>) -> Result<T> {
     match catch_unwind(AssertUnwindSafe(decode)) {
-        Ok(decoded) => decoded.map_err(|cause| malformed(cause)),
+        Ok(decoded) => decoded.map_err(|cause| match cause.to_string() {
+            why if why.contains("decompression requires") => malformed("send it without compression"),
+            why => malformed(why),
+        }),
         Err(_) => Err(malformed("its lengths contradict each other")),
     }
 }

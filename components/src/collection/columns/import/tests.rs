@@ -94,21 +94,19 @@ fn any_array() -> impl Strategy<Value = (ArrayRef, Vec<Value>)> {
         item: impl Strategy<Value = T> + 'static,
         value: fn(T) -> Value,
     ) -> BoxedStrategy<(ArrayRef, Vec<Value>)> {
-        prop_oneof![
-            3 => prop::collection::vec(item.prop_map(Some).boxed(), 0..6),
-        ]
-        .prop_flat_map(|items| {
-            let len = items.len();
-            (Just(items), prop::option::weighted(0.2, 0..len.max(1)))
-        })
-        .prop_map(move |(mut items, null)| {
-            if let Some(item) = null.and_then(|null| items.get_mut(null)) {
-                *item = None;
-            }
-            let values = items.iter().cloned().map(|item| item.map_or(Value::None, value)).collect();
-            (Arc::new(A::from(items)) as ArrayRef, values)
-        })
-        .boxed()
+        prop::collection::vec(item.prop_map(Some), 0..6)
+            .prop_flat_map(|items| {
+                let len = items.len();
+                (Just(items), prop::option::weighted(0.2, 0..len.max(1)))
+            })
+            .prop_map(move |(mut items, null)| {
+                if let Some(item) = null.and_then(|null| items.get_mut(null)) {
+                    *item = None;
+                }
+                let values = items.iter().cloned().map(|item| item.map_or(Value::None, value)).collect();
+                (Arc::new(A::from(items)) as ArrayRef, values)
+            })
+            .boxed()
     }
     fn small<T: TryFrom<i8> + TryFrom<u8> + Clone + std::fmt::Debug + 'static>(
         all: impl Strategy<Value = T> + 'static,
