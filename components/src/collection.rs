@@ -17,6 +17,7 @@ pub mod columns;
 pub mod declare;
 pub mod key;
 pub mod local;
+pub mod merge;
 pub mod page;
 pub mod range;
 pub mod schema;

@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use components::cast;
 use components::class::Instance;
+use components::collection::bulk::Bulk;
 use components::collection::coerce::{btree_row, table_row, value_of};
 use components::collection::key::Key;
 use components::collection::local::LocalCollection;
@@ -167,11 +168,27 @@ impl Interpreter {
             [_] => return common(subject, path, call),
             _ => return Err(no_member(subject, path)),
         };
+        if let (None, Call::Put(key, State::Bulk(bulk))) = (method, &call) {
+            return self.put_bulk(subject, key, bulk).await;
+        }
         match (rows.kind(), method) {
             (CollectionKind::BTree, None) => self.call_btree(&rows, call, depth).await,
             (CollectionKind::BTree, Some(name)) => self.btree_method(&rows, name, call).await,
             (CollectionKind::Table, None) => self.call_table(&rows, call).await,
             (CollectionKind::Table, Some(name)) => self.table_method(&rows, name, call).await,
+        }
+    }
+
+    /// Write many rows at once, as they come from the edge: into the hosted collection that they were checked for.
+    async fn put_bulk(&self, subject: &State, key: &State, bulk: &Arc<Bulk>) -> Result<State> {
+        match subject {
+            State::Collection(Collection { schema, source: Source::Hosted(hosted) })
+                if key.is_none() && schema == bulk.schema() =>
+            {
+                self.merge_hosted_rows(*hosted, bulk).await?;
+                Ok(State::NONE)
+            }
+            _ => Err(Error::bad_request("rows can only be put into a hosted collection, without a key")),
         }
     }
 
