@@ -11,7 +11,7 @@ use components::chain::{
 use components::cluster::{ChainId, Member};
 use components::collection::coerce::value_of;
 use components::collection::local::LocalCollection;
-use components::collection::schema::Schema;
+use components::collection::schema::{CollectionKind, Schema};
 use components::collection::view::Rowset;
 use components::collection::{Collection, HostedCollection, Source};
 use components::decode;
@@ -68,11 +68,17 @@ impl Interpreter {
         }
         let spec = &self.catalog.chains[&id];
         if let Some(subject) = hosted_subject(id, &spec.schema) {
+            if !matches!(call, Call::Put(..) | Call::Delete(_)) {
+                return self.route(subject, path, call, depth).await;
+            }
             let (call, record) = self.recorded(spec.kind, path, call).await?;
+            let turn = self.ledger.queue_write(id, !writes_one_row(&spec.schema, &call));
+            poll_fn(|_| if self.ledger.is_turn(&turn) { Poll::Ready(()) } else { Poll::Pending }).await;
             let result = self.route(subject, path, call, depth).await?;
             if let Some(mutation) = record {
                 self.ledger.record(id, mutation)?;
             }
+            self.ledger.end_write(turn);
             return Ok(result);
         }
         match mutation(path, &call)? {
@@ -332,6 +338,21 @@ fn collections(schema: &State, source: impl Fn(&Arc<Schema>, usize) -> Source) -
 
 fn mutations_mut(blocks: &mut [Block]) -> impl Iterator<Item = &mut Mutation> {
     blocks.iter_mut().flat_map(|block| &mut block.transactions).flat_map(|(_, mutations)| mutations)
+}
+
+/// Whether a write to collections is done as soon as one row is locked: it neither reads it nor writes others.
+fn writes_one_row(schema: &State, call: &Call) -> bool {
+    let is_table = |declared: &State| match declared {
+        State::Collection(collection) => collection.schema.kind() == CollectionKind::Table,
+        _ => false,
+    };
+    match (call, schema) {
+        (Call::Put(_, value), _) => {
+            !matches!(value, State::Content(_)) && Rowset::of(value).is_none() && value.as_map().is_none()
+        }
+        (_, State::Tuple(items)) => items.iter().all(is_table),
+        (_, declared) => is_table(declared),
+    }
 }
 
 /// Whether a path below a chain is that of the chain itself.
