@@ -20,7 +20,7 @@ use components::versions::{
 use components::{State, TxnId, tbon};
 
 use crate::pages::fold;
-use crate::tick::{Outbox, Registry};
+use crate::tick::{Limits, Outbox, Registry};
 
 /// A subject up to this size is written as a whole with each commit; of a larger one, only what has changed.
 const WHOLE_SUBJECT_BYTES_MAX: u64 = 2_048;
@@ -66,9 +66,6 @@ fn apply_value(
     world.resource_mut::<Outbox>().writes.append(&mut writes);
 }
 
-/// From how many committed rows on a page is folded, if it is in memory: then a page is searched and copied fast.
-const FOLD_ROWS_MIN: usize = 512;
-
 fn apply_rows(
     world: &mut World,
     id: TxnId,
@@ -77,6 +74,8 @@ fn apply_rows(
     rows: &[(u16, RowChanges)],
     mutations: Vec<Mutation>,
 ) {
+    let fold_rows_min = world.resource::<Limits>().fold_rows_min;
+    let fold_rows_step = fold_rows_min.div_ceil(FOLD_STEPS);
     let registry = &mut *world.resource_mut::<Registry>();
     let (entity, batch) = (registry.chains[&chain], registry.batch);
     registry.dirty_chains.insert(chain);
@@ -93,7 +92,9 @@ fn apply_rows(
             trees[tree].rows = trees[tree].rows.checked_add_signed(rows).expect("rows that were there");
             let (low, page) = trees[tree].page_mut(&key);
             page.commit(DeltaEntry { key, id, commit: number, row }, rows);
-            if page.delta.len() >= FOLD_ROWS_MIN && page.delta.len() % FOLD_ROWS_STEP == 0 {
+            if page.delta.len() >= fold_rows_min
+                && (page.delta.len() - fold_rows_min).is_multiple_of(fold_rows_step)
+            {
                 full.push((tree_id, low.clone()));
             }
             places.push((tree_id, low));
@@ -116,8 +117,9 @@ fn apply_rows(
     }
 }
 
-/// How many further rows come before folding a page is tried again, if somebody still looks at what it was before.
-const FOLD_ROWS_STEP: usize = 64;
+/// Folding a page is tried again when this part of the rows has come once more, if somebody still looks at what it was
+/// before.
+const FOLD_STEPS: usize = 8;
 
 fn write_subject(
     chain: ChainId,

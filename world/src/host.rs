@@ -159,10 +159,12 @@ impl Host {
         let outbox = &mut *world.resource_mut::<Outbox>();
         let replies = std::mem::take(&mut outbox.replies);
         let loads = std::mem::take(&mut outbox.loads);
+        let ended = std::mem::take(&mut outbox.ended);
         let registry = &mut *world.resource_mut::<Registry>();
         let is_checkpoint_due = std::mem::take(&mut registry.is_checkpoint_due);
         Outputs {
             replies,
+            ended,
             batch,
             loads,
             is_busy: registry.has_work() || !registry.out_of_fuel.is_empty() || is_checkpoint_due,
