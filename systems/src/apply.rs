@@ -77,10 +77,11 @@ fn apply_rows(
     let fold_rows_min = world.resource::<Limits>().fold_rows_min;
     let fold_rows_step = fold_rows_min.div_ceil(FOLD_STEPS);
     let registry = &mut *world.resource_mut::<Registry>();
-    let (entity, batch) = (registry.chains[&chain], registry.batch);
+    let (entity, batch, oldest_snapshot) =
+        (registry.chains[&chain], registry.batch, registry.oldest_snapshot());
     registry.dirty_chains.insert(chain);
     let collections = &mut *world.get_mut::<HostedCollections>(entity).expect("a chain around collections");
-    collections.newest = collections.newest.max(id);
+    collections.note_commit(number, id, oldest_snapshot);
     let mut places: Vec<PagePlace> = Vec::new();
     let mut full: Vec<PagePlace> = Vec::new();
     for (slot, changes) in rows {

@@ -144,7 +144,12 @@ impl History {
             self.tick(machine, events)?;
             assert!(machine.ticks < last, "the host does not come to rest");
         }
-        assert!(self.all.iter().all(|one| one.answered.is_some()), "everything is answered");
+        if let Some(open) = self.all.iter().find(|one| one.answered.is_none()) {
+            let query = world::InspectQuery { limit: 100, ..Default::default() };
+            let shown = machine.host.inspect(&query);
+            let (transactions, locks) = (&shown["entities"]["transaction"], &shown["entities"]["lock"]);
+            panic!("this was never answered: {open:#?}\n{transactions:#}\n{locks:#}");
+        }
         Ok(())
     }
 

@@ -308,7 +308,7 @@ fn spawn_chain(world: &mut World, chain: LoadedChain, pages: &mut BTreeMap<PageI
             EffectLog { entries: collections.effects, bytes, dirty: collections.dirty, ..Default::default() };
         let slots = collections.slots.into_iter();
         let slots = slots.map(|(schema, trees)| HostedRows { schema, trees: Arc::new(trees) }).collect();
-        world.entity_mut(entity).insert((HostedCollections { slots, newest: last }, log));
+        world.entity_mut(entity).insert((HostedCollections::new(slots, last), log));
     }
     if kind == ChainKind::Block {
         let open = blocks.last().expect("a chain has a block").hasher.clone();
