@@ -1,5 +1,6 @@
 //! Apply: committed changes become versions of subjects, entries of blocks, and writes of the tick's batch.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bevy_ecs::prelude::World;
@@ -28,6 +29,7 @@ const WHOLE_SUBJECT_BYTES_MAX: u64 = 2_048;
 /// Apply every commit, in order.
 pub fn apply(world: &mut World) {
     let commits = std::mem::take(&mut world.resource_mut::<Registry>().commits);
+    let mut full = BTreeSet::new();
     for commit in commits {
         for Change { chain, mutations, content } in commit.changes {
             match content {
@@ -35,10 +37,14 @@ pub fn apply(world: &mut World) {
                     apply_value(world, commit.id, commit.number, chain, subject, mutations);
                 }
                 ChangedContent::Rows(rows) => {
-                    apply_rows(world, commit.id, commit.number, chain, &rows, mutations)
+                    full.extend(apply_rows(world, commit.id, commit.number, chain, &rows, mutations));
                 }
             }
         }
+    }
+    // Only now, as a page that is folded holds every commit that there is.
+    for place in full {
+        fold(world, &place);
     }
 }
 
@@ -66,6 +72,7 @@ fn apply_value(
     world.resource_mut::<Outbox>().writes.append(&mut writes);
 }
 
+/// Apply a commit to rows; the pages that should be folded now.
 fn apply_rows(
     world: &mut World,
     id: TxnId,
@@ -73,7 +80,7 @@ fn apply_rows(
     chain: ChainId,
     rows: &[(u16, RowChanges)],
     mutations: Vec<Mutation>,
-) {
+) -> Vec<PagePlace> {
     let fold_rows_min = world.resource::<Limits>().fold_rows_min;
     let fold_rows_step = fold_rows_min.div_ceil(FOLD_STEPS);
     let registry = &mut *world.resource_mut::<Registry>();
@@ -113,9 +120,7 @@ fn apply_rows(
         append(world, chain, id, mutations, batch, &mut writes);
         world.resource_mut::<Outbox>().writes.append(&mut writes);
     }
-    for place in full {
-        fold(world, &place);
-    }
+    full
 }
 
 /// Folding a page is tried again when this part of the rows has come once more, if somebody still looks at what it was

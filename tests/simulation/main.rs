@@ -11,6 +11,7 @@ mod poison;
 mod programs;
 mod random;
 mod rows;
+mod rows_crash;
 mod rows_history;
 mod rows_serializability;
 mod scenarios;

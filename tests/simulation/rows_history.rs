@@ -165,17 +165,6 @@ impl History {
         ended
     }
 
-    /// What there is after the first commits.
-    pub fn replay(&self, initial: &Model, survivors: usize) -> Model {
-        let mut model = initial.clone();
-        for one in self.in_order() {
-            if one.commit.is_some_and(|commit| commit < survivors) {
-                one.action.run(&mut model);
-            }
-        }
-        model
-    }
-
     /// Check every answer against the serial history of the first commits; what there is after them.
     pub fn check(&self, initial: &Model, survivors: usize) -> Result<Model, String> {
         let mut model = initial.clone();
@@ -292,6 +281,26 @@ impl Counts {
         let done = || history.all.iter().filter(|one| matches!(one.answered, Some((200, _))));
         self.hypothetical += done().filter(|one| one.action.is_hypothetical()).count() as u64;
         self.histories += done().filter(|one| matches!(one.action, Action::History(..))).count() as u64;
+    }
+
+    /// The sum of both.
+    pub fn with(&self, other: &Counts) -> Counts {
+        Counts {
+            committed: self.committed + other.committed,
+            read_only: self.read_only + other.read_only,
+            failed: self.failed + other.failed,
+            restarts: self.restarts + other.restarts,
+            refusals: self.refusals + other.refusals,
+            page_loads: self.page_loads + other.page_loads,
+            evictions: self.evictions + other.evictions,
+            folds: self.folds + other.folds,
+            splits: self.splits + other.splits,
+            deletions: self.deletions + other.deletions,
+            checkpoints: self.checkpoints + other.checkpoints,
+            crashes: self.crashes + other.crashes,
+            hypothetical: self.hypothetical + other.hypothetical,
+            histories: self.histories + other.histories,
+        }
     }
 
     /// Each of these must have happened.
