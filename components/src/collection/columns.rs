@@ -34,7 +34,7 @@ pub use builder::ColumnsBuilder;
 pub use codec::{decode_value, encode_value};
 pub use export::arrow_type;
 pub use filter::{STATISTICS_TEXT_BYTES, Selection, may_match};
-pub use fold::{PAGE_BYTES, PAGE_ROWS, cut, fold, sort};
+pub use fold::{PAGE_BYTES, PAGE_ROWS, PageSize, cut, fold, sort};
 
 use native::Native;
 
