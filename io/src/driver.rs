@@ -6,13 +6,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use components::transaction::RequestId;
-use components::{Error, Reply};
+use components::{Error, State};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::sync::oneshot;
 use world::{Host, Input, Inputs, Outputs};
 
-use crate::gateway::Event;
+use crate::gateway::{Answer, Event, Pins};
 use crate::metrics::Metrics;
 use crate::persistence::Persistence;
 
@@ -34,20 +34,20 @@ pub enum Ended {
     Failed(String),
 }
 
-/// A reply and who waits for it.
+/// An answer and who waits for it.
 #[derive(Debug)]
-pub struct Answer {
-    sender: oneshot::Sender<Reply>,
-    reply: Reply,
+pub struct Delivery {
+    sender: oneshot::Sender<Answer>,
+    answer: Answer,
 }
 
 /// Give answers to those who wait for them, as a task beside theirs: then a tick wakes one thread once, whose other
 /// tasks need no waking, and not a thread for each answer.
-pub async fn distribute(mut answers: UnboundedReceiver<Vec<Answer>>) {
+pub async fn distribute(mut answers: UnboundedReceiver<Vec<Delivery>>) {
     while let Some(answers) = answers.recv().await {
-        for Answer { sender, reply } in answers {
+        for Delivery { sender, answer } in answers {
             // Whoever has gone does not want the answer.
-            let _ = sender.send(reply);
+            let _ = sender.send(answer);
         }
     }
 }
@@ -60,11 +60,12 @@ pub struct Driver {
     host: Host,
     make_host: MakeHost,
     events: Receiver<Event>,
-    answers: UnboundedSender<Vec<Answer>>,
+    answers: UnboundedSender<Vec<Delivery>>,
     persistence: Option<Persistence>,
     metrics: Arc<Metrics>,
     ready: Arc<AtomicBool>,
-    waiting: BTreeMap<RequestId, oneshot::Sender<Reply>>,
+    waiting: BTreeMap<RequestId, oneshot::Sender<Answer>>,
+    pins: Pins,
     next_request: u64,
     /// The newest batch that was handed to the storage, and the newest that is durable.
     batch_sent: u64,
@@ -89,7 +90,8 @@ impl Driver {
     pub fn new(
         mut make_host: MakeHost,
         events: Receiver<Event>,
-        answers: UnboundedSender<Vec<Answer>>,
+        pins: Pins,
+        answers: UnboundedSender<Vec<Delivery>>,
         persistence: Option<Persistence>,
         metrics: Arc<Metrics>,
         ready: Arc<AtomicBool>,
@@ -98,6 +100,7 @@ impl Driver {
             host: make_host()?,
             make_host,
             events,
+            pins,
             answers,
             persistence,
             metrics,
@@ -123,7 +126,7 @@ impl Driver {
         self.ready.store(false, Ordering::Relaxed);
         for (_, reply) in std::mem::take(&mut self.waiting) {
             let _ =
-                reply.send(Err(Error::unavailable("the host is going down; it is not known what happened")));
+                reply.send(Err(Error::unavailable("the host is going down; it is not known what happened")).into());
         }
         if let Some(persistence) = self.persistence.take() {
             // The queue may be full: nobody must wait for room in it any more.
@@ -155,6 +158,7 @@ impl Driver {
                 return Some(Ended::Drained);
             }
         }
+        inputs.extend(self.pins.take().into_iter().map(Input::Unpin));
         let begun = Instant::now();
         let outputs = self.host.tick(Inputs { now_ns: now_ns(), events: inputs });
         self.metrics.count_tick(begun.elapsed().as_micros() as u64);
@@ -181,7 +185,7 @@ impl Driver {
     fn take(&mut self, event: Event, inputs: &mut Vec<Input>) -> Option<Ended> {
         match event {
             Event::Request { reply, .. } if self.drain_by.is_some() => {
-                let _ = reply.send(Err(Error::unavailable("the host is going down")));
+                let _ = reply.send(Err(Error::unavailable("the host is going down")).into());
             }
             Event::Request { request, reply } => {
                 let id = RequestId(self.next_request);
@@ -196,6 +200,8 @@ impl Driver {
                 let gone = self.waiting.iter().filter(|(_, reply)| reply.is_closed()).map(|(id, _)| *id);
                 inputs.extend(gone.map(Input::Cancel));
             }
+            // All of them are taken before each tick.
+            Event::Unpinned => {}
             Event::Durable(sequence) => {
                 self.batch_durable = sequence;
                 inputs.push(Input::Durable(sequence));
@@ -228,8 +234,9 @@ impl Driver {
         }
         let mut answers = Vec::with_capacity(outputs.replies.len());
         for (id, reply) in outputs.replies {
+            let pin = reply.as_ref().is_ok_and(State::is_streamed).then(|| self.pins.pin(id));
             if let Some(sender) = self.waiting.remove(&id) {
-                answers.push(Answer { sender, reply });
+                answers.push(Delivery { sender, answer: Answer { reply, pin } });
             }
         }
         if !answers.is_empty() {
@@ -260,7 +267,7 @@ impl Driver {
                 Ok(Event::StorageFailed(why)) => {
                     return Some(Ended::Failed(format!("the storage has failed: {why}")));
                 }
-                Ok(Event::Loaded(_) | Event::Hangup) => {}
+                Ok(Event::Loaded(_) | Event::Hangup | Event::Unpinned) => {}
                 Ok(event) => deferred.push(event),
                 Err(_) => return Some(Ended::Drained),
             }

@@ -22,7 +22,7 @@ use world::{Host, HostConfig, Limits};
 
 use crate::config::{Config, PLAIN_DATA_DIR};
 use crate::driver::{Driver, Ended, distribute, now_ns};
-use crate::gateway::{Event, Gateway, QUEUE_EVENTS_MAX};
+use crate::gateway::{Event, Gateway, Pins, QUEUE_EVENTS_MAX};
 use crate::http::{self, serve};
 use crate::json;
 use crate::keys::Keys;
@@ -139,6 +139,7 @@ async fn run_on(
         ..Limits::default()
     };
     let reader: Option<Reader> = store.as_ref().map(Store::reader);
+    let page_reader = reader.clone();
     let (mut loaded, mut writes) =
         load_world(reader.as_ref().map(|reader| reader as &dyn Read), clusters.clone(), &origin)?;
     // Chains and keys that are new are durable before the first request.
@@ -173,7 +174,9 @@ async fn run_on(
     };
     let (answer_sender, answers) = mpsc::unbounded_channel();
     tokio::spawn(distribute(answers));
-    let driver = Driver::new(make_host, events, answer_sender, persistence, metrics.clone(), ready.clone())?;
+    let pins = Pins::new(sender.clone());
+    let driver =
+        Driver::new(make_host, events, pins, answer_sender, persistence, metrics.clone(), ready.clone())?;
     let (ended_sender, ended) = tokio::sync::oneshot::channel();
     thread::Builder::new()
         .name("world".into())
@@ -190,7 +193,7 @@ async fn run_on(
     let shutdown = CancellationToken::new();
     let server = tokio::spawn(serve(
         listener,
-        Gateway::new(sender.clone()),
+        Gateway::new(sender.clone()).with_storage(page_reader),
         Arc::new(config.http.clone()),
         metrics,
         ready,

@@ -11,7 +11,7 @@ use components::reference::Verb;
 use components::{Map, Number, Path, Reply, Request, State, Value};
 use crossbeam_channel::{Sender, bounded};
 use io::driver::{Driver, Ended, distribute};
-use io::gateway::{Event, Gateway};
+use io::gateway::{Event, Gateway, Pins};
 use io::json;
 use io::metrics::Metrics;
 use io::persistence::Persistence;
@@ -67,8 +67,10 @@ fn start(disk: &SimulatedDisk) -> Running {
     let (answer_sender, answers) = tokio::sync::mpsc::unbounded_channel();
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     std::thread::spawn(move || runtime.block_on(distribute(answers)));
+    let pins = Pins::new(events.clone());
     let driver =
-        Driver::new(make_host, receiver, answer_sender, Some(persistence), metrics, ready.clone()).unwrap();
+        Driver::new(make_host, receiver, pins, answer_sender, Some(persistence), metrics, ready.clone())
+            .unwrap();
     let driver = std::thread::Builder::new().stack_size(PROGRAM_STACK_BYTES).spawn(|| driver.run()).unwrap();
     Running { gateway: Gateway::new(events.clone()), events, driver, ready }
 }
@@ -80,11 +82,11 @@ fn request(verb: Verb, path: &str, parameters: &[(&'static str, i64)]) -> Reques
 }
 
 fn add(gateway: &Gateway, n: i64) -> Reply {
-    block_on(gateway.call(request(Verb::Post, "/app/counter/add", &[("n", n)])))
+    block_on(gateway.call(request(Verb::Post, "/app/counter/add", &[("n", n)]))).reply
 }
 
 fn total(gateway: &Gateway) -> Reply {
-    block_on(gateway.call(request(Verb::Get, "/app/counter/total", &[])))
+    block_on(gateway.call(request(Verb::Get, "/app/counter/total", &[]))).reply
 }
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {

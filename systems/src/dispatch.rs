@@ -118,6 +118,7 @@ impl Interpreter {
         let mut contents = BTreeMap::new();
         for address in names {
             let content = self.hosted_chain_content(&address).await?;
+            let content = self.materialized(content).await?;
             contents.insert(address, content);
         }
         Ok(with_contents(&state, &contents)?.unwrap_or(state))

@@ -250,7 +250,8 @@ impl Host {
             hash.update(&text);
         }
         let registry = self.world.resource::<Registry>();
-        hash.update(format!("{:?} {:?}", registry.deadlines, registry.chosen_ids).as_bytes());
+        let (deadlines, pins) = (&registry.deadlines, &registry.pins);
+        hash.update(format!("{deadlines:?} {:?} {pins:?}", registry.chosen_ids).as_bytes());
         hash.update(format!("{:?}", self.world.resource::<Expectations>()).as_bytes());
         hash.update(&registry.last_id.to_bytes());
         hash.update(&registry.commit_count.to_be_bytes());

@@ -256,12 +256,8 @@ impl Page {
 
     /// The row of a key as a reader sees it.
     pub fn find(&self, layout: &Layout, key: &[u8], visibility: Visibility) -> Found {
-        let end = self.delta.partition_point(|entry| *entry.key <= *key);
-        let versions = self.delta[..end].iter().rev().take_while(|entry| *entry.key == *key);
-        for entry in versions {
-            if entry.is_visible(visibility) {
-                return Found::Row(entry.row.clone(), Some(entry.commit));
-            }
+        if let Some(entry) = self.find_change(key, visibility) {
+            return Found::Row(entry.row.clone(), Some(entry.commit));
         }
         match &self.base {
             None => Found::Row(None, None),
@@ -270,6 +266,33 @@ impl Page {
                 None => Found::NotResident(cell.clone()),
             },
         }
+    }
+
+    /// As [`Self::find`], in a base whose content is at hand.
+    pub fn find_in(
+        &self,
+        layout: &Layout,
+        key: &[u8],
+        visibility: Visibility,
+        base: Option<&Columns>,
+    ) -> Option<Row> {
+        match self.find_change(key, visibility) {
+            Some(entry) => entry.row.clone(),
+            None => base.and_then(|base| base.find(layout, key).map(|i| base.row(i))),
+        }
+    }
+
+    /// What a reader sees of a key on top of the base.
+    fn find_change(&self, key: &[u8], visibility: Visibility) -> Option<&DeltaEntry> {
+        let end = self.delta.partition_point(|entry| *entry.key <= *key);
+        let mut versions = self.delta[..end].iter().rev().take_while(|entry| *entry.key == *key);
+        versions.find(|entry| entry.is_visible(visibility))
+    }
+
+    /// The newest commit that a reader may see in this page.
+    pub fn newest_seen(&self, visibility: Visibility) -> u64 {
+        let seen = self.delta.iter().filter(|entry| entry.is_visible(visibility));
+        seen.map(|entry| entry.commit).max().unwrap_or(0).max(self.horizon.1)
     }
 
     /// The changes that a reader sees on top of the base, one for each key of the range, in order, and the newest
