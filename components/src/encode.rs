@@ -251,6 +251,8 @@ impl Serialize for State {
             Self::Content(content) if content.is_list => Rows(&content.rows).serialize(serializer),
             // Rows that are still to be read are written by those who can read them.
             Self::Snapshot(_) => Err(S::Error::custom("these rows have yet to be read")),
+            // Rows on their way in are never shown.
+            Self::Bulk(bulk) => entry(serializer, bulk.schema().class().path(), &[&**bulk.schema()]),
             Self::Content(content) => {
                 entry(serializer, content.schema.class().path(), &(&*content.schema, Rows(&content.rows)))
             }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::chain::{Chain, ChainContent, ChainKind};
 use crate::class::{Class, Instance};
+use crate::collection::bulk::Bulk;
 use crate::collection::snapshot::RowsetSnapshot;
 use crate::collection::stream::Stream;
 use crate::collection::view::View;
@@ -60,6 +61,8 @@ pub enum State {
     Content(Arc<CollectionContent>),
     /// The rows of a collection or view as a reply shows them, which are read while it is sent.
     Snapshot(Arc<RowsetSnapshot>),
+    /// Rows to be written into a collection at once.
+    Bulk(Arc<Bulk>),
 }
 
 /// What a container knows about everything in it, so that limits cost nothing to check.
@@ -162,6 +165,7 @@ impl State {
             Self::Row(row) => Extent::of_values(&row.values),
             Self::Content(content) => Extent { bytes: content.bytes, ..leaf(128) },
             Self::Snapshot(_) => Extent { is_streamed: true, ..leaf(128) },
+            Self::Bulk(bulk) => leaf(bulk.rows().bytes()),
         }
     }
 
@@ -316,6 +320,7 @@ impl State {
             Self::Row(_) => NativeClass::ValueTuple,
             Self::Content(content) => content.schema.class(),
             Self::Snapshot(snapshot) => snapshot.schema.class(),
+            Self::Bulk(bulk) => bulk.schema().class(),
         }
     }
 }

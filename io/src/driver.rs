@@ -7,12 +7,13 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use components::transaction::RequestId;
 use components::{Error, State};
-use crossbeam_channel::{Receiver, RecvTimeoutError};
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 use world::{Host, Input, Inputs, Outputs};
 
 use crate::gateway::{Answer, Event, Pins};
+use crate::jobs::Jobs;
 use crate::metrics::Metrics;
 use crate::persistence::Persistence;
 
@@ -41,6 +42,19 @@ pub struct Delivery {
     answer: Answer,
 }
 
+/// Where the driver leaves its answers.
+#[derive(Debug)]
+pub struct Answers {
+    deliveries: UnboundedSender<Vec<Delivery>>,
+    pins: Pins,
+}
+
+/// A way for answers from a driver to [`distribute`]. `events` are those of the driver.
+pub fn answers(events: Sender<Event>) -> (Answers, UnboundedReceiver<Vec<Delivery>>) {
+    let (sender, deliveries) = unbounded_channel();
+    (Answers { deliveries: sender, pins: Pins::new(events) }, deliveries)
+}
+
 /// Give answers to those who wait for them, as a task beside theirs: then a tick wakes one thread once, whose other
 /// tasks need no waking, and not a thread for each answer.
 pub async fn distribute(mut answers: UnboundedReceiver<Vec<Delivery>>) {
@@ -60,12 +74,12 @@ pub struct Driver {
     host: Host,
     make_host: MakeHost,
     events: Receiver<Event>,
-    answers: UnboundedSender<Vec<Delivery>>,
+    answers: Answers,
     persistence: Option<Persistence>,
+    jobs: Option<Jobs>,
     metrics: Arc<Metrics>,
     ready: Arc<AtomicBool>,
     waiting: BTreeMap<RequestId, oneshot::Sender<Answer>>,
-    pins: Pins,
     next_request: u64,
     /// The newest batch that was handed to the storage, and the newest that is durable.
     batch_sent: u64,
@@ -90,9 +104,9 @@ impl Driver {
     pub fn new(
         mut make_host: MakeHost,
         events: Receiver<Event>,
-        pins: Pins,
-        answers: UnboundedSender<Vec<Delivery>>,
+        answers: Answers,
         persistence: Option<Persistence>,
+        jobs: Option<Jobs>,
         metrics: Arc<Metrics>,
         ready: Arc<AtomicBool>,
     ) -> Result<Self, String> {
@@ -100,9 +114,9 @@ impl Driver {
             host: make_host()?,
             make_host,
             events,
-            pins,
             answers,
             persistence,
+            jobs,
             metrics,
             ready,
             waiting: BTreeMap::new(),
@@ -158,7 +172,7 @@ impl Driver {
                 return Some(Ended::Drained);
             }
         }
-        inputs.extend(self.pins.take().into_iter().map(Input::Unpin));
+        inputs.extend(self.answers.pins.take().into_iter().map(Input::Unpin));
         let begun = Instant::now();
         let outputs = self.host.tick(Inputs { now_ns: now_ns(), events: inputs });
         self.metrics.count_tick(begun.elapsed().as_micros() as u64);
@@ -229,19 +243,22 @@ impl Driver {
                 None => unreachable!("a host without storage has no chains, so nothing to persist"),
             }
         }
+        for (id, job) in outputs.jobs {
+            self.jobs.as_ref().expect("jobs are about what is stored").begin(id, job);
+        }
         for load in outputs.loads {
             self.persistence.as_ref().expect("what is loaded was stored").load(load);
         }
         let mut answers = Vec::with_capacity(outputs.replies.len());
         for (id, reply) in outputs.replies {
-            let pin = reply.as_ref().is_ok_and(State::is_streamed).then(|| self.pins.pin(id));
+            let pin = reply.as_ref().is_ok_and(State::is_streamed).then(|| self.answers.pins.pin(id));
             if let Some(sender) = self.waiting.remove(&id) {
                 answers.push(Delivery { sender, answer: Answer { reply, pin } });
             }
         }
         if !answers.is_empty() {
             // If nobody distributes answers any more, nobody waits for one.
-            let _ = self.answers.send(answers);
+            let _ = self.answers.deliveries.send(answers);
         }
         self.is_busy = outputs.is_busy;
         self.next_deadline_ns = outputs.next_deadline_ns;

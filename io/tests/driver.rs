@@ -10,8 +10,8 @@ use components::cluster::{Catalog, ClusterConfig};
 use components::reference::Verb;
 use components::{Map, Number, Path, Reply, Request, State, Value};
 use crossbeam_channel::{Sender, bounded};
-use io::driver::{Driver, Ended, distribute};
-use io::gateway::{Event, Gateway, Pins};
+use io::driver::{Driver, Ended, answers, distribute};
+use io::gateway::{Event, Gateway};
 use io::json;
 use io::metrics::Metrics;
 use io::persistence::Persistence;
@@ -64,12 +64,11 @@ fn start(disk: &SimulatedDisk) -> Running {
         let last_page = Default::default();
         Host::new(HostConfig { catalog, chains, last_page, limits: Limits::default(), threads: 1, now_ns: 0 })
     });
-    let (answer_sender, answers) = tokio::sync::mpsc::unbounded_channel();
+    let (answers, deliveries) = answers(events.clone());
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    std::thread::spawn(move || runtime.block_on(distribute(answers)));
-    let pins = Pins::new(events.clone());
+    std::thread::spawn(move || runtime.block_on(distribute(deliveries)));
     let driver =
-        Driver::new(make_host, receiver, pins, answer_sender, Some(persistence), metrics, ready.clone())
+        Driver::new(make_host, receiver, answers, Some(persistence), None, metrics, ready.clone())
             .unwrap();
     let driver = std::thread::Builder::new().stack_size(PROGRAM_STACK_BYTES).spawn(|| driver.run()).unwrap();
     Running { gateway: Gateway::new(events.clone()), events, driver, ready }

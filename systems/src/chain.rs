@@ -6,9 +6,12 @@ use std::task::Poll;
 
 use components::chain::{Block, Chain, ChainAddress, ChainContent, ChainKind, LocalChain, Mutation};
 use components::cluster::{ChainId, Member};
+use components::collection::bulk::Bulk;
+use components::collection::schema::CollectionKind;
 use components::collection::{Collection, HostedCollection, Source};
+use components::ledger::TRANSACTION_BYTES_MAX;
 use components::lock::LockMode;
-use components::{Error, Id, Path, Result, State};
+use components::{Error, Id, Path, Result, State, Value};
 
 use crate::scalar::{Call, Interpreter, key_value};
 
@@ -56,12 +59,15 @@ impl Interpreter {
         }
         let spec = &self.catalog.chains[&id];
         if let Some(subject) = hosted_subject(id, &spec.schema) {
-            let record = match spec.kind {
-                ChainKind::Block => mutation(path, &call)?,
-                ChainKind::Sync => None,
+            let records = match (spec.kind, &call) {
+                (ChainKind::Sync, _) => Vec::new(),
+                (ChainKind::Block, Call::Put(_, State::Bulk(bulk))) => {
+                    self.bulk_mutations(path, bulk).await?
+                }
+                (ChainKind::Block, call) => mutation(path, call)?.into_iter().collect(),
             };
             let result = self.route(subject, path, call, depth).await?;
-            if let Some(mutation) = record {
+            for mutation in records {
                 self.ledger.record(id, mutation)?;
             }
             return Ok(result);
@@ -79,6 +85,30 @@ impl Interpreter {
                 self.route(subject, path, call, depth).await
             }
         }
+    }
+
+    /// What a history records of many rows: each as if it had come alone.
+    async fn bulk_mutations(&self, path: &[Id], bulk: &Bulk) -> Result<Vec<Mutation>> {
+        let (rows, schema) = (bulk.rows(), bulk.schema());
+        // A row takes more than its columns do.
+        if rows.bytes() as u64 > TRANSACTION_BYTES_MAX {
+            return Err(Error::too_large("the history of a chain records each row: send fewer at a time"));
+        }
+        let mut mutations = Vec::with_capacity(rows.len());
+        for i in 0..rows.len() {
+            self.step(schema.columns().len()).await;
+            let row = rows.row(i);
+            let (key, values) = match schema.kind() {
+                CollectionKind::BTree => (Value::None, &row[..]),
+                CollectionKind::Table => {
+                    let (key, values) = row.split_at(schema.key_len());
+                    (Value::Tuple(key.into()), values)
+                }
+            };
+            let values = State::Value(Value::Tuple(values.into()));
+            mutations.push(Mutation::put(Path::from(path), &key, &values)?);
+        }
+        Ok(mutations)
     }
 
     async fn locked_subject(&self, id: ChainId, mode: LockMode) -> State {

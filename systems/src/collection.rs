@@ -6,6 +6,8 @@ mod hosted;
 mod plan;
 mod stream;
 mod table;
+#[cfg(test)]
+mod tests;
 mod view;
 
 use std::collections::BTreeMap;
@@ -14,7 +16,8 @@ use std::sync::Arc;
 use components::cast;
 use components::chain::{Chain, ChainContent};
 use components::class::Instance;
-use components::collection::coerce::{btree_row, table_row};
+use components::collection::bulk::Bulk;
+use components::collection::coerce::{btree_row, table_row, value_of};
 use components::collection::key::Key;
 use components::collection::local::LocalCollection;
 use components::collection::schema::{CollectionKind, Schema};
@@ -111,11 +114,9 @@ impl Interpreter {
             })?;
             self.step(rows.len()).await;
             for (i, row) in rows.iter().enumerate() {
-                let loaded = match row.to_value() {
-                    Some(row) => self.insert(&collection, &row).await,
-                    None => {
-                        Err(Error::bad_request(format_args!("not a list of values: {}", cast::describe(row))))
-                    }
+                let loaded = match value_of(row) {
+                    Ok(row) => self.insert(&collection, &row).await,
+                    Err(cause) => Err(cause),
                 };
                 loaded.map_err(|cause| cause.context(format_args!("row {i}")))?;
             }
@@ -155,10 +156,7 @@ impl Interpreter {
         };
         let mut items = self.open_items(stream).await?;
         while let Some(item) = self.next_item(&mut items, depth).await? {
-            let row = item.to_value().ok_or_else(|| {
-                Error::bad_request(format_args!("a row is a list of values, not {}", cast::describe(&item)))
-            })?;
-            self.insert(collection, &row).await?;
+            self.insert(collection, &value_of(&item)?).await?;
         }
         Ok(())
     }
@@ -178,11 +176,27 @@ impl Interpreter {
             [_] => return common(subject, path, call),
             _ => return Err(no_member(subject, path)),
         };
+        if let (None, Call::Put(key, State::Bulk(bulk))) = (method, &call) {
+            return self.put_bulk(subject, key, bulk).await;
+        }
         match (rows.kind(), method) {
             (CollectionKind::BTree, None) => self.call_btree(&rows, call, depth).await,
             (CollectionKind::BTree, Some(name)) => self.btree_method(&rows, name, call).await,
             (CollectionKind::Table, None) => self.call_table(&rows, call).await,
             (CollectionKind::Table, Some(name)) => self.table_method(&rows, name, call).await,
+        }
+    }
+
+    /// Write many rows at once, as they come from the edge: into the hosted collection that they were checked for.
+    async fn put_bulk(&self, subject: &State, key: &State, bulk: &Arc<Bulk>) -> Result<State> {
+        match subject {
+            State::Collection(Collection { schema, source: Source::Hosted(hosted) })
+                if key.is_none() && schema == bulk.schema() =>
+            {
+                self.merge_hosted_rows(*hosted, bulk).await?;
+                Ok(State::NONE)
+            }
+            _ => Err(Error::bad_request("rows can only be put into a hosted collection, without a key")),
         }
     }
 

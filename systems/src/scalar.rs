@@ -197,7 +197,8 @@ impl Interpreter {
                 | State::Closure(_)
                 | State::Ref(_)
                 | State::Content(_)
-                | State::Snapshot(_) => common(&subject, path, call),
+                | State::Snapshot(_)
+                | State::Bulk(_) => common(&subject, path, call),
             }
         })
     }

@@ -305,6 +305,6 @@ def test_get_on_a_class_casts_the_key(host, path, key, expected):
 
 # What is not there yet says so
 
-def test_a_tensor_is_not_implemented(hypothetical):
-    tensor = {"/state/collection/tensor/dense": [[[3], {N: {}}]]}
-    support.assert_reply(hypothetical([["t", tensor], ["r", {"$t/sum": [None]}]]), 501)
+def test_a_tensor_is_not_implemented(host):
+    body = [["t", {"/state/collection/tensor/dense": [[[3], {N: {}}]]}], ["r", {"$t/sum": [None]}]]
+    support.assert_reply(support.call(host, "POST", HYPOTHETICAL, body), 501)

@@ -1,6 +1,7 @@
 //! What becomes of a value in a column (protocol page 02 §2.1).
 
 use super::Row;
+use super::declare::name;
 use super::schema::{Column, ColumnType, Schema};
 use crate::cast;
 use crate::error::{Error, Result};
@@ -15,6 +16,23 @@ pub enum Rule {
     Lenient,
     /// Keys and values of a table, and every bound.
     Strict,
+}
+
+/// A state as the value that it is in a collection: a pair of bounds is a tuple there, and an object with a name and
+/// nothing in it is an id, which is how ids are written.
+///
+/// # Errors
+/// 400 if it is not a value.
+pub fn value_of(state: &State) -> Result<Value> {
+    match state {
+        State::Range(items) | State::Tuple(items) => {
+            Ok(Value::Tuple(items.iter().map(value_of).collect::<Result<_>>()?))
+        }
+        State::Map(map) if map.len() == 1 => name(state).map(Value::Id),
+        other => other.to_value().ok_or_else(|| {
+            Error::bad_request(format_args!("a {} cannot be in a collection", other.class().path()))
+        }),
+    }
 }
 
 /// A value as the column holds it.
@@ -85,6 +103,7 @@ fn into_class(class: ColumnType, value: &Value, rule: Rule) -> Result<Value> {
     Ok(match (class, value) {
         (ColumnType::Value, value) => value.clone(),
         (ColumnType::None, _) => Value::None,
+        (ColumnType::Number(class), Value::None) => Number::I64(0).cast(class).into(),
         (ColumnType::Number(class), value) => {
             let number =
                 cast::number(&State::Value(value.clone())).map_err(|_| cannot_be(value, class.path()))?;
@@ -197,6 +216,7 @@ mod tests {
             (N(NumberType::U8), 5i64.into(), good("5"), good("5")),
             (N(NumberType::U8), Value::None, good("0"), good("0")),
             (N(NumberType::Bool), Value::None, good("false"), good("false")),
+            (N(NumberType::Number), Value::None, good("0"), good("0")),
             (N(NumberType::I64), "12".into(), good("12"), good("12")),
             (N(NumberType::I64), tuple([7i64.into()]), good("7"), good("7")),
             (N(NumberType::I64), "x".into(), bad.clone(), bad.clone()),

@@ -195,10 +195,14 @@ pub fn name(state: &State) -> Result<Id> {
 
 fn class(state: &State) -> Result<ColumnType> {
     let path = match state {
+        // Where a body does not know that it holds a schema, a class with an empty list is an empty value of it.
+        State::Value(Value::None) => return Ok(ColumnType::None),
+        State::Value(Value::String(text)) if &**text == "()" => return Ok(ColumnType::String),
+        State::Value(Value::Bytes(bytes)) if bytes.is_empty() => return Ok(ColumnType::Bytes),
+        State::Value(Value::Link(link)) if link.path().is_root() => return Ok(ColumnType::Link),
+        State::Value(Value::Tuple(items)) if items.is_empty() => return Ok(ColumnType::Tuple),
         State::Value(Value::Link(link)) => link.to_string(),
         State::Value(Value::String(text)) => text.to_string(),
-        // How a key is read that holds the object form of this class.
-        State::Value(Value::Tuple(items)) if items.is_empty() => return Ok(ColumnType::Tuple),
         other => {
             return Err(Error::bad_request(format_args!("{} is not a type", cast::describe(other))));
         }
@@ -348,6 +352,19 @@ pub(crate) mod tests {
         assert_eq!(again, inventory());
         let as_value = Schema::declared(CollectionKind::Table, &inventory().to_value().into()).unwrap();
         assert_eq!(as_value, inventory());
+    }
+
+    #[test]
+    fn a_type_may_be_what_its_empty_object_is_read_as() {
+        use ColumnType::{Bytes, Id, Link, None, Number, String, Tuple};
+        let arena = bumpalo::Bump::new();
+        let empty = arena.alloc_slice_copy(&[] as &[Document]);
+        for class in [Bytes, Id, Link, None, String, Tuple, ColumnType::Value, Number(crate::NumberType::I32)]
+        {
+            let object = arena.alloc_slice_copy(&[(class.class().path(), Document::List(empty))]);
+            let read = crate::decode::state(Document::Map(object)).unwrap();
+            assert_eq!(self::class(&read).unwrap(), class);
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 
 use super::bound::{Condition, ValueRange};
-use super::coerce::coerce_bound;
+use super::coerce::{coerce_bound, value_of};
 use super::declare::name;
 use super::schema::{Column, ColumnType};
 use crate::cast;
@@ -44,7 +44,7 @@ pub fn table_bounds(columns: &[Column], bounds: &State) -> Result<Vec<Condition>
             .iter()
             .position(|column| column.name == name)
             .ok_or_else(|| Error::bad_request(format_args!("there is no column {name}")))?;
-        let range = column_bound(&columns[position], &plain(&bound)?)?;
+        let range = column_bound(&columns[position], &value_of(&bound)?)?;
         if !range.is_all() {
             let so_far = conditions.entry(position).or_insert(ValueRange::ALL);
             *so_far = so_far.intersection(&range);
@@ -61,7 +61,7 @@ pub fn btree_range(columns: &[Column], range: &State) -> Result<Vec<Condition>> 
     if range.is_none() {
         return Ok(Vec::new());
     }
-    let items: Vec<Value> = match plain(range)? {
+    let items: Vec<Value> = match value_of(range)? {
         Value::Tuple(items) => items.to_vec(),
         scalar => vec![scalar],
     };
@@ -78,12 +78,6 @@ pub fn btree_range(columns: &[Column], range: &State) -> Result<Vec<Condition>> 
             Value::Tuple(sides) if i + 1 == items.len() && sides.len() == 2 && is_range(column, sides) => {
                 sides_of(column, sides)?
             }
-            // A side that is open on both ends.
-            Value::None
-                if i + 1 == items.len() && !matches!(column.class, ColumnType::None | ColumnType::Value) =>
-            {
-                ValueRange::ALL
-            }
             value => ValueRange::equal(coerce_bound(column, value)?),
         };
         if !range.is_all() {
@@ -91,18 +85,6 @@ pub fn btree_range(columns: &[Column], range: &State) -> Result<Vec<Condition>> 
         }
     }
     Ok(conditions)
-}
-
-/// A state as the value that it is in a bound: ranges are pairs there, and an object with nothing in it is a name.
-fn plain(state: &State) -> Result<Value> {
-    match state {
-        State::Range(bounds) => Ok(Value::Tuple(bounds.iter().map(plain).collect::<Result<_>>()?)),
-        State::Tuple(items) => Ok(Value::Tuple(items.iter().map(plain).collect::<Result<_>>()?)),
-        State::Map(map) if map.len() == 1 => name(state).map(Value::Id),
-        other => other.to_value().ok_or_else(|| {
-            Error::bad_request(format_args!("a bound must be a value, not a {}", other.class().path()))
-        }),
-    }
 }
 
 /// Whether a pair at the end of a range of a BTree is a range: one of values without tags could also be a value
@@ -236,7 +218,7 @@ mod tests {
             (r#"["Oslo", [2, 9]]"#, r#"0:"Oslo" 1:=2..9"#),
             (r#"[[["in", "C"], ["ex", "P"]]]"#, r#"0:="C".."P""#),
             (r#"[[null, null]]"#, ""),
-            (r#"["Oslo", null]"#, r#"0:"Oslo""#),
+            (r#"["Oslo", null]"#, r#"0:"Oslo" 1:0"#),
             ("null", ""),
             ("[]", ""),
             ("{}", ""),
@@ -246,6 +228,7 @@ mod tests {
         for (text, says) in [
             (r#"["Oslo", 5, 6]"#, "at most 2"),
             (r#"["Oslo", "x"]"#, "the column pop"),
+            ("[null]", "the column city"),
             (r#"[[["a", 1], ["b", 2]]]"#, "\"a\""),
             (r#"[[["in", "A"], ["ex", "B"]], 5]"#, "the column city"),
         ] {

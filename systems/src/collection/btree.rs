@@ -1,5 +1,6 @@
 //! Methods of BTrees and their slices (protocol page 02 §4).
 
+use components::collection::coerce::value_of;
 use components::collection::key::Key;
 use components::collection::range::btree_range;
 use components::collection::schema::CollectionKind;
@@ -57,13 +58,7 @@ impl Interpreter {
                     }
                     Some(_) => return Err(Error::bad_request("a table cannot be inserted into a BTree")),
                     None => {
-                        let value = value.to_value().ok_or_else(|| {
-                            Error::bad_request(format_args!(
-                                "a key is a list of values, not {}",
-                                cast::describe(&value)
-                            ))
-                        })?;
-                        self.insert(collection, &value).await?;
+                        self.insert(collection, &value_of(&value)?).await?;
                     }
                 }
                 Ok(State::NONE)

@@ -48,8 +48,14 @@ impl Run {
         run
     }
 
+    /// How many columns it bounds.
     fn len(&self) -> usize {
         self.prefix.len() + usize::from(self.range.is_some())
+    }
+
+    /// How much it narrows a scan of this tree: nothing narrows more than a whole key.
+    fn rank(&self, layout: &Layout) -> usize {
+        if self.prefix.len() == layout.key_len { usize::MAX } else { self.len() }
     }
 }
 
@@ -70,7 +76,7 @@ fn is_ordered(layout: &Layout, order: &[usize], equalities: &[usize]) -> bool {
 
 /// Choose how to read the rows that meet conditions, in an order if there is one, for some of their columns.
 ///
-/// The tree with the longest run of bounds wins; of those one that has the order; of those the first (page 02 §3.4).
+/// A tree of which the whole key is given wins, else that with the longest run of bounds; of those one that has the order; of those the first (page 02 §3.4).
 pub(crate) fn plan(
     schema: &Schema,
     conditions: &[Condition],
@@ -89,7 +95,10 @@ pub(crate) fn plan(
         .enumerate()
         .rev()
         // Of equal ones the last is chosen: the first tree.
-        .max_by_key(|(tree, run)| (run.len(), has_order(&schema.layouts()[*tree])))
+        .max_by_key(|(tree, run)| {
+            let layout = &schema.layouts()[*tree];
+            (run.rank(layout), has_order(layout))
+        })
         .expect("a collection has a tree");
     let layout = &schema.layouts()[tree];
     let sorts = !has_order(layout);

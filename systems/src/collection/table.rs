@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use components::collection::bound::{Condition, ValueRange};
-use components::collection::coerce::{Rule, coerce, table_key, table_row};
+use components::collection::coerce::{Rule, coerce, table_key, table_row, value_of};
 use components::collection::declare::{columns_value, name};
 use components::collection::key::Key;
 use components::collection::range::table_bounds;
@@ -28,8 +28,8 @@ fn writable(rows: &Rowset) -> Result<&Collection> {
 
 /// The values of a list of values.
 fn values(state: &State, what: &str) -> Result<Arc<[Value]>> {
-    match state.to_value() {
-        Some(Value::Tuple(values)) => Ok(values),
+    match value_of(state) {
+        Ok(Value::Tuple(values)) => Ok(values),
         _ => {
             Err(Error::bad_request(format_args!("{what} is a list of values, not {}", cast::describe(state))))
         }
@@ -142,12 +142,7 @@ impl Interpreter {
             if position < schema.key_len() {
                 return Err(Error::bad_request(format_args!("the column {name} is in the key of the row")));
             }
-            let value = value.to_value().ok_or_else(|| {
-                Error::bad_request(format_args!(
-                    "the column {name}: {} is not a value",
-                    cast::describe(value)
-                ))
-            })?;
+            let value = value_of(value).map_err(|cause| cause.context(format_args!("the column {name}")))?;
             changed.push((position, coerce(&schema.columns()[position], &value, Rule::Lenient)?));
         }
         let key = Key::of_prefix(&schema.layouts()[0], &key);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use components::cast;
-use components::collection::NamedRow;
+use components::collection::{NamedRow, declare};
 use components::{Error, Id, Map, Result, State, Tuple, Value};
 
 use super::values::{argument, no_argument};
@@ -157,7 +157,7 @@ impl Interpreter {
         let subject = State::Row(row.clone());
         self.step(row.values.len()).await;
         if let ([], Call::Get(key)) = (path, &call)
-            && let Some(Ok(name)) = key.to_value().map(|name| cast::to_id(&name))
+            && let Ok(name) = declare::name(key)
             && let Some(value) = row.get(&name)
         {
             return Ok(State::Value(value.clone()));
