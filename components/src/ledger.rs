@@ -67,12 +67,28 @@ pub enum ChangedContent {
     Rows(Vec<(u16, RowsChange)>),
 }
 
+/// A write to a chain around collections that is under way or waits for its turn.
+#[derive(Debug)]
+pub struct WriteTurn {
+    chain: ChainId,
+    number: u64,
+}
+
+/// The writes of one chain in order, and whether each must be alone.
+#[derive(Debug, Default)]
+struct Turns {
+    last: u64,
+    waiting: BTreeMap<u64, bool>,
+}
+
 #[derive(Debug, Default)]
 struct Content {
     views: BTreeMap<ChainId, View>,
     collections: BTreeMap<HostedCollection, rows::RowsView>,
     /// What the histories of chains around collections are to record.
     recorded: BTreeMap<ChainId, Vec<Mutation>>,
+    /// The writes of chains around collections that are under way or wait for their turn.
+    writing: BTreeMap<ChainId, Turns>,
     /// The blocks of chains as they were committed, once they were asked for and came.
     histories: BTreeMap<ChainId, Vec<Arc<Block>>>,
     asked: BTreeSet<Want>,
@@ -229,6 +245,38 @@ impl Ledger {
     /// The result of a job, once, when it is there.
     pub fn take_job_result(&self, number: u32) -> Option<JobResult> {
         self.content().job_results.remove(&number)
+    }
+
+    /// Begin to write to a chain around collections, alone if the write is not done in one step: what other parts of
+    /// the program write meanwhile would be in the history where it did not happen.
+    pub fn queue_write(&self, chain: ChainId, is_alone: bool) -> WriteTurn {
+        let content = &mut *self.content();
+        let turns = content.writing.entry(chain).or_default();
+        turns.last += 1;
+        turns.waiting.insert(turns.last, is_alone);
+        WriteTurn { chain, number: turns.last }
+    }
+
+    /// Whether a write may go on.
+    pub fn is_turn(&self, turn: &WriteTurn) -> bool {
+        let content = self.content();
+        let waiting = &content.writing[&turn.chain].waiting;
+        match waiting[&turn.number] {
+            true => waiting.first_key_value().is_some_and(|(first, _)| *first == turn.number),
+            false => !waiting.range(..turn.number).any(|(_, is_alone)| *is_alone),
+        }
+    }
+
+    /// A write has happened and is recorded.
+    pub fn end_write(&self, turn: WriteTurn) {
+        let content = &mut *self.content();
+        let turns = content.writing.get_mut(&turn.chain).expect("a write that was queued");
+        turns.waiting.remove(&turn.number).expect("a write ends once");
+        // Who waits for this may have been polled before, and asks the world for nothing.
+        content.out_of_fuel |= turns.waiting.values().any(|is_alone| *is_alone);
+        if turns.waiting.is_empty() {
+            content.writing.remove(&turn.chain);
+        }
     }
 
     // For the world.

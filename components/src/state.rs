@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::chain::{Chain, ChainContent, ChainKind};
+use crate::chain::{Chain, ChainContent};
 use crate::class::{Class, Instance};
 use crate::collection::bulk::Bulk;
 use crate::collection::snapshot::RowsetSnapshot;
@@ -154,11 +154,10 @@ impl State {
             Self::Class(class) => class.extent(),
             Self::Closure(closure) => closure.extent(),
             Self::Range(bounds) => bounds.0.extent,
-            Self::Chain(Chain::Content(content)) if content.kind == ChainKind::Sync => {
-                let Extent { is_lazy, is_streamed, .. } = content.subject.extent();
-                Extent { is_lazy, is_streamed, ..leaf(128) }
+            Self::Cluster(_) | Self::Op(_) => leaf(128),
+            Self::Chain(chain) => {
+                Extent { is_lazy: chain.is_lazy(), is_streamed: chain.is_streamed(), ..leaf(128) }
             }
-            Self::Cluster(_) | Self::Op(_) | Self::Chain(_) => leaf(128),
             Self::Collection(_) => Extent { is_lazy: true, ..leaf(128) },
             Self::View(view) => Extent { is_lazy: true, ..view.extent() },
             Self::Stream(stream) => Extent { is_lazy: true, ..stream.extent() },

@@ -139,8 +139,9 @@ impl Driver {
         };
         self.ready.store(false, Ordering::Relaxed);
         for (_, reply) in std::mem::take(&mut self.waiting) {
-            let _ =
-                reply.send(Err(Error::unavailable("the host is going down; it is not known what happened")).into());
+            let _ = reply.send(
+                Err(Error::unavailable("the host is going down; it is not known what happened")).into(),
+            );
         }
         if let Some(persistence) = self.persistence.take() {
             // The queue may be full: nobody must wait for room in it any more.

@@ -181,8 +181,7 @@ async fn run_on(
     };
     let (answers, deliveries) = answers(sender.clone());
     tokio::spawn(distribute(deliveries));
-    let driver =
-        Driver::new(make_host, events, answers, persistence, jobs, metrics.clone(), ready.clone())?;
+    let driver = Driver::new(make_host, events, answers, persistence, jobs, metrics.clone(), ready.clone())?;
     let (ended_sender, ended) = tokio::sync::oneshot::channel();
     thread::Builder::new()
         .name("world".into())

@@ -68,8 +68,7 @@ fn start(disk: &SimulatedDisk) -> Running {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     std::thread::spawn(move || runtime.block_on(distribute(deliveries)));
     let driver =
-        Driver::new(make_host, receiver, answers, Some(persistence), None, metrics, ready.clone())
-            .unwrap();
+        Driver::new(make_host, receiver, answers, Some(persistence), None, metrics, ready.clone()).unwrap();
     let driver = std::thread::Builder::new().stack_size(PROGRAM_STACK_BYTES).spawn(|| driver.run()).unwrap();
     Running { gateway: Gateway::new(events.clone()), events, driver, ready }
 }
@@ -77,7 +76,8 @@ fn start(disk: &SimulatedDisk) -> Running {
 fn request(verb: Verb, path: &str, parameters: &[(&'static str, i64)]) -> Request {
     let named = parameters.iter().map(|(name, n)| (components::Id::literal(name), Number::I64(*n).into()));
     let body = Map::new(named.collect::<BTreeMap<_, _>>()).unwrap();
-    Request { verb, path: Path::parse(path).unwrap(), key: Value::None, body: State::Map(body), txn_id: None }
+    let (path, key, body) = (Path::parse(path).unwrap(), Value::None, State::Map(body));
+    Request { verb, path, key, body, txn_id: None, rows_only: false }
 }
 
 fn add(gateway: &Gateway, n: i64) -> Reply {

@@ -33,9 +33,11 @@ use components::{Error, Id, Map, Path, Result, State, Value};
 
 use view::single_scan;
 
+use crate::chain::local_chain_content;
 use crate::futures::BoxFuture;
 use crate::scalar::{
-    Call, Interpreter, collection_kind, common, deeper, define_class, no_member, parameter, parameters,
+    Call, Interpreter, chain_kind, collection_kind, common, deeper, define_class, no_member, parameter,
+    parameters,
 };
 
 /// How many rows a reply has at most that are read in the transaction, if that can be told before.
@@ -51,10 +53,12 @@ pub(crate) fn class_of(path: &[Id]) -> Option<(CollectionKind, &[Id])> {
     Some((CollectionKind::from_class(class)?, rest))
 }
 
-/// Whether a reference makes a collection.
+/// Whether a reference makes a collection or a chain.
 pub(crate) fn is_literal(reference: &Ref) -> bool {
     match reference {
-        Ref::Op(op @ (OpRef::Get(..) | OpRef::Put(..))) => collection_kind(op.subject()).is_some(),
+        Ref::Op(op @ (OpRef::Get(..) | OpRef::Put(..))) => {
+            collection_kind(op.subject()).is_some() || chain_kind(op.subject()).is_some()
+        }
         _ => false,
     }
 }
@@ -138,13 +142,19 @@ impl Interpreter {
     }
 
     /// Write all rows of a collection, or items of a stream.
-    async fn copy(&self, collection: &Collection, source: &State, depth: u32) -> Result<()> {
+    pub(crate) async fn copy(&self, collection: &Collection, source: &State, depth: u32) -> Result<()> {
         if let Some(source) = Rowset::of(source) {
             let mut rows = self.open_rows(&source).await?;
             while let Some(chunk) = self.next_rows(&mut rows).await? {
                 for row in chunk {
                     self.insert(collection, &Value::Tuple(row)).await?;
                 }
+            }
+            return Ok(());
+        }
+        if let State::Content(content) = source {
+            for row in &content.rows {
+                self.insert(collection, &Value::Tuple(row.clone())).await?;
             }
             return Ok(());
         }
@@ -218,12 +228,12 @@ impl Interpreter {
         Box::pin(async move {
             if let State::Collection(_) | State::View(_) = &state {
                 let source = Rowset::of(&state).expect("a collection or view");
-                return self.content(&source, false, memory).await;
+                return self.shown_rows(&source, false, memory).await;
             }
             if let State::Stream(stream) = &state
                 && let StreamSource::Rows(source) = stream.source()
             {
-                return self.content(source, true, memory).await;
+                return self.shown_rows(source, true, memory).await;
             }
             if !state.is_lazy() {
                 return Ok(state);
@@ -250,13 +260,6 @@ impl Interpreter {
                     Instance::new(instance.class().clone(), data)
                         .map(|shown| State::Instance(Arc::new(shown)))
                 }
-                State::Chain(Chain::Content(content)) => {
-                    let subject = self.materialize(content.subject.clone(), memory, depth).await?;
-                    return Ok(State::Chain(Chain::Content(Arc::new(ChainContent {
-                        subject,
-                        ..(*content).clone()
-                    }))));
-                }
                 State::Stream(stream) => {
                     let mut shown = Vec::new();
                     let mut items = self.open_items(&stream).await?;
@@ -266,6 +269,15 @@ impl Interpreter {
                     }
                     State::tuple(shown)
                 }
+                State::Chain(Chain::Local(local)) => {
+                    let subject = self.materialize(local.subject(), memory, depth).await?;
+                    return Ok(local_chain_content(&local, subject));
+                }
+                State::Chain(Chain::Content(content)) => {
+                    let subject = self.materialize(content.subject.clone(), memory, depth).await?;
+                    let shown = ChainContent { subject, ..(*content).clone() };
+                    return Ok(State::Chain(Chain::Content(Arc::new(shown))));
+                }
                 other => Ok(other),
             };
             shown.map_err(|_| too_large())
@@ -274,13 +286,23 @@ impl Interpreter {
 
     /// The rows that a reply shows: those of a small result, else a snapshot that is read while it is sent, if one scan
     /// finds them.
-    async fn content(&self, source: &Rowset, is_list: bool, memory: &mut Reservation) -> Result<State> {
+    async fn shown_rows(&self, source: &Rowset, is_list: bool, memory: &mut Reservation) -> Result<State> {
         let scan = single_scan(source);
         if let Some((collection, scan)) = &scan
             && let Some(trees) = self.snapshot(collection, scan).await
         {
             return Ok(self.streamed(source, is_list, collection, scan.clone(), trees));
         }
+        self.content(source, is_list, memory).await
+    }
+
+    /// All rows of a collection or view as they are now.
+    pub(crate) async fn content(
+        &self,
+        source: &Rowset,
+        is_list: bool,
+        memory: &mut Reservation,
+    ) -> Result<State> {
         let mut all: Vec<Row> = Vec::new();
         let mut bytes = 0;
         let mut rows = self.open_rows(source).await?;

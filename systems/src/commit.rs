@@ -120,7 +120,8 @@ fn finish(world: &mut World, id: TxnId, entity: Entity) {
     mark(world, id);
     release(world, id);
     let transaction = &mut *world.get_mut::<Transaction>(entity).expect("a transaction");
-    let is_streamed = transaction.outcome.as_ref().is_some_and(|reply| reply.as_ref().is_ok_and(State::is_streamed));
+    let is_streamed =
+        transaction.outcome.as_ref().is_some_and(|reply| reply.as_ref().is_ok_and(State::is_streamed));
     let pin = is_streamed.then_some((transaction.request_id, transaction.begun_commit));
     transaction.phase = if is_success { Phase::Committed } else { Phase::Aborted };
     transaction.durable_after = transaction.durable_after.max(seen.unwrap_or(0));

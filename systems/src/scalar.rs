@@ -22,7 +22,7 @@ use crate::futures::BoxFuture;
 
 pub(crate) use containers::{parameter, parameters};
 pub(crate) use objects::define_class;
-pub(crate) use references::collection_kind;
+pub(crate) use references::{chain_kind, collection_kind};
 pub use scope::Scope;
 pub(crate) use values::no_argument;
 

@@ -401,7 +401,8 @@ mod tests {
 
     fn ask(id: u64, verb: Verb, body: i64) -> Input {
         let path = Path::parse("/app/n").expect("a path");
-        let request = Request { verb, path, key: Value::None, body: Number::I64(body).into(), txn_id: None };
+        let (key, body) = (Value::None, Number::I64(body).into());
+        let request = Request { verb, path, key, body, txn_id: None, rows_only: false };
         Input::Request { id: RequestId(id), request }
     }
 

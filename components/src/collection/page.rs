@@ -219,8 +219,9 @@ pub struct Page {
 /// What a reader finds for a key.
 #[derive(Clone, Debug)]
 pub enum Found {
-    /// This row, or none; and the number of the commit that says so, if the base does not.
-    Row(Option<Row>, Option<u64>),
+    /// This row, or none; and the number of a commit with which that is so: that of the row, or one with which everything
+    /// in the base is.
+    Row(Option<Row>, u64),
     /// That is only known when the base is in memory.
     NotResident(Arc<PageCell>),
 }
@@ -257,12 +258,14 @@ impl Page {
     /// The row of a key as a reader sees it.
     pub fn find(&self, layout: &Layout, key: &[u8], visibility: Visibility) -> Found {
         if let Some(entry) = self.find_change(key, visibility) {
-            return Found::Row(entry.row.clone(), Some(entry.commit));
+            return Found::Row(entry.row.clone(), entry.commit.max(self.horizon.1));
         }
         match &self.base {
-            None => Found::Row(None, None),
+            None => Found::Row(None, self.horizon.1),
             Some(cell) => match cell.content() {
-                Some(columns) => Found::Row(columns.find(layout, key).map(|i| columns.row(i)), None),
+                Some(columns) => {
+                    Found::Row(columns.find(layout, key).map(|i| columns.row(i)), self.horizon.1)
+                }
                 None => Found::NotResident(cell.clone()),
             },
         }
@@ -296,11 +299,11 @@ impl Page {
     }
 
     /// The changes that a reader sees on top of the base, one for each key of the range, in order, and the newest
-    /// commit among them.
+    /// commit among them and in the base.
     pub fn changes(&self, range: &KeyRange, visibility: Visibility) -> (Vec<(Key, Option<Row>)>, u64) {
         let start = self.delta.partition_point(|entry| entry.key < range.start);
         let mut changes: Vec<(Key, Option<Row>)> = Vec::new();
-        let mut newest = 0;
+        let mut newest = self.horizon.1;
         for entry in self.delta[start..].iter().take_while(|entry| range.contains(&entry.key)) {
             if !entry.is_visible(visibility) {
                 continue;

@@ -143,12 +143,7 @@ impl SeenPage {
     }
 
     /// Bring the selected rows of the base and the changed rows into one order.
-    fn merge(
-        &self,
-        conditions: &[Condition],
-        selection: Option<&Selection>,
-        push: &mut dyn FnMut(Part<'_>),
-    ) {
+    fn merge(&self, conditions: &[Condition], selection: Option<&Selection>, push: &mut dyn FnMut(Part<'_>)) {
         let mut changes = self.changes.iter().peekable();
         let push_change = |push: &mut dyn FnMut(Part<'_>), row: &Option<Row>| {
             if let Some(row) = row

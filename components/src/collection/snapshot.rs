@@ -90,7 +90,9 @@ impl RowsetSnapshot {
             for row in (0..columns.len()).map(|i| columns.row(i)) {
                 bytes += row_bytes(&row);
                 if bytes > bytes_max {
-                    return Err(Error::too_large(format_args!("the result takes more than {bytes_max} bytes")));
+                    return Err(Error::too_large(format_args!(
+                        "the result takes more than {bytes_max} bytes"
+                    )));
                 }
                 rows.push(row);
             }

@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use components::reference::Verb;
 use components::{Error, Request, Result, State};
-use hyper::{Method, StatusCode};
 use hyper::body::{Body, Incoming};
 use hyper::http::request::Parts;
+use hyper::{Method, StatusCode};
 
 use super::body::Charge;
 use super::connection::Activity;
@@ -61,6 +61,11 @@ async fn call(
     let verb = request::verb(&head.method)?;
     request::authorize(&head.headers)?;
     let decoded = request::head(verb, &head.uri)?;
+    // A write has nothing to show in any form.
+    let wanted_rows = match verb {
+        Verb::Get | Verb::Post => reply::wanted_rows(&head.headers),
+        Verb::Put | Verb::Delete => None,
+    };
     // The body and what it decodes to are charged until the reply is made: until then the world may hold them.
     let (state, _charge) = match verb {
         Verb::Get | Verb::Delete => (State::NONE, None),
@@ -81,14 +86,10 @@ async fn call(
         key: decoded.key,
         body: state,
         txn_id: decoded.txn_id,
+        rows_only: wanted_rows.is_some(),
     };
     let Answer { reply: answer, pin } = server.gateway.call(request).await;
     let wants_tbon = reply::wants_tbon(&head.headers);
-    // A write has nothing to show in any form.
-    let wanted_rows = match verb {
-        Verb::Get | Verb::Post => reply::wanted_rows(&head.headers),
-        Verb::Put | Verb::Delete => None,
-    };
     if let Ok(state) = &answer
         && (state.is_streamed() || wanted_rows.is_some())
     {

@@ -113,7 +113,7 @@ impl Interpreter {
                     if let Some(cell) = &page.base {
                         self.ledger.note_page(cell);
                     }
-                    commit.into_iter().for_each(|commit| self.ledger.note_commit(commit));
+                    self.ledger.note_commit(commit);
                     return row;
                 }
                 Found::NotResident(cell) => {
@@ -337,7 +337,7 @@ impl Interpreter {
                 conditions.is_empty() && part == place && !has_own && page.is_all_visible(visibility);
             if is_whole && page.is_readable(visibility) {
                 count += page.rows;
-                self.ledger.note_commit(page.newest_commit());
+                self.ledger.note_commit(page.newest_seen(visibility));
                 self.step(0).await;
             } else if has_own || page.statistics.may_match(conditions) {
                 let base = self.base(&page).await;

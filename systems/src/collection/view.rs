@@ -186,8 +186,7 @@ impl Interpreter {
         order: Option<&[usize]>,
     ) -> Result<(Rows, Option<Vec<usize>>)> {
         let (scan, sorted_by) = scan_of(collection, view, order);
-        let cursor =
-            self.open(collection, scan.tree, scan.range, scan.is_reversed, &scan.conditions).await?;
+        let cursor = self.open(collection, scan.tree, scan.range, scan.is_reversed, &scan.conditions).await?;
         let rows = Rows {
             source: RowsSource::Tree(Box::new(cursor), scan.completes),
             conditions: scan.residual,
