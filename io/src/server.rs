@@ -14,16 +14,16 @@ use components::storage::{Read, Write};
 use crossbeam_channel::bounded;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use world::host::PROGRAM_STACK_BYTES;
 use world::load::{Loaded, load};
-use world::{Host, HostConfig, Limits};
+use world::{EFFECTS_BYTES_MAX, Host, HostConfig, Limits};
 
 use crate::config::{Config, PLAIN_DATA_DIR};
-use crate::driver::{Driver, Ended, distribute, now_ns};
+use crate::driver::{Driver, Ended, answers, distribute, now_ns};
 use crate::gateway::{Event, Gateway, QUEUE_EVENTS_MAX};
 use crate::http::{self, serve};
+use crate::jobs::Jobs;
 use crate::json;
 use crate::keys::Keys;
 use crate::metrics::Metrics;
@@ -135,10 +135,14 @@ async fn run_on(
     let origin = origin(&config);
     let limits = Limits {
         request_ttl_ns: config.request_ttl * 1_000_000_000,
-        cache_bytes: config.cache_size,
+        // A quarter is the storage's; what is left is for the rows that pages lack, and for what is under way.
+        page_cache_bytes: config.cache_size / 2,
+        cache_bytes: config.cache_size / 8,
+        effects_bytes_max: (config.cache_size / 16).min(EFFECTS_BYTES_MAX),
         ..Limits::default()
     };
     let reader: Option<Reader> = store.as_ref().map(Store::reader);
+    let page_reader = reader.clone();
     let (mut loaded, mut writes) =
         load_world(reader.as_ref().map(|reader| reader as &dyn Read), clusters.clone(), &origin)?;
     // Chains and keys that are new are durable before the first request.
@@ -165,6 +169,10 @@ async fn run_on(
     let (sender, events) = bounded(QUEUE_EVENTS_MAX);
     let metrics = Arc::new(Metrics::default());
     let ready = Arc::new(AtomicBool::new(false));
+    let jobs = match &store {
+        Some(store) => Some(Jobs::start(threads, store.reader(), sender.clone())?),
+        None => None,
+    };
     let persistence = match store {
         Some(store) => Some(
             Persistence::start(store, sender.clone(), metrics.clone())
@@ -172,9 +180,9 @@ async fn run_on(
         ),
         None => None,
     };
-    let (answer_sender, answers) = mpsc::unbounded_channel();
-    tokio::spawn(distribute(answers));
-    let driver = Driver::new(make_host, events, answer_sender, persistence, metrics.clone(), ready.clone())?;
+    let (answers, deliveries) = answers(sender.clone());
+    tokio::spawn(distribute(deliveries));
+    let driver = Driver::new(make_host, events, answers, persistence, jobs, metrics.clone(), ready.clone())?;
     let (ended_sender, ended) = tokio::sync::oneshot::channel();
     thread::Builder::new()
         .name("world".into())
@@ -191,7 +199,7 @@ async fn run_on(
     let shutdown = CancellationToken::new();
     let server = tokio::spawn(serve(
         listener,
-        Gateway::new(sender.clone()).with_catalog(served),
+        Gateway::new(sender.clone()).with_storage(page_reader).with_catalog(served),
         Arc::new(config.http.clone()),
         metrics,
         ready,

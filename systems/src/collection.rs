@@ -14,11 +14,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use components::cast;
+use components::chain::{Chain, ChainContent};
 use components::class::Instance;
+use components::collection::bulk::Bulk;
 use components::collection::coerce::{btree_row, table_row, value_of};
 use components::collection::key::Key;
 use components::collection::local::LocalCollection;
 use components::collection::schema::{CollectionKind, Schema};
+use components::collection::snapshot::{RowsetSnapshot, Scan, Trees};
+use components::collection::stream::StreamSource;
 use components::collection::view::Rowset;
 use components::collection::{Collection, CollectionContent, Row, Source, row_bytes};
 use components::ledger::Reservation;
@@ -27,10 +31,17 @@ use components::reference::{OpRef, Ref};
 use components::state::STATE_BYTES_MAX;
 use components::{Error, Id, Map, Path, Result, State, Value};
 
+use view::single_scan;
+
+use crate::chain::local_chain_content;
 use crate::futures::BoxFuture;
 use crate::scalar::{
-    Call, Interpreter, collection_kind, common, deeper, define_class, no_member, parameter, parameters,
+    Call, Interpreter, chain_kind, collection_kind, common, deeper, define_class, no_member, parameter,
+    parameters,
 };
+
+/// How many rows a reply has at most that are read in the transaction, if that can be told before.
+const LITTLE_ROWS_MAX: u64 = 256;
 
 /// The constructor that fills a new collection from another one.
 const COPY_FROM: &str = "copy_from";
@@ -42,10 +53,12 @@ pub(crate) fn class_of(path: &[Id]) -> Option<(CollectionKind, &[Id])> {
     Some((CollectionKind::from_class(class)?, rest))
 }
 
-/// Whether a reference makes a collection.
+/// Whether a reference makes a collection or a chain.
 pub(crate) fn is_literal(reference: &Ref) -> bool {
     match reference {
-        Ref::Op(op @ (OpRef::Get(..) | OpRef::Put(..))) => collection_kind(op.subject()).is_some(),
+        Ref::Op(op @ (OpRef::Get(..) | OpRef::Put(..))) => {
+            collection_kind(op.subject()).is_some() || chain_kind(op.subject()).is_some()
+        }
         _ => false,
     }
 }
@@ -129,13 +142,19 @@ impl Interpreter {
     }
 
     /// Write all rows of a collection, or items of a stream.
-    async fn copy(&self, collection: &Collection, source: &State, depth: u32) -> Result<()> {
+    pub(crate) async fn copy(&self, collection: &Collection, source: &State, depth: u32) -> Result<()> {
         if let Some(source) = Rowset::of(source) {
             let mut rows = self.open_rows(&source).await?;
             while let Some(chunk) = self.next_rows(&mut rows).await? {
                 for row in chunk {
                     self.insert(collection, &Value::Tuple(row)).await?;
                 }
+            }
+            return Ok(());
+        }
+        if let State::Content(content) = source {
+            for row in &content.rows {
+                self.insert(collection, &Value::Tuple(row.clone())).await?;
             }
             return Ok(());
         }
@@ -167,11 +186,27 @@ impl Interpreter {
             [_] => return common(subject, path, call),
             _ => return Err(no_member(subject, path)),
         };
+        if let (None, Call::Put(key, State::Bulk(bulk))) = (method, &call) {
+            return self.put_bulk(subject, key, bulk).await;
+        }
         match (rows.kind(), method) {
             (CollectionKind::BTree, None) => self.call_btree(&rows, call, depth).await,
             (CollectionKind::BTree, Some(name)) => self.btree_method(&rows, name, call).await,
             (CollectionKind::Table, None) => self.call_table(&rows, call).await,
             (CollectionKind::Table, Some(name)) => self.table_method(&rows, name, call).await,
+        }
+    }
+
+    /// Write many rows at once, as they come from the edge: into the hosted collection that they were checked for.
+    async fn put_bulk(&self, subject: &State, key: &State, bulk: &Arc<Bulk>) -> Result<State> {
+        match subject {
+            State::Collection(Collection { schema, source: Source::Hosted(hosted) })
+                if key.is_none() && schema == bulk.schema() =>
+            {
+                self.merge_hosted_rows(*hosted, bulk).await?;
+                Ok(State::NONE)
+            }
+            _ => Err(Error::bad_request("rows can only be put into a hosted collection, without a key")),
         }
     }
 
@@ -193,7 +228,12 @@ impl Interpreter {
         Box::pin(async move {
             if let State::Collection(_) | State::View(_) = &state {
                 let source = Rowset::of(&state).expect("a collection or view");
-                return self.content(&source, memory).await;
+                return self.shown_rows(&source, false, memory).await;
+            }
+            if let State::Stream(stream) = &state
+                && let StreamSource::Rows(source) = stream.source()
+            {
+                return self.shown_rows(source, true, memory).await;
             }
             if !state.is_lazy() {
                 return Ok(state);
@@ -229,13 +269,40 @@ impl Interpreter {
                     }
                     State::tuple(shown)
                 }
+                State::Chain(Chain::Local(local)) => {
+                    let subject = self.materialize(local.subject(), memory, depth).await?;
+                    return Ok(local_chain_content(&local, subject));
+                }
+                State::Chain(Chain::Content(content)) => {
+                    let subject = self.materialize(content.subject.clone(), memory, depth).await?;
+                    let shown = ChainContent { subject, ..(*content).clone() };
+                    return Ok(State::Chain(Chain::Content(Arc::new(shown))));
+                }
                 other => Ok(other),
             };
             shown.map_err(|_| too_large())
         })
     }
 
-    async fn content(&self, source: &Rowset, memory: &mut Reservation) -> Result<State> {
+    /// The rows that a reply shows: those of a small result, else a snapshot that is read while it is sent, if one scan
+    /// finds them.
+    async fn shown_rows(&self, source: &Rowset, is_list: bool, memory: &mut Reservation) -> Result<State> {
+        let scan = single_scan(source);
+        if let Some((collection, scan)) = &scan
+            && let Some(trees) = self.snapshot(collection, scan).await
+        {
+            return Ok(self.streamed(source, is_list, collection, scan.clone(), trees));
+        }
+        self.content(source, is_list, memory).await
+    }
+
+    /// All rows of a collection or view as they are now.
+    pub(crate) async fn content(
+        &self,
+        source: &Rowset,
+        is_list: bool,
+        memory: &mut Reservation,
+    ) -> Result<State> {
         let mut all: Vec<Row> = Vec::new();
         let mut bytes = 0;
         let mut rows = self.open_rows(source).await?;
@@ -245,9 +312,47 @@ impl Interpreter {
             bytes += chunk_bytes;
             all.extend(chunk);
         }
-        let content = CollectionContent { schema: source.schema().clone(), rows: all, bytes };
-        Ok(State::Content(Arc::new(content)))
+        let (schema, columns) = (source.schema().clone(), source.columns().clone());
+        Ok(State::Content(Arc::new(CollectionContent { schema, columns, is_list, rows: all, bytes })))
     }
+
+    /// The trees that a scan reads, unless it reads little of them.
+    async fn snapshot(&self, collection: &Collection, scan: &Scan) -> Option<Trees> {
+        match &collection.source {
+            Source::Hosted(hosted) => self.hosted_snapshot(*hosted, scan).await.map(Trees::Hosted),
+            Source::Local(local) => {
+                let snapshot = local.snapshot();
+                let is_small = snapshot.trees[scan.tree].len() as u64 <= LITTLE_ROWS_MAX;
+                (!is_small && !is_little(scan)).then_some(Trees::Local(snapshot))
+            }
+            Source::Declared => None,
+        }
+    }
+
+    fn streamed(
+        &self,
+        source: &Rowset,
+        is_list: bool,
+        collection: &Collection,
+        scan: Scan,
+        trees: Trees,
+    ) -> State {
+        State::Snapshot(Arc::new(RowsetSnapshot {
+            schema: source.schema().clone(),
+            columns: source.columns().clone(),
+            is_list,
+            collection: collection.schema.clone(),
+            trees,
+            scan,
+            // More than what it holds of the transaction, which is most often nothing.
+            bytes: self.ledger.bytes(),
+        }))
+    }
+}
+
+/// Whether a scan looks at few rows, wherever they are.
+fn is_little(scan: &Scan) -> bool {
+    scan.limit <= LITTLE_ROWS_MAX && scan.conditions.is_empty() && scan.residual.is_empty()
 }
 
 /// Hold more of a reply, up to what a state may be.

@@ -11,11 +11,13 @@ use components::lock::{Lock, LockMode, LockRange, LockTable, Resource, TreeId};
 use components::reference::Verb;
 use components::transaction::{Authority, Phase, Program, Transaction};
 use components::versions::{HostedChain, HostedCollections};
-use components::{Error, Path, TxnId};
+use components::{Error, Path, State, TxnId};
 
 use crate::arbitrate::is_refused;
 use crate::intake::restart;
-use crate::tick::{Commit, EXPECTATIONS_MAX, Expectation, Expectations, Inbox, Registry, Statistics};
+use crate::tick::{
+    Commit, EXPECTATIONS_MAX, Ended, Expectation, Expectations, Inbox, Outbox, Registry, Statistics,
+};
 
 /// How often a transaction is begun again after a conflict; its time limit is what usually ends it.
 const ATTEMPTS_MAX: u32 = 10_000;
@@ -120,12 +122,18 @@ fn finish(world: &mut World, id: TxnId, entity: Entity) {
     mark(world, id);
     release(world, id);
     let transaction = &mut *world.get_mut::<Transaction>(entity).expect("a transaction");
+    let is_streamed =
+        transaction.outcome.as_ref().is_some_and(|reply| reply.as_ref().is_ok_and(State::is_streamed));
+    let pin = is_streamed.then_some((transaction.request_id, transaction.begun_commit));
     transaction.phase = if is_success { Phase::Committed } else { Phase::Aborted };
     transaction.durable_after = transaction.durable_after.max(seen.unwrap_or(0));
     if is_commit {
         transaction.durable_after = batch;
     }
-    let after = transaction.durable_after;
+    let (after, request) = (transaction.durable_after, transaction.request_id);
+    world.resource_mut::<Outbox>().ended.push(Ended { request, id, is_commit });
+    // What it saw stays until the answer is read, which may take long after it is given.
+    world.resource_mut::<Registry>().pins.extend(pin);
     world.resource_mut::<Registry>().held.entry(after).or_default().push(entity);
 }
 
@@ -153,7 +161,7 @@ fn order(world: &World, id: TxnId, changes: &[Change]) -> Order {
             if schema.layouts().len() == 1 {
                 continue;
             }
-            let entries = rows.values().flat_map(|change| change.in_trees(schema));
+            let entries = rows.rows.values().flat_map(|change| change.in_trees(schema));
             for change in entries.filter(|change| change.tree > 0) {
                 let tree = TreeId { chain: *chain, slot: *slot, tree: change.tree as u16 };
                 let resource = Resource { tree, range: LockRange::Key(change.key) };

@@ -11,6 +11,7 @@ use components::versions::{BlockContent, BlockHeader, History};
 use components::{Error, Request, Result, TxnId};
 
 use crate::dispatch::is_hypothetical;
+use crate::execute::job_done;
 use crate::pages;
 use crate::scalar::Interpreter;
 use crate::tick::{
@@ -31,6 +32,9 @@ pub fn intake(world: &mut World) {
         match event {
             Input::Request { id, request } => begin(world, id, request, now_ns),
             Input::Cancel(id) => cancel(world, id),
+            Input::Unpin(id) => {
+                world.resource_mut::<Registry>().pins.remove(&id);
+            }
             Input::Durable(sequence) => {
                 let registry = &mut *world.resource_mut::<Registry>();
                 assert!(sequence >= registry.durable, "what is durable stays durable");
@@ -39,6 +43,7 @@ pub fn intake(world: &mut World) {
                     registry.commit_batches.pop_first();
                 }
             }
+            Input::Job { id, result } => job_done(world, id, result),
             Input::Page { page, content } => pages::came(world, page, content),
             Input::Block { chain, ordinal, content } => {
                 let content = content.unwrap_or_else(|cause| {
@@ -127,6 +132,7 @@ fn begin(world: &mut World, request_id: RequestId, request: Request, now_ns: u64
         phase: Phase::Running,
         authority,
         attempts: 0,
+        begun_commit: 0,
         durable_after: 0,
         expected_writes: expectation.values.into_iter().map(Resource::value).collect(),
         for_update: expectation.for_update,
@@ -144,8 +150,10 @@ fn begin(world: &mut World, request_id: RequestId, request: Request, now_ns: u64
 /// Begin (an attempt of) a transaction under its id.
 fn start(world: &mut World, entity: Entity) {
     let catalog = world.resource::<Hosting>().0.clone();
+    let begun_commit = world.resource::<Registry>().commit_count;
     let transaction = &mut *world.get_mut::<Transaction>(entity).expect("a transaction");
     transaction.attempts += 1;
+    transaction.begun_commit = begun_commit;
     transaction.outcome = None;
     let id = transaction.id;
     let request = transaction.request.clone();

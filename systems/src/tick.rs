@@ -7,9 +7,10 @@ use bevy_ecs::prelude::Entity;
 use components::chain::Block;
 use components::cluster::{Catalog, ChainId};
 use components::collection::HostedCollection;
-use components::collection::columns::Columns;
+use components::collection::columns::{Columns, PageSize};
 use components::collection::page::{PageId, Visibility};
 use components::collection::schema::ColumnType;
+use components::job::{Job, JobId, JobResult};
 use components::ledger::{Change, Want};
 use components::lock::Resource;
 use components::reference::Verb;
@@ -29,6 +30,8 @@ pub enum Input {
     },
     /// Nobody waits for the answer to this request any more.
     Cancel(RequestId),
+    /// The answer to this request, which [streams](components::State::is_streamed), is not read any more.
+    Unpin(RequestId),
     /// Every batch up to this sequence is durable.
     Durable(u64),
     /// A block that was asked for, or why it cannot be read.
@@ -39,6 +42,13 @@ pub enum Input {
         ordinal: u32,
         /// Its content.
         content: Result<Block, String>,
+    },
+    /// A job is done.
+    Job {
+        /// Its name.
+        id: JobId,
+        /// What came of it.
+        result: JobResult,
     },
     /// The base of a page that was asked for, or why it cannot be read.
     Page {
@@ -82,16 +92,31 @@ pub struct Inputs {
 pub struct Outputs {
     /// Answers, in the order in which they may leave.
     pub replies: Vec<(RequestId, Reply)>,
+    /// Transactions that got their place in the order, and so their outcome, in this tick; the answers may still be held.
+    pub ended: Vec<Ended>,
     /// What must become durable.
     pub batch: Option<Batch>,
     /// What to read from storage.
     pub loads: Vec<Load>,
+    /// What to do beside the world; [`Input::Job`] brings what came of it.
+    pub jobs: Vec<(JobId, Job)>,
     /// Whether there is more to do without further input.
     pub is_busy: bool,
     /// When to tick at the latest, in nanoseconds of the host's clock.
     pub next_deadline_ns: Option<u64>,
     /// Why the host cannot go on, if it cannot.
     pub poisoned: Option<String>,
+}
+
+/// A transaction that has its place in the order.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Ended {
+    /// What it answers.
+    pub request: RequestId,
+    /// Under which id it ended.
+    pub id: TxnId,
+    /// Whether it has committed a change. Those that did are in the order of their commits.
+    pub is_commit: bool,
 }
 
 /// The inputs that the intake has yet to look at, and the time.
@@ -103,10 +128,14 @@ pub struct Inbox(pub Inputs);
 pub struct Outbox {
     /// See [`Outputs::replies`].
     pub replies: Vec<(RequestId, Reply)>,
+    /// See [`Outputs::ended`].
+    pub ended: Vec<Ended>,
     /// Changes for the batch of this tick.
     pub writes: Vec<Write>,
     /// See [`Outputs::loads`].
     pub loads: Vec<Load>,
+    /// See [`Outputs::jobs`].
+    pub jobs: Vec<(JobId, Job)>,
 }
 
 /// What this host serves.
@@ -118,6 +147,12 @@ pub const PARALLEL_PROGRAMS_MIN: usize = 2;
 
 /// How large the effects of a chain on its collections grow before its pages are stored: recovery repeats them.
 pub const EFFECTS_BYTES_MAX: u64 = 8 << 20;
+
+/// How many batches may be on their way to the disk before pages wait for their turn.
+const BATCHES_IN_FLIGHT_MAX: u64 = 8;
+
+/// From how many committed rows on a page is folded, if it is in memory: then a page is searched and copied fast.
+pub const FOLD_ROWS_MIN: usize = 512;
 
 /// Limits of a world. Each has a default that suits a small server.
 #[derive(Clone, Copy, Debug, bevy_ecs::prelude::Resource)]
@@ -140,6 +175,10 @@ pub struct Limits {
     pub page_cache_bytes: u64,
     /// How large the effects of a chain on its collections grow in storage before its pages are stored, in bytes.
     pub effects_bytes_max: u64,
+    /// How large the pages of a collection become.
+    pub page_size: PageSize,
+    /// From how many committed rows on a page is folded, if it is in memory.
+    pub fold_rows_min: usize,
     /// How far ahead of the clock a transaction id that a caller chose may be, in nanoseconds.
     pub clock_skew_ns_max: u64,
 }
@@ -156,6 +195,8 @@ impl Default for Limits {
             cache_bytes: 1_000_000_000,
             page_cache_bytes: 500_000_000,
             effects_bytes_max: EFFECTS_BYTES_MAX,
+            page_size: PageSize::default(),
+            fold_rows_min: FOLD_ROWS_MIN,
             clock_skew_ns_max: 5_000_000_000,
         }
     }
@@ -239,10 +280,16 @@ pub struct Registry {
     pub resident_pages: BTreeSet<PageId>,
     /// The size of that content, in bytes.
     pub resident_page_bytes: u64,
+    /// Who waits for a job, and its number there.
+    pub jobs: BTreeMap<JobId, (TxnId, u32)>,
+    /// How many jobs there were.
+    pub job_count: u64,
     /// Transactions that wait for the content of a page.
     pub page_readers: BTreeMap<PageId, BTreeSet<TxnId>>,
     /// Bases that no newest version has any more: until which transaction and which snapshot somebody may read them.
     pub retired_pages: VecDeque<RetiredPage>,
+    /// Answers that are still to be read from pages, with the number of the last commit when their transaction began.
+    pub pins: BTreeMap<RequestId, u64>,
     /// The batch of each commit that is not known to be durable.
     pub commit_batches: BTreeMap<u64, u64>,
     /// Pages that were asked for and have not come yet.
@@ -298,9 +345,19 @@ impl Registry {
         self.snapshots.keys().next().copied().unwrap_or(u64::MAX)
     }
 
+    /// The least commit after which a page was retired that an answer may still be read from.
+    pub fn oldest_pin(&self) -> u64 {
+        self.pins.values().min().copied().unwrap_or(u64::MAX)
+    }
+
     /// The batch that makes a commit durable, if it is not known to be durable.
     pub fn batch_of(&self, commit: u64) -> Option<u64> {
         self.commit_batches.get(&commit).copied()
+    }
+
+    /// Whether the storage keeps up, so that it may be given pages that could wait.
+    pub fn can_store_pages(&self) -> bool {
+        self.batch - self.durable <= BATCHES_IN_FLIGHT_MAX
     }
 
     /// A name for a new base.
@@ -362,6 +419,18 @@ pub struct Statistics {
     pub polls: u64,
     /// Polls of programs that ran on more than one thread.
     pub parallel_polls: u64,
+    /// Pages whose content came from storage.
+    pub page_loads: u64,
+    /// Pages whose content was dropped from memory.
+    pub page_evictions: u64,
+    /// Pages that were folded.
+    pub page_folds: u64,
+    /// Pages that became several when they were folded.
+    pub page_splits: u64,
+    /// Pages that nobody could read any more and that were deleted.
+    pub page_deletions: u64,
+    /// Checkpoints of the pages of a chain that are complete.
+    pub checkpoints: u64,
 }
 
 /// The threads that poll programs when there are many. None: the thread of the tick alone.

@@ -159,12 +159,16 @@ impl Host {
         let outbox = &mut *world.resource_mut::<Outbox>();
         let replies = std::mem::take(&mut outbox.replies);
         let loads = std::mem::take(&mut outbox.loads);
+        let jobs = std::mem::take(&mut outbox.jobs);
+        let ended = std::mem::take(&mut outbox.ended);
         let registry = &mut *world.resource_mut::<Registry>();
         let is_checkpoint_due = std::mem::take(&mut registry.is_checkpoint_due);
         Outputs {
             replies,
+            ended,
             batch,
             loads,
+            jobs,
             is_busy: registry.has_work() || !registry.out_of_fuel.is_empty() || is_checkpoint_due,
             next_deadline_ns: registry.deadlines.first().map(|(deadline_ns, _)| *deadline_ns),
             poisoned: None,
@@ -250,7 +254,8 @@ impl Host {
             hash.update(&text);
         }
         let registry = self.world.resource::<Registry>();
-        hash.update(format!("{:?} {:?}", registry.deadlines, registry.chosen_ids).as_bytes());
+        let (deadlines, pins) = (&registry.deadlines, &registry.pins);
+        hash.update(format!("{deadlines:?} {:?} {pins:?}", registry.chosen_ids).as_bytes());
         hash.update(format!("{:?}", self.world.resource::<Expectations>()).as_bytes());
         hash.update(&registry.last_id.to_bytes());
         hash.update(&registry.commit_count.to_be_bytes());
@@ -306,7 +311,7 @@ fn spawn_chain(world: &mut World, chain: LoadedChain, pages: &mut BTreeMap<PageI
             EffectLog { entries: collections.effects, bytes, dirty: collections.dirty, ..Default::default() };
         let slots = collections.slots.into_iter();
         let slots = slots.map(|(schema, trees)| HostedRows { schema, trees: Arc::new(trees) }).collect();
-        world.entity_mut(entity).insert((HostedCollections { slots, newest: last }, log));
+        world.entity_mut(entity).insert((HostedCollections::new(slots, last), log));
     }
     if kind == ChainKind::Block {
         let open = blocks.last().expect("a chain has a block").hasher.clone();
@@ -398,7 +403,8 @@ mod tests {
 
     fn ask(id: u64, verb: Verb, body: i64) -> Input {
         let path = Path::parse("/app/n").expect("a path");
-        let request = Request { verb, path, key: Value::None, body: Number::I64(body).into(), txn_id: None };
+        let (key, body) = (Value::None, Number::I64(body).into());
+        let request = Request { verb, path, key, body, txn_id: None, rows_only: false };
         Input::Request { id: RequestId(id), request }
     }
 

@@ -34,9 +34,9 @@ use crate::value::Value;
 
 pub use builder::ColumnsBuilder;
 pub use codec::{decode_value, encode_value};
-pub use export::arrow_type;
+pub use export::{arrow_fields, arrow_type, write_csv_header};
 pub use filter::{STATISTICS_TEXT_BYTES, Selection, may_match};
-pub use fold::{PAGE_BYTES, PAGE_ROWS, cut, fold, sort};
+pub use fold::{PAGE_BYTES, PAGE_ROWS, PageSize, cut, fold, sort};
 pub use import::{Cell, Import, check_arrow_type};
 
 use native::Native;
