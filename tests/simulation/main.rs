@@ -13,3 +13,4 @@ mod random;
 mod scenarios;
 mod serializability;
 mod services;
+mod streams;
