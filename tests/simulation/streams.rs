@@ -24,8 +24,10 @@ const PAGE_CACHE_BYTES: u64 = 100_000;
 
 fn schema() -> serde_json::Value {
     json!([
-        [[["sku", "/state/scalar/value/number/uint/64"]],
-         [["color", "/state/scalar/value/string", 32], ["qty", "/state/scalar/value/number/int/32"]]],
+        [
+            [["sku", "/state/scalar/value/number/uint/64"]],
+            [["color", "/state/scalar/value/string", 32], ["qty", "/state/scalar/value/number/int/32"]]
+        ],
         [["by_color", ["color"]]]
     ])
 }
@@ -35,7 +37,8 @@ fn row(sku: u64, qty: i32) -> [Value; 3] {
 }
 
 fn machine() -> Machine {
-    let clusters = json!({"/app/shop": {"items": {"/state/chain/sync": [{"/state/collection/table": [schema()]}]}}});
+    let clusters =
+        json!({"/app/shop": {"items": {"/state/chain/sync": [{"/state/collection/table": [schema()]}]}}});
     let mut options = MachineOptions::new(11, &clusters);
     options.limits.page_cache_bytes = PAGE_CACHE_BYTES;
     Machine::new(options)

@@ -120,11 +120,8 @@ fn in_pages(
     page_rows: usize,
     stored: &mut BTreeMap<PageId, Columns>,
 ) -> Tree {
-    let rows: BTreeMap<Key, Row> = rows
-        .values()
-        .map(|row| layout.project(row))
-        .map(|row| (Key::of_row(layout, &row), row))
-        .collect();
+    let rows: BTreeMap<Key, Row> =
+        rows.values().map(|row| layout.project(row)).map(|row| (Key::of_row(layout, &row), row)).collect();
     let rows: Vec<(Key, Row)> = rows.into_iter().collect();
     let mut pages = Vec::new();
     for (i, part) in rows.chunks(page_rows).enumerate() {
