@@ -446,7 +446,7 @@ struct StoredRows<'a>(&'a [Row]);
 
 impl Serialize for StoredRows<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-        serializer.collect_seq(self.0.iter().map(|row| StoredValue(row)))
+        serializer.collect_seq(self.0.iter().map(StoredValue))
     }
 }
 

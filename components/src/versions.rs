@@ -111,6 +111,31 @@ pub struct HostedCollections {
     pub slots: Vec<HostedRows>,
     /// The newest transaction that changed one of them.
     pub newest: TxnId,
+    /// The last commits, with their transactions, from the newest on that every snapshot has.
+    recent: VecDeque<(u64, TxnId)>,
+}
+
+impl HostedCollections {
+    /// Collections that this transaction changed last, before all snapshots.
+    pub fn new(slots: Vec<HostedRows>, newest: TxnId) -> Self {
+        Self { slots, newest, recent: [(0, newest)].into() }
+    }
+
+    /// Note a commit; no snapshot ends before `oldest_snapshot`.
+    pub fn note_commit(&mut self, commit: u64, id: TxnId, oldest_snapshot: u64) {
+        self.newest = self.newest.max(id);
+        self.recent.push_back((commit, id));
+        while self.recent.get(1).is_some_and(|(next, _)| *next <= oldest_snapshot) {
+            self.recent.pop_front();
+        }
+    }
+
+    /// The last transaction among the first `commit` commits.
+    pub fn last_until(&self, commit: u64) -> TxnId {
+        let (_, id) =
+            self.recent.iter().rev().find(|(other, _)| *other <= commit).expect("a snapshot in use");
+        *id
+    }
 }
 
 /// The rows of a hosted collection.

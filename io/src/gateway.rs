@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use components::cluster::Catalog;
 use components::transaction::RequestId;
 use components::{Error, Reply, Request};
 use crossbeam_channel::{Sender, TrySendError};
@@ -105,6 +106,7 @@ impl Drop for Pin {
 pub struct Gateway {
     events: Sender<Event>,
     storage: Option<Reader>,
+    catalog: Arc<Catalog>,
 }
 
 /// Tells the world when a reply is no longer waited for.
@@ -123,9 +125,9 @@ impl Drop for HangupGuard<'_> {
 }
 
 impl Gateway {
-    /// A gateway that sends events to the given channel.
+    /// A gateway that sends events to the given channel, of a host that serves nothing.
     pub fn new(events: Sender<Event>) -> Self {
-        Self { events, storage: None }
+        Self { events, storage: None, catalog: Arc::default() }
     }
 
     /// A gateway whose answers may be read from pages in this storage.
@@ -136,6 +138,16 @@ impl Gateway {
     /// Where the pages are that answers are read from.
     pub fn storage(&self) -> Option<&Reader> {
         self.storage.as_ref()
+    }
+
+    /// The same gateway, of a host that serves what is in the catalog.
+    pub fn with_catalog(self, catalog: Arc<Catalog>) -> Self {
+        Self { catalog, ..self }
+    }
+
+    /// What the host serves.
+    pub fn catalog(&self) -> &Catalog {
+        &self.catalog
     }
 
     fn send(&self, event: Event) -> Result<(), Error> {

@@ -1,6 +1,7 @@
 //! The HTTP server: HTTP/1.1 and HTTP/2 without TLS on one port (protocol page 01 §1, §1.9).
 
 mod body;
+pub mod bulk;
 mod connection;
 mod limits;
 mod operator;

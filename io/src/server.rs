@@ -153,6 +153,7 @@ async fn run_on(
         store.commit(&[writes]).map_err(|cause| cause.to_string())?;
     }
     let threads = config.threads;
+    let served = Arc::new(loaded.catalog.clone());
     let mut first = Some(loaded);
     let make_host = Box::new(move || {
         // Every block was read and checked to get here; only after a defect that is done again.
@@ -198,7 +199,7 @@ async fn run_on(
     let shutdown = CancellationToken::new();
     let server = tokio::spawn(serve(
         listener,
-        Gateway::new(sender.clone()).with_storage(page_reader),
+        Gateway::new(sender.clone()).with_storage(page_reader).with_catalog(served),
         Arc::new(config.http.clone()),
         metrics,
         ready,

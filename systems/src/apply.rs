@@ -1,5 +1,6 @@
 //! Apply: committed changes become versions of subjects, entries of blocks, and writes of the tick's batch.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bevy_ecs::prelude::World;
@@ -21,7 +22,7 @@ use components::versions::{
 use components::{State, TxnId, tbon};
 
 use crate::pages::{self, fold};
-use crate::tick::{Outbox, Registry};
+use crate::tick::{Limits, Outbox, Registry};
 
 /// A subject up to this size is written as a whole with each commit; of a larger one, only what has changed.
 const WHOLE_SUBJECT_BYTES_MAX: u64 = 2_048;
@@ -29,6 +30,7 @@ const WHOLE_SUBJECT_BYTES_MAX: u64 = 2_048;
 /// Apply every commit, in order.
 pub fn apply(world: &mut World) {
     let commits = std::mem::take(&mut world.resource_mut::<Registry>().commits);
+    let mut full = BTreeSet::new();
     for commit in commits {
         for Change { chain, mutations, content } in commit.changes {
             match content {
@@ -36,9 +38,15 @@ pub fn apply(world: &mut World) {
                     apply_value(world, commit.id, commit.number, chain, subject, mutations);
                 }
                 ChangedContent::Rows(rows) => {
-                    apply_rows(world, commit.id, commit.number, chain, &rows, mutations)
+                    full.extend(apply_rows(world, commit.id, commit.number, chain, &rows, mutations));
                 }
             }
+        }
+    }
+    // Only now, as a page that is folded holds every commit that there is.
+    if world.resource::<Registry>().can_store_pages() {
+        for place in full {
+            fold(world, &place);
         }
     }
 }
@@ -67,9 +75,7 @@ fn apply_value(
     world.resource_mut::<Outbox>().writes.append(&mut writes);
 }
 
-/// From how many committed rows on a page is folded, if it is in memory: then a page is searched and copied fast.
-const FOLD_ROWS_MIN: usize = 512;
-
+/// Apply a commit to rows; the pages that should be folded now.
 fn apply_rows(
     world: &mut World,
     id: TxnId,
@@ -77,12 +83,15 @@ fn apply_rows(
     chain: ChainId,
     rows: &[(u16, RowsChange)],
     mutations: Vec<Mutation>,
-) {
+) -> Vec<PagePlace> {
+    let fold_rows_min = world.resource::<Limits>().fold_rows_min;
+    let fold_rows_step = fold_rows_min.div_ceil(FOLD_STEPS);
     let registry = &mut *world.resource_mut::<Registry>();
-    let (entity, batch) = (registry.chains[&chain], registry.batch);
+    let (entity, batch, oldest_snapshot) =
+        (registry.chains[&chain], registry.batch, registry.oldest_snapshot());
     registry.dirty_chains.insert(chain);
     let collections = &mut *world.get_mut::<HostedCollections>(entity).expect("a chain around collections");
-    collections.newest = collections.newest.max(id);
+    collections.note_commit(number, id, oldest_snapshot);
     let mut places: Vec<PagePlace> = Vec::new();
     let mut full: Vec<PagePlace> = Vec::new();
     for (slot, changes) in rows {
@@ -94,7 +103,9 @@ fn apply_rows(
             trees[tree].rows = trees[tree].rows.checked_add_signed(rows).expect("rows that were there");
             let (low, page) = trees[tree].page_mut(&key);
             page.commit(DeltaEntry { key, id, commit: number, row }, rows);
-            if page.delta.len() >= FOLD_ROWS_MIN && page.delta.len() % FOLD_ROWS_STEP == 0 {
+            if page.delta.len() >= fold_rows_min
+                && (page.delta.len() - fold_rows_min).is_multiple_of(fold_rows_step)
+            {
                 full.push((tree_id, low.clone()));
             }
             places.push((tree_id, low));
@@ -112,21 +123,18 @@ fn apply_rows(
         append(world, chain, id, mutations, batch, &mut writes);
         world.resource_mut::<Outbox>().writes.append(&mut writes);
     }
-    if world.resource::<Registry>().can_store_pages() {
-        for place in full {
-            fold(world, &place);
-        }
-    }
     for (slot, changes) in rows {
         if let Some(merged) = &changes.merged {
             let collection = HostedCollection { chain, slot: *slot };
             pages::replace_merged(world, collection, id, number, merged);
         }
     }
+    full
 }
 
-/// How many further rows come before folding a page is tried again, if somebody still looks at what it was before.
-const FOLD_ROWS_STEP: usize = 64;
+/// Folding a page is tried again when this part of the rows has come once more, if somebody still looks at what it was
+/// before.
+const FOLD_STEPS: usize = 8;
 
 fn write_subject(
     chain: ChainId,

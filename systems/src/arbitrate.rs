@@ -255,9 +255,12 @@ fn show_histories(world: &mut World, chain: ChainId) {
         let commit = snapshot(world, id).unwrap_or(u64::MAX);
         let last = match world.get::<Versions>(entity) {
             Some(versions) => versions.before(id, commit).map(|version| version.id),
-            // The history of a chain around collections has its transactions in order, so what comes before the
-            // reader is what it sees.
-            None => Some(TxnId::before(id)),
+            // The history of a chain around collections has its transactions in order, and the reader has locked all of
+            // it, so what comes before the reader is what it sees; of a snapshot, as far as that goes.
+            None => {
+                let collections = world.get::<HostedCollections>(entity).expect("a chain around collections");
+                Some(collections.last_until(commit).min(TxnId::before(id)))
+            }
         };
         world.resource_mut::<Registry>().history_readers.remove(&(chain, id));
         let Some(last) = last else {

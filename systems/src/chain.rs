@@ -17,7 +17,7 @@ use components::collection::view::Rowset;
 use components::collection::{Collection, HostedCollection, Source};
 use components::decode;
 use components::ledger::{Reservation, TRANSACTION_BYTES_MAX};
-use components::lock::LockMode;
+use components::lock::{LockMode, LockRange};
 use components::{Error, Id, Path, Result, State, Value};
 
 use crate::scalar::{Call, Interpreter};
@@ -325,6 +325,11 @@ impl Interpreter {
         let blocks = match spec.kind {
             ChainKind::Sync => Vec::new(),
             ChainKind::Block => {
+                // Nobody older changes what is read here any more.
+                for slot in 0..spec.collections().len() {
+                    let collection = HostedCollection { chain: id, slot: slot as u16 };
+                    self.lock(collection, 0, &LockRange::all(), LockMode::Read).await;
+                }
                 let (blocks, own) =
                     poll_fn(|_| self.ledger.history(id).map_or(Poll::Pending, Poll::Ready)).await;
                 self.step(blocks.iter().map(|block| block.transactions.len()).sum()).await;

@@ -11,7 +11,7 @@ use components::storage::{Keyspace, Write};
 use components::versions::{EffectLog, PageCheckpoint, PagePlace};
 
 use crate::pages::{Folded, fold, release};
-use crate::tick::{Limits, Outbox, Registry};
+use crate::tick::{Limits, Outbox, Registry, Statistics};
 
 /// How many pages one tick stores for checkpoints at most.
 const PAGES_PER_TICK_MAX: usize = 16;
@@ -66,6 +66,7 @@ fn advance(world: &mut World, chain: ChainId) {
     {
         log.obsolete = checkpoint.through;
         log.checkpoint = None;
+        world.resource_mut::<Statistics>().checkpoints += 1;
     }
     let is_rest = drop_effects(world, chain);
     let log = world.get::<EffectLog>(entity).expect("a chain around collections");

@@ -15,7 +15,9 @@ use components::{Error, Path, State, TxnId};
 
 use crate::arbitrate::is_refused;
 use crate::intake::restart;
-use crate::tick::{Commit, EXPECTATIONS_MAX, Expectation, Expectations, Inbox, Registry, Statistics};
+use crate::tick::{
+    Commit, EXPECTATIONS_MAX, Ended, Expectation, Expectations, Inbox, Outbox, Registry, Statistics,
+};
 
 /// How often a transaction is begun again after a conflict; its time limit is what usually ends it.
 const ATTEMPTS_MAX: u32 = 10_000;
@@ -128,7 +130,8 @@ fn finish(world: &mut World, id: TxnId, entity: Entity) {
     if is_commit {
         transaction.durable_after = batch;
     }
-    let after = transaction.durable_after;
+    let (after, request) = (transaction.durable_after, transaction.request_id);
+    world.resource_mut::<Outbox>().ended.push(Ended { request, id, is_commit });
     // What it saw stays until the answer is read, which may take long after it is given.
     world.resource_mut::<Registry>().pins.extend(pin);
     world.resource_mut::<Registry>().held.entry(after).or_default().push(entity);

@@ -9,7 +9,7 @@ use components::cluster::ChainId;
 use components::transaction::{Program, Transaction};
 use components::versions::{BlockContent, BlockHeader, PageHeader};
 
-use crate::tick::{Limits, Registry};
+use crate::tick::{Limits, Registry, Statistics};
 
 /// Drop the content of closed, durable blocks until the rest fits. What a reader still collects stays, or it would
 /// never see all of it at once.
@@ -71,7 +71,9 @@ pub fn evict_pages(world: &mut World) {
         let registry = &mut *world.resource_mut::<Registry>();
         registry.resident_pages.remove(&page);
         registry.resident_page_bytes -= cell.bytes() as u64;
-        if registry.resident_page_bytes <= target {
+        let is_done = registry.resident_page_bytes <= target;
+        world.resource_mut::<Statistics>().page_evictions += 1;
+        if is_done {
             return;
         }
     }

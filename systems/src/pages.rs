@@ -18,7 +18,7 @@ use components::storage::{Keyspace, Write};
 use components::versions::{EffectLog, HostedCollections, HostedRows, PageHeader, PagePlace};
 
 use crate::arbitrate::wake;
-use crate::tick::{Load, Outbox, Registry, RetiredPage};
+use crate::tick::{Limits, Load, Outbox, Registry, RetiredPage, Statistics as Counts};
 
 /// A transaction waits for the content of a page.
 pub fn ask(world: &mut World, id: TxnId, page: PageId) {
@@ -56,6 +56,7 @@ pub fn came(world: &mut World, page: PageId, content: Result<Columns, String>) {
     (header.uses, header.last_used) = (0, ticks);
     header.cell.set_content(Some(Arc::new(content)));
     let bytes = header.cell.bytes() as u64;
+    world.resource_mut::<Counts>().page_loads += 1;
     let registry = &mut *world.resource_mut::<Registry>();
     if registry.resident_pages.insert(page) {
         registry.resident_page_bytes += bytes;
@@ -242,10 +243,13 @@ fn replace(
     let Foldable { changes, rest, horizon, through } = foldable;
     let commit_count = world.resource::<Registry>().commit_count;
     let through = through.min(commit_count);
-    let mut contents = columns::fold(layout, base, &changes);
+    let mut contents = columns::fold(layout, base, &changes, world.resource::<Limits>().page_size);
     if contents.is_empty() {
         contents.push(Columns::empty(&layout.types));
     }
+    let counts = &mut *world.resource_mut::<Counts>();
+    counts.page_folds += 1;
+    counts.page_splits += u64::from(contents.len() > 1);
     let mut pages: Vec<(Key, Page)> = Vec::with_capacity(contents.len());
     for (i, content) in contents.into_iter().enumerate() {
         let key = if i == 0 { low.clone() } else { content.key(layout, 0) };
@@ -313,6 +317,7 @@ pub fn release(world: &mut World) {
         let RetiredPage { page, .. } = registry.retired_pages.pop_front().expect("a retired page");
         let entity = registry.pages.remove(&page).expect("a page");
         let is_resident = registry.resident_pages.remove(&page);
+        world.resource_mut::<Counts>().page_deletions += 1;
         let header = world.get::<PageHeader>(entity).expect("a page");
         let bytes = header.cell.bytes() as u64;
         world.despawn(entity);

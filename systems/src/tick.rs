@@ -7,7 +7,7 @@ use bevy_ecs::prelude::Entity;
 use components::chain::Block;
 use components::cluster::{Catalog, ChainId};
 use components::collection::HostedCollection;
-use components::collection::columns::Columns;
+use components::collection::columns::{Columns, PageSize};
 use components::collection::page::{PageId, Visibility};
 use components::collection::schema::ColumnType;
 use components::job::{Job, JobId, JobResult};
@@ -92,6 +92,8 @@ pub struct Inputs {
 pub struct Outputs {
     /// Answers, in the order in which they may leave.
     pub replies: Vec<(RequestId, Reply)>,
+    /// Transactions that got their place in the order, and so their outcome, in this tick; the answers may still be held.
+    pub ended: Vec<Ended>,
     /// What must become durable.
     pub batch: Option<Batch>,
     /// What to read from storage.
@@ -106,6 +108,17 @@ pub struct Outputs {
     pub poisoned: Option<String>,
 }
 
+/// A transaction that has its place in the order.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Ended {
+    /// What it answers.
+    pub request: RequestId,
+    /// Under which id it ended.
+    pub id: TxnId,
+    /// Whether it has committed a change. Those that did are in the order of their commits.
+    pub is_commit: bool,
+}
+
 /// The inputs that the intake has yet to look at, and the time.
 #[derive(Debug, Default, bevy_ecs::prelude::Resource)]
 pub struct Inbox(pub Inputs);
@@ -115,6 +128,8 @@ pub struct Inbox(pub Inputs);
 pub struct Outbox {
     /// See [`Outputs::replies`].
     pub replies: Vec<(RequestId, Reply)>,
+    /// See [`Outputs::ended`].
+    pub ended: Vec<Ended>,
     /// Changes for the batch of this tick.
     pub writes: Vec<Write>,
     /// See [`Outputs::loads`].
@@ -135,6 +150,9 @@ pub const EFFECTS_BYTES_MAX: u64 = 8 << 20;
 
 /// How many batches may be on their way to the disk before pages wait for their turn.
 const BATCHES_IN_FLIGHT_MAX: u64 = 8;
+
+/// From how many committed rows on a page is folded, if it is in memory: then a page is searched and copied fast.
+pub const FOLD_ROWS_MIN: usize = 512;
 
 /// Limits of a world. Each has a default that suits a small server.
 #[derive(Clone, Copy, Debug, bevy_ecs::prelude::Resource)]
@@ -157,6 +175,10 @@ pub struct Limits {
     pub page_cache_bytes: u64,
     /// How large the effects of a chain on its collections grow in storage before its pages are stored, in bytes.
     pub effects_bytes_max: u64,
+    /// How large the pages of a collection become.
+    pub page_size: PageSize,
+    /// From how many committed rows on a page is folded, if it is in memory.
+    pub fold_rows_min: usize,
     /// How far ahead of the clock a transaction id that a caller chose may be, in nanoseconds.
     pub clock_skew_ns_max: u64,
 }
@@ -173,6 +195,8 @@ impl Default for Limits {
             cache_bytes: 1_000_000_000,
             page_cache_bytes: 500_000_000,
             effects_bytes_max: EFFECTS_BYTES_MAX,
+            page_size: PageSize::default(),
+            fold_rows_min: FOLD_ROWS_MIN,
             clock_skew_ns_max: 5_000_000_000,
         }
     }
@@ -395,6 +419,18 @@ pub struct Statistics {
     pub polls: u64,
     /// Polls of programs that ran on more than one thread.
     pub parallel_polls: u64,
+    /// Pages whose content came from storage.
+    pub page_loads: u64,
+    /// Pages whose content was dropped from memory.
+    pub page_evictions: u64,
+    /// Pages that were folded.
+    pub page_folds: u64,
+    /// Pages that became several when they were folded.
+    pub page_splits: u64,
+    /// Pages that nobody could read any more and that were deleted.
+    pub page_deletions: u64,
+    /// Checkpoints of the pages of a chain that are complete.
+    pub checkpoints: u64,
 }
 
 /// The threads that poll programs when there are many. None: the thread of the tick alone.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use components::cluster::{Catalog, ClusterConfig};
 use components::job::{Job, JobId};
 use components::reference::Verb;
-use components::storage::Batch;
+use components::storage::{Batch, Keyspace, Read};
 use components::transaction::RequestId;
 use components::{Path, Reply, Request, State, TxnId, decode};
 use io::json;
@@ -334,6 +334,12 @@ impl Machine {
         let (status, body) = self.call(get(path));
         assert_eq!(status, 200, "{path}: {body}");
         body
+    }
+
+    /// The keys of what is stored in a keyspace.
+    pub fn stored_keys(&self, keyspace: Keyspace) -> Vec<Vec<u8>> {
+        let all = Read::scan(&self.store.reader(), keyspace, &[], None, usize::MAX);
+        all.expect("a disk without faults").into_iter().map(|(key, _)| key).collect()
     }
 
     /// Pass the time without ticking.

@@ -160,10 +160,12 @@ impl Host {
         let replies = std::mem::take(&mut outbox.replies);
         let loads = std::mem::take(&mut outbox.loads);
         let jobs = std::mem::take(&mut outbox.jobs);
+        let ended = std::mem::take(&mut outbox.ended);
         let registry = &mut *world.resource_mut::<Registry>();
         let is_checkpoint_due = std::mem::take(&mut registry.is_checkpoint_due);
         Outputs {
             replies,
+            ended,
             batch,
             loads,
             jobs,
@@ -309,7 +311,7 @@ fn spawn_chain(world: &mut World, chain: LoadedChain, pages: &mut BTreeMap<PageI
             EffectLog { entries: collections.effects, bytes, dirty: collections.dirty, ..Default::default() };
         let slots = collections.slots.into_iter();
         let slots = slots.map(|(schema, trees)| HostedRows { schema, trees: Arc::new(trees) }).collect();
-        world.entity_mut(entity).insert((HostedCollections { slots, newest: last }, log));
+        world.entity_mut(entity).insert((HostedCollections::new(slots, last), log));
     }
     if kind == ChainKind::Block {
         let open = blocks.last().expect("a chain has a block").hasher.clone();

@@ -77,6 +77,12 @@ pub fn inspect(world: &mut World, query: &InspectQuery) -> Value {
             "timeouts": statistics.timeouts,
             "rounds": statistics.rounds,
             "polls": statistics.polls,
+            "page_loads": statistics.page_loads,
+            "page_evictions": statistics.page_evictions,
+            "page_folds": statistics.page_folds,
+            "page_splits": statistics.page_splits,
+            "page_deletions": statistics.page_deletions,
+            "checkpoints": statistics.checkpoints,
         },
         "entities": entities,
     })

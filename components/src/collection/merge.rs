@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::bulk::Bulk;
-use super::columns::{Columns, ColumnsBuilder, cut, fold, sort};
+use super::columns::{Columns, ColumnsBuilder, PageSize, cut, fold, sort};
 use super::key::{Key, KeyRange};
 use super::page::{Page, PageCell, Tree, Visibility};
 use super::schema::{Layout, Schema};
@@ -176,7 +176,7 @@ fn current(layout: &Layout, page: &Page, load: &LoadPage<'_>) -> Result<Columns,
         return Ok(base.map_or_else(|| Columns::empty(&layout.types), |base| (*base).clone()));
     }
     let mut rows = ColumnsBuilder::new(&layout.types);
-    for part in fold(layout, base.as_deref(), &changes) {
+    for part in fold(layout, base.as_deref(), &changes, PageSize::default()) {
         rows.push_range(&part, 0..part.len());
     }
     Ok(rows.finish())

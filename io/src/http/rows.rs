@@ -129,11 +129,20 @@ pub(super) struct Encoder {
     chunk: Vec<u8>,
 }
 
+/// Rows that are being written.
+struct JsonRows {
+    from: Rows,
+    /// Those that come next, and which of them does.
+    next: Option<(Columns, usize)>,
+    /// Whether there were some before.
+    has_rows: bool,
+}
+
 enum Form {
     Json {
         parts: VecDeque<JsonPart>,
-        /// The rows that are being written, those that come next, and whether there were some before.
-        rows: Option<(Rows, Option<(Columns, usize)>, bool)>,
+        /// The rows that are being written.
+        rows: Option<JsonRows>,
     },
     Csv {
         rows: Rows,
@@ -266,12 +275,12 @@ fn next_row<'a>(
 
 fn write_json(
     parts: &mut VecDeque<JsonPart>,
-    rows: &mut Option<(Rows, Option<(Columns, usize)>, bool)>,
+    rows: &mut Option<JsonRows>,
     chunk: &mut Vec<u8>,
     storage: Option<&Reader>,
 ) -> Result<()> {
     while chunk.len() < TEXT_CHUNK_BYTES {
-        if let Some((from, next, has_rows)) = rows {
+        if let Some(JsonRows { from, next, has_rows }) = rows {
             let positions: Vec<usize> = (0..from.columns.len()).collect();
             while chunk.len() < TEXT_CHUNK_BYTES {
                 let Some((columns, row)) = next_row(from, next, storage)? else {
@@ -291,7 +300,7 @@ fn write_json(
             Some(JsonPart::Text(text)) => chunk.extend_from_slice(&text),
             Some(JsonPart::Rows(snapshot)) => {
                 chunk.push(b'[');
-                *rows = Some((Rows::of_snapshot(&snapshot), None, false));
+                *rows = Some(JsonRows { from: Rows::of_snapshot(&snapshot), next: None, has_rows: false });
             }
             None => return Ok(()),
         }

@@ -14,7 +14,7 @@ use super::connection::Activity;
 use super::reply::HttpReply;
 use super::rows::{Encoder, RowsForm, STREAM_BYTES};
 use super::stream::{Production, Streamed, produce};
-use super::{INLINE_BYTES_MAX, Server, body, operator, reply, request, rows};
+use super::{INLINE_BYTES_MAX, Server, body, bulk, operator, reply, request, rows};
 use crate::gateway::{Answer, Pin};
 
 /// Counts a request as long as it runs.
@@ -70,13 +70,24 @@ async fn call(
     let (state, _charge) = match verb {
         Verb::Get | Verb::Delete => (State::NONE, None),
         Verb::Put | Verb::Post => {
+            let rows = bulk::expected(server.gateway.catalog(), &head.headers, &decoded)?;
             let (bytes, mut charge) = body::read(incoming, &server.config, &server.budget).await?;
             server.metrics.request_body_bytes.fetch_add(bytes.len() as u64, Relaxed);
             let is_tbon = request::is_tbon(&head.headers);
-            let size_bytes = bytes.len();
-            let (state, decoded_bytes) =
-                big(server, size_bytes, move || request::body(bytes, is_tbon)).await??;
-            charge.add(usize::try_from(decoded_bytes).unwrap_or(usize::MAX))?;
+            let size_bytes = rows.as_ref().map_or(bytes.len(), |rows| rows.size_bytes(bytes.len()));
+            let (state, charge) = big(server, size_bytes, move || {
+                let bytes = match rows {
+                    Some(rows) => match rows.decode(bytes, &mut charge)? {
+                        Ok(rows) => return Ok((rows, charge)),
+                        Err(bytes) => bytes,
+                    },
+                    None => bytes,
+                };
+                let (state, decoded_bytes) = request::body(bytes, is_tbon)?;
+                charge.add(usize::try_from(decoded_bytes).unwrap_or(usize::MAX))?;
+                Ok::<_, Error>((state, charge))
+            })
+            .await??;
             (state, Some(charge))
         }
     };

@@ -61,7 +61,14 @@ impl HostedScan {
 }
 
 impl Interpreter {
-    async fn lock(&self, collection: HostedCollection, tree: usize, range: &LockRange, mode: LockMode) {
+    /// Wait until a part of a tree is locked.
+    pub(crate) async fn lock(
+        &self,
+        collection: HostedCollection,
+        tree: usize,
+        range: &LockRange,
+        mode: LockMode,
+    ) {
         let tree = u16::try_from(tree).expect("a collection has few trees");
         poll_fn(|_| match self.ledger.has_lock(collection, tree, range, mode) {
             true => Poll::Ready(()),
@@ -193,7 +200,12 @@ impl Interpreter {
         tree: usize,
         range: &KeyRange,
     ) -> HostedScan {
-        self.lock(collection, tree, &LockRange::Range(range.clone()), LockMode::Read).await;
+        // A range without keys overlaps nothing, not even itself: it would never be found among the locks.
+        let range = match range.is_empty() {
+            true => LockRange::Key(range.start.clone()),
+            false => LockRange::Range(range.clone()),
+        };
+        self.lock(collection, tree, &range, LockMode::Read).await;
         HostedScan { collection, tree, snapshot: self.ledger.rows(collection) }
     }
 

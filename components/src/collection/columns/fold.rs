@@ -17,13 +17,33 @@ pub const PAGE_BYTES: usize = 64 << 10;
 /// The most rows of a page.
 pub const PAGE_ROWS: usize = 4096;
 
-/// The new content of a page: `base` after `changes`, in pages of at most [`PAGE_BYTES`] and [`PAGE_ROWS`]; none if no
-/// row is left. Of rows of one size no page has less than half as many as another. A change gives the row of a key or,
-/// without one, deletes it.
+/// How large a page becomes at most.
+#[derive(Clone, Copy, Debug)]
+pub struct PageSize {
+    /// The most memory that its rows take, in bytes, unless it is a single row.
+    pub bytes: usize,
+    /// The most rows.
+    pub rows: usize,
+}
+
+impl Default for PageSize {
+    fn default() -> Self {
+        Self { bytes: PAGE_BYTES, rows: PAGE_ROWS }
+    }
+}
+
+/// The new content of a page: `base` after `changes`, in pages of at most this size; none if no row is left.
+/// Of rows of one size no page has less than half as many as another. A change gives the row of a key or, without one,
+/// deletes it.
 ///
 /// # Panics
 /// If the changes are not in order of key, or a row is not of the types of the layout.
-pub fn fold(layout: &Layout, base: Option<&Columns>, changes: &[(Key, Option<Row>)]) -> Vec<Columns> {
+pub fn fold(
+    layout: &Layout,
+    base: Option<&Columns>,
+    changes: &[(Key, Option<Row>)],
+    size: PageSize,
+) -> Vec<Columns> {
     assert!(changes.is_sorted_by(|(this, _), (that, _)| this < that), "changes are in order of key");
     let changed = Columns::from_rows(
         &layout.types,
@@ -46,14 +66,14 @@ pub fn fold(layout: &Layout, base: Option<&Columns>, changes: &[(Key, Option<Row
     if let Some(base) = base {
         runs.push(base, kept..base.len());
     }
-    runs.cut(&layout.types)
+    runs.cut(&layout.types, size)
 }
 
-/// Rows that are sorted by key, in pages as [`fold`] makes them.
+/// Rows that are sorted by key, in pages of the usual size as [`fold`] makes them.
 pub fn cut(columns: &Columns) -> Vec<Columns> {
     let mut runs = Runs::default();
     runs.push(columns, 0..columns.len());
-    runs.cut(&columns.types)
+    runs.cut(&columns.types, PageSize::default())
 }
 
 /// Rows of some columns, one run after the other.
@@ -77,24 +97,24 @@ impl<'a> Runs<'a> {
         }
     }
 
-    fn cut(self, types: &std::sync::Arc<[ColumnType]>) -> Vec<Columns> {
+    fn cut(self, types: &std::sync::Arc<[ColumnType]>, size: PageSize) -> Vec<Columns> {
         let mut pages = Vec::new();
         let Self { runs, rows: mut rows_left, bytes: mut bytes_left } = self;
         let mut runs = runs.into_iter();
         let mut run = runs.next();
         while run.is_some() {
             // As many pages as the tighter of both limits demands, each with its share of what is left.
-            let (by_bytes, by_rows) = (bytes_left.div_ceil(PAGE_BYTES), rows_left.div_ceil(PAGE_ROWS));
+            let (by_bytes, by_rows) = (bytes_left.div_ceil(size.bytes), rows_left.div_ceil(size.rows));
             let (bytes_share, rows_share) = match by_bytes > by_rows {
                 true => (bytes_left.div_ceil(by_bytes), usize::MAX),
                 false => (usize::MAX, rows_left.div_ceil(by_rows.max(1))),
             };
-            let mut page = ColumnsBuilder::with_capacity(types, rows_left.min(PAGE_ROWS));
+            let mut page = ColumnsBuilder::with_capacity(types, rows_left.min(size.rows));
             let mut bytes = 0;
             while let Some((columns, rows)) = &mut run {
                 let with = |count: usize| bytes + columns.range_bytes(rows.start..rows.start + count);
                 let fits = |count: usize| {
-                    let is_within = page.len() + count <= PAGE_ROWS && with(count) <= PAGE_BYTES;
+                    let is_within = page.len() + count <= size.rows && with(count) <= size.bytes;
                     is_within && with(count - 1) < bytes_share && page.len() + count - 1 < rows_share
                 };
                 let mut count = match fits(rows.len()) {

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 /// One column type for each kind of column, and then those that share a kind.
-const TYPES: [ColumnType; 18] = [
+pub(super) const TYPES: [ColumnType; 18] = [
     ColumnType::Number(NumberType::Bool),
     ColumnType::Number(NumberType::I16),
     ColumnType::Number(NumberType::I32),
@@ -55,7 +55,7 @@ fn any_number() -> impl Strategy<Value = Number> {
     ]
 }
 
-fn any_text() -> impl Strategy<Value = String> {
+pub(super) fn any_text() -> impl Strategy<Value = String> {
     prop_oneof![
         "[a-c\u{0}\u{ff}é\u{10ffff}]{0,3}",
         ".{0,5}",
@@ -64,14 +64,14 @@ fn any_text() -> impl Strategy<Value = String> {
     ]
 }
 
-fn any_bytes() -> impl Strategy<Value = Vec<u8>> {
+pub(super) fn any_bytes() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
         prop::collection::vec(prop::sample::select(vec![0u8, 1, 254, 255]), 0..4),
         (30..40usize, 254u8..).prop_map(|(len, byte)| vec![byte; len]),
     ]
 }
 
-fn any_value() -> impl Strategy<Value = Value> {
+pub(super) fn any_value() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::None),
         any::<bool>().prop_map(Value::from),
@@ -87,7 +87,7 @@ fn any_value() -> impl Strategy<Value = Value> {
     })
 }
 
-fn any_value_of(class: ColumnType) -> BoxedStrategy<Value> {
+pub(super) fn any_value_of(class: ColumnType) -> BoxedStrategy<Value> {
     match class {
         ColumnType::Number(NumberType::Bool) => any::<bool>().prop_map(Value::from).boxed(),
         ColumnType::Number(NumberType::F32) => {
@@ -438,7 +438,7 @@ proptest! {
         }
         let changes: Vec<_> = changed.into_iter().collect();
         let base = Some(&base).filter(|base| !base.is_empty());
-        let pages = fold(&layout, base, &changes);
+        let pages = fold(&layout, base, &changes, PageSize::default());
         prop_assert_eq!(pages.len(), usize::from(!expected.is_empty()), "a single page");
         let folded: Vec<String> = pages.iter().flat_map(rows_of).collect();
         prop_assert_eq!(folded, exact_rows(expected.values()));
@@ -460,7 +460,7 @@ proptest! {
             if is_put { expected.insert(x, ()); } else { expected.remove(&x); }
             (Key::of_row(&layout, &row), is_put.then_some(row))
         }).collect();
-        let pages = fold(&layout, Some(&base), &changes);
+        let pages = fold(&layout, Some(&base), &changes, PageSize::default());
         let folded = pages.iter().flat_map(|page| (0..page.len()).map(|row| page.value(0, row)));
         prop_assert!(folded.eq(expected.keys().map(|x| Value::from(*x))));
         prop_assert!(pages.iter().all(|page| page.len() <= PAGE_ROWS && page.bytes() <= PAGE_BYTES));
@@ -489,8 +489,8 @@ fn a_page_is_left_when_everything_in_it_is_deleted() {
     let layout = layout(&[I32], 1);
     let rows: Vec<Row> = (0..3i32).map(|x| Row::from([x.into()])).collect();
     let changes: Vec<_> = rows.iter().map(|row| (Key::of_row(&layout, row), None)).collect();
-    assert!(fold(&layout, Some(&columns_of(&layout, &rows)), &changes).is_empty());
-    assert!(fold(&layout, None, &[]).is_empty());
+    assert!(fold(&layout, Some(&columns_of(&layout, &rows)), &changes, PageSize::default()).is_empty());
+    assert!(fold(&layout, None, &[], PageSize::default()).is_empty());
 }
 
 #[test]

@@ -1,0 +1,106 @@
+//! Random concurrent transactions on collections, in little memory, equal to one after the other in the order of their
+//! ids.
+
+use components::collection::columns::PageSize;
+use world::Limits;
+
+use crate::machine::{Machine, MachineOptions, on_program_stack};
+use crate::random::Random;
+use crate::rows::{self, Action, Model, everything, everything_shown};
+use crate::rows_history::{Counts, History, Load};
+
+/// How many histories a run looks at; `SIMULATION_SEEDS` asks for more.
+const SEEDS: u64 = 12;
+
+/// How many requests a history has.
+const REQUESTS: usize = 160;
+
+/// So little of everything that all of it is used up all the time.
+pub fn tiny_limits(random: &mut Random) -> Limits {
+    Limits {
+        fuel_per_tick: 20 + random.below(200) as u64,
+        page_cache_bytes: 200 + random.below(3_000) as u64,
+        effects_bytes_max: 200 + random.below(4_000) as u64,
+        page_size: PageSize { bytes: 100 + random.below(400), rows: 2 + random.below(8) },
+        fold_rows_min: 2 + random.below(8),
+        ..Limits::default()
+    }
+}
+
+/// Record one history.
+fn record(seed: u64) -> (Machine, History) {
+    let mut random = Random::new(seed);
+    let mut options = MachineOptions::new(seed, &rows::services());
+    options.durable_delay_max = random.below(5);
+    options.limits = tiny_limits(&mut random);
+    let per_tick = 1 + random.below(6);
+    let mut machine = Machine::new(options);
+    let mut history = History::default();
+    let load = Load { requests: REQUESTS, per_tick, cancels: 30, chosen: 8, action: rows::action };
+    history.work(&mut machine, &mut random, load).expect("a disk without faults");
+    (machine, history)
+}
+
+#[test]
+fn every_history_is_that_of_one_transaction_after_the_other() {
+    on_program_stack(|| {
+        let seeds = std::env::var("SIMULATION_SEEDS").map_or(SEEDS, |count| count.parse().expect("a number"));
+        let first = std::env::var("SIMULATION_FIRST").map_or(0, |seed| seed.parse().expect("a number"));
+        let mut counts = Counts::default();
+        for seed in first..first + seeds {
+            let (mut machine, mut history) = record(seed);
+            let last = history.call(&mut machine, everything()).expect("a disk without faults");
+            let model = history
+                .check(&Model::default(), history.commits)
+                .unwrap_or_else(|why| panic!("seed {seed}: {why}"));
+            let shown = everything_shown(&last).unwrap_or_else(|why| panic!("seed {seed}: {why}"));
+            assert_eq!(shown, model, "seed {seed}");
+            counts.add(machine.host.statistics(), &history);
+        }
+        counts.assert_all(&[
+            ("commits", counts.committed),
+            ("reads", counts.read_only),
+            ("failures", counts.failed),
+            ("restarts", counts.restarts),
+            ("refusals", counts.refusals),
+            ("page loads", counts.page_loads),
+            ("evictions", counts.evictions),
+            ("folds", counts.folds),
+            ("splits", counts.splits),
+            ("deleted pages", counts.deletions),
+            ("checkpoints", counts.checkpoints),
+            ("hypothetical transactions", counts.hypothetical),
+            ("histories that were read", counts.histories),
+        ]);
+    });
+}
+
+/// A history that did not happen must be found out.
+#[test]
+fn the_checker_complains_about_corrupted_histories() {
+    on_program_stack(|| {
+        let (mut machine, mut history) = record(1);
+        history.call(&mut machine, everything()).expect("a disk without faults");
+        history.check(&Model::default(), history.commits).expect("the history as it was");
+
+        let is_write = |at: &usize| {
+            let one = &history.all[*at];
+            one.commit.is_some() && matches!(&one.action, Action::Direct(_))
+        };
+        let writes: Vec<usize> = (0..history.all.len()).filter(is_write).collect();
+        let mut found = 0;
+        for at in &writes {
+            let mut lost = history.clone();
+            lost.all.remove(*at);
+            found += usize::from(lost.check(&Model::default(), lost.commits).is_err());
+        }
+        assert!(found > writes.len() / 3, "only {found} of {} lost writes were noticed", writes.len());
+
+        let mut late = history.clone();
+        let [first, .., last] = writes[..] else { panic!("too few writes") };
+        let id = late.all[first].id;
+        late.all[first].id = late.all[last].id;
+        late.all[last].id = id;
+        late.check(&Model::default(), late.commits).expect_err("two writes were swapped");
+    });
+}
