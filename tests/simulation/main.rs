@@ -17,3 +17,4 @@ mod rows_serializability;
 mod scenarios;
 mod serializability;
 mod services;
+mod streams;

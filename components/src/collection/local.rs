@@ -42,6 +42,14 @@ pub struct Snapshot {
     _alive: Arc<()>,
 }
 
+#[cfg(test)]
+impl Snapshot {
+    /// One of trees that are nobody's.
+    pub(crate) fn of(trees: Vec<Tree>) -> Self {
+        Self { trees, _alive: Arc::default() }
+    }
+}
+
 impl LocalCollection {
     /// An empty collection on the account of a transaction.
     pub fn new(schema: Arc<Schema>, ledger: Arc<Ledger>) -> Self {

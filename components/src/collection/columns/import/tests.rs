@@ -253,7 +253,8 @@ fn memory_is_charged_before_it_is_taken() {
     let schema = schema(CollectionKind::Table, &[(ColumnType::Value, None)]);
     // Nulls take no memory, however many there are.
     let nulls: ArrayRef = Arc::new(NullArray::new(usize::MAX / 2));
-    let error = Columns::from_arrays(&schema, std::slice::from_ref(&nulls), nulls.len(), 0, refuse).unwrap_err();
+    let error =
+        Columns::from_arrays(&schema, std::slice::from_ref(&nulls), nulls.len(), 0, refuse).unwrap_err();
     assert_eq!(error.message(), "too much");
 
     let mut charged_bytes = 0;
