@@ -5,6 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use arrow_array::{Array, ArrayRef, RecordBatch};
 use arrow_buffer::Buffer;
 use arrow_ipc::reader::StreamDecoder;
+use arrow_ipc::root_as_message;
 use arrow_schema::ArrowError;
 use components::collection::columns::{Columns, check_arrow_type};
 use components::collection::schema::Schema;
@@ -15,6 +16,17 @@ use super::positions;
 /// What a message of a stream begins with, unless it is from before Arrow 0.15; then comes its length.
 const CONTINUATION: [u8; 4] = [0xff; 4];
 
+/// What a stream ends with: a message of no length.
+const END: [u8; 8] = [0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0];
+
+/// What is known of the messages of a stream before they are decoded.
+struct Messages {
+    /// Where the first one ends; at least one byte follows, if the stream has a mark of its end.
+    first_end: usize,
+    /// Whether the stream has a mark of its end.
+    is_ended: bool,
+}
+
 /// Decode an Arrow IPC stream, of which the columns have the names of those of the schema, in any order. Arrays of the
 /// types of the columns stay in the memory of the stream. `charge` is asked for any other memory, in bytes.
 ///
@@ -23,14 +35,19 @@ const CONTINUATION: [u8; 4] = [0xff; 4];
 /// [`Columns::from_arrays`].
 pub fn arrow(
     schema: &Schema,
-    bytes: Vec<u8>,
+    mut bytes: Vec<u8>,
     charge: &mut dyn FnMut(usize) -> Result<()>,
 ) -> Result<Columns> {
+    let Messages { first_end, is_ended } = check_messages(&bytes)?;
+    if !is_ended {
+        // The mark is optional, but the decoder does some of its work only when there is more.
+        bytes.extend_from_slice(&END);
+    }
     let mut stream = Buffer::from_vec(bytes);
     // It checks all that it reads, offsets, texts and keys of dictionaries included.
     let mut decoder = StreamDecoder::new();
     // The schema first, so that nothing is decoded that is not wanted. It is done at the first byte after its message.
-    let mut schema_message = stream.slice_with_length(0, schema_len(&stream).min(stream.len()));
+    let mut schema_message = stream.slice_with_length(0, first_end + 1);
     stream.advance(schema_message.len());
     let batch = next(&mut decoder, &mut schema_message)?;
     let Some(sent) = decoder.schema().filter(|_| batch.is_none() && schema_message.is_empty()) else {
@@ -61,22 +78,59 @@ pub fn arrow(
     Columns::concat(&schema.layouts()[0].types, parts, charge)
 }
 
-/// The length of the first message, and one byte.
-fn schema_len(stream: &[u8]) -> usize {
-    let (prefix_len, len) = match stream.strip_prefix(&CONTINUATION) {
-        Some(rest) => (8, rest.first_chunk()),
-        None => (4, stream.first_chunk()),
+/// Check that all messages of a stream are whole, and that what they say of their bodies is within these: the decoder
+/// asserts that.
+fn check_messages(stream: &[u8]) -> Result<Messages> {
+    let ends_early = || malformed("it ends early");
+    let (mut at, mut first_end, mut is_ended) = (0, None, false);
+    while at < stream.len() {
+        let rest = &stream[at..];
+        let prefix_len = if rest.starts_with(&CONTINUATION) { 8 } else { 4 };
+        let metadata_len = rest[prefix_len - 4..].first_chunk().ok_or_else(ends_early)?;
+        let metadata_len = u32::from_le_bytes(*metadata_len) as usize;
+        if metadata_len == 0 {
+            is_ended = true;
+            break;
+        }
+        let metadata = rest.get(prefix_len..prefix_len + metadata_len).ok_or_else(ends_early)?;
+        let message = root_as_message(metadata).map_err(malformed)?;
+        let body_start = at + prefix_len + metadata_len;
+        let body_len = usize::try_from(message.bodyLength()).map_err(|_| ends_early())?;
+        if body_len > stream.len() - body_start {
+            return Err(ends_early());
+        }
+        let dictionary = message.header_as_dictionary_batch().and_then(|dictionary| dictionary.data());
+        if let Some(batch) = message.header_as_record_batch().or(dictionary) {
+            check_batch(batch, body_len)?;
+        }
+        at = body_start + body_len;
+        first_end.get_or_insert(at);
+    }
+    Ok(Messages { first_end: first_end.ok_or_else(ends_early)?, is_ended })
+}
+
+fn check_batch(batch: arrow_ipc::RecordBatch, body_len: usize) -> Result<()> {
+    let is_within = |buffer: &arrow_ipc::Buffer| {
+        let range = (usize::try_from(buffer.offset()), usize::try_from(buffer.length()));
+        let (Ok(offset), Ok(len)) = range else { return false };
+        offset.checked_add(len).is_some_and(|end| end <= body_len)
     };
-    let len = len.map_or(0, |bytes| u32::from_le_bytes(*bytes) as usize);
-    len.saturating_add(prefix_len + 1)
+    let is_counted =
+        |node: &arrow_ipc::FieldNode| 0 <= node.null_count() && node.null_count() <= node.length();
+    let are_within = batch.buffers().is_none_or(|buffers| buffers.iter().all(is_within));
+    let are_counted = batch.nodes().is_none_or(|nodes| nodes.iter().all(is_counted));
+    match batch.length() >= 0 && are_within && are_counted {
+        true => Ok(()),
+        false => Err(malformed("its lengths contradict each other")),
+    }
 }
 
 fn next(decoder: &mut StreamDecoder, stream: &mut Buffer) -> Result<Option<RecordBatch>> {
     unwinding(|| decoder.decode(stream))
 }
 
-/// Some checks of the decoder are assertions: a stream that fails one is as malformed as any other. What was being
-/// decoded is dropped then.
+/// Some checks of the decoder are assertions, and not all of them are made in [`check_messages`]: a stream that fails one
+/// is as malformed as any other. What was being decoded is dropped then.
 fn unwinding<T>(decode: impl FnOnce() -> std::result::Result<T, ArrowError>) -> Result<T> {
     match catch_unwind(AssertUnwindSafe(decode)) {
         Ok(decoded) => decoded.map_err(|cause| match cause.to_string() {

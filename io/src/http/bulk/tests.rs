@@ -89,7 +89,11 @@ fn stream(batches: &[Vec<(&str, ArrayRef)>]) -> Vec<u8> {
     let batches: Vec<RecordBatch> =
         batches.iter().map(|columns| RecordBatch::try_from_iter(columns.clone()).unwrap()).collect();
     let mut bytes = Vec::new();
-    let mut writer = StreamWriter::try_new(&mut bytes, &batches[0].schema()).unwrap();
+    let schema = batches.first().map_or_else(
+        || RecordBatch::try_from_iter(items(&[], &[], &[])).unwrap().schema(),
+        RecordBatch::schema,
+    );
+    let mut writer = StreamWriter::try_new(&mut bytes, &schema).unwrap();
     batches.iter().for_each(|batch| writer.write(batch).unwrap());
     writer.finish().unwrap();
     drop(writer);
@@ -256,6 +260,9 @@ fn arrow_batches_are_widened_and_joined() {
     // The mark of the end may be missing: the body ends instead.
     let whole = stream(&[items(&[1], &["a"], &[1])]);
     assert_eq!(written("/shop/items", ARROW, &whole[..whole.len() - 8]), Ok(r#"[1,"a",1]"#.to_string()));
+    let schema = stream(&[]);
+    assert_eq!(written("/shop/items", ARROW, &schema[..schema.len() - 8]), Ok(String::new()));
+    assert!(written("/shop/items", ARROW, [&whole[..], b"more"].concat()).unwrap_err().starts_with("400 "));
 }
 
 #[test]
