@@ -138,6 +138,8 @@ impl Serialize for State {
             Self::View(view) => entry(serializer, view.schema().class().path(), &[&**view.schema()]),
             Self::Stream(_) => serializer.collect_seq(EMPTY),
             Self::Row(row) => serializer.collect_seq(row.values.iter()),
+            // Rows on their way in are never shown.
+            Self::Bulk(bulk) => entry(serializer, bulk.schema().class().path(), &[&**bulk.schema()]),
             Self::Content(content) => {
                 entry(serializer, content.schema.class().path(), &(&*content.schema, Rows(&content.rows)))
             }

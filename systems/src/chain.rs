@@ -9,15 +9,16 @@ use components::chain::{
     self, Block, Chain, ChainAddress, ChainContent, ChainKind, History, Links, LocalChain, Mutation,
 };
 use components::cluster::{ChainId, Member};
+use components::collection::bulk::Bulk;
 use components::collection::coerce::value_of;
 use components::collection::local::LocalCollection;
 use components::collection::schema::{CollectionKind, Schema};
 use components::collection::view::Rowset;
 use components::collection::{Collection, HostedCollection, Source};
 use components::decode;
-use components::ledger::Reservation;
+use components::ledger::{Reservation, TRANSACTION_BYTES_MAX};
 use components::lock::LockMode;
-use components::{Error, Id, Path, Result, State};
+use components::{Error, Id, Path, Result, State, Value};
 
 use crate::scalar::{Call, Interpreter};
 
@@ -85,6 +86,30 @@ impl Interpreter {
         }
     }
 
+    /// What a history records of many rows: each as if it had come alone.
+    async fn bulk_mutations(&self, path: &[Id], bulk: &Bulk) -> Result<Vec<Mutation>> {
+        let (rows, schema) = (bulk.rows(), bulk.schema());
+        // A row takes more than its columns do.
+        if rows.bytes() as u64 > TRANSACTION_BYTES_MAX {
+            return Err(Error::too_large("the history of a chain records each row: send fewer at a time"));
+        }
+        let mut mutations = Vec::with_capacity(rows.len());
+        for i in 0..rows.len() {
+            self.step(schema.columns().len()).await;
+            let row = rows.row(i);
+            let (key, values) = match schema.kind() {
+                CollectionKind::BTree => (Value::None, &row[..]),
+                CollectionKind::Table => {
+                    let (key, values) = row.split_at(schema.key_len());
+                    (Value::Tuple(key.into()), values)
+                }
+            };
+            let values = State::Value(Value::Tuple(values.into()));
+            mutations.push(Mutation::put(Path::from(path), &key, &values)?);
+        }
+        Ok(mutations)
+    }
+
     async fn locked_subject(&self, id: ChainId, mode: LockMode) -> State {
         poll_fn(|_| self.ledger.subject(id, mode).map_or(Poll::Pending, Poll::Ready)).await
     }
@@ -127,15 +152,15 @@ impl Interpreter {
         match &collection.source {
             Source::Hosted(hosted) => {
                 let spec = &self.catalog.chains[&hosted.chain];
-                let (call, record) = match spec.kind {
+                let (call, records) = match spec.kind {
                     ChainKind::Block => self.recorded(place(&spec.schema, hosted.slot.into()), call).await?,
-                    ChainKind::Sync => (call, None),
+                    ChainKind::Sync => (call, Vec::new()),
                 };
                 let is_alone = !writes_one_row(collection.schema.kind(), &call);
                 let turn = self.ledger.queue_write(hosted.chain, is_alone);
                 poll_fn(|_| if self.ledger.is_turn(&turn) { Poll::Ready(()) } else { Poll::Pending }).await;
                 let result = self.call_rows(&rows, call, depth).await?;
-                if let Some(mutation) = record {
+                for mutation in records {
                     self.ledger.record(hosted.chain, mutation)?;
                 }
                 self.ledger.end_write(turn);
@@ -144,9 +169,9 @@ impl Interpreter {
             // Nothing of what is read for it is written meanwhile: only fuel is waited for, by all in turn.
             Source::Local(local) => match local.history() {
                 Some((history, path)) => {
-                    let (call, record) = self.recorded(path.clone(), call).await?;
+                    let (call, records) = self.recorded(path.clone(), call).await?;
                     let result = self.call_rows(&rows, call, depth).await?;
-                    if let Some(mutation) = record {
+                    for mutation in records {
                         // What a chain keeps lives as long as the transaction.
                         self.ledger.reserve(mutation.bytes())?;
                         history.record(self.ledger.id(), mutation)?;
@@ -161,13 +186,17 @@ impl Interpreter {
 
     /// A write to a collection in a block chain, and what the history records of it. A collection that is written is
     /// read once, and what is recorded is what is written: a slice may be one of the tree that it is inserted into.
-    async fn recorded(&self, path: Path, call: Call) -> Result<(Call, Option<Mutation>)> {
+    async fn recorded(&self, path: Path, call: Call) -> Result<(Call, Vec<Mutation>)> {
         let call = match call {
+            Call::Put(_, State::Bulk(ref bulk)) => {
+                let mutations = self.bulk_mutations(path.segments(), bulk).await?;
+                return Ok((call, mutations));
+            }
             Call::Put(key, value) => Call::Put(key, self.read_whole(value).await?),
             call => call,
         };
         let record = mutation(path.segments(), &call)?;
-        Ok((call, record))
+        Ok((call, record.into_iter().collect()))
     }
 
     /// A collection or view as its rows are now; any other state as it is.
@@ -393,7 +422,7 @@ fn at<'a>(subject: &'a State, path: &Path) -> Option<&'a Collection> {
 /// Whether a write is done as soon as one row is locked: it neither reads it nor writes others.
 fn writes_one_row(kind: CollectionKind, call: &Call) -> bool {
     match call {
-        Call::Put(_, State::Content(_)) => false,
+        Call::Put(_, State::Content(_) | State::Bulk(_)) => false,
         Call::Put(_, value) => Rowset::of(value).is_none() && value.as_map().is_none(),
         _ => kind == CollectionKind::Table,
     }

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use components::cast;
 use components::chain::{Chain, ChainContent};
 use components::class::Instance;
+use components::collection::bulk::Bulk;
 use components::collection::coerce::{btree_row, table_row, value_of};
 use components::collection::key::Key;
 use components::collection::local::LocalCollection;
@@ -192,9 +193,25 @@ impl Interpreter {
 
     /// Call a collection or a view of one itself; nothing is recorded of it.
     pub(crate) async fn call_rows(&self, rows: &Rowset, call: Call, depth: u32) -> Result<State> {
+        if let Call::Put(key, State::Bulk(bulk)) = &call {
+            return self.put_bulk(&rows.to_state(), key, bulk).await;
+        }
         match rows.kind() {
             CollectionKind::BTree => self.call_btree(rows, call, depth).await,
             CollectionKind::Table => self.call_table(rows, call).await,
+        }
+    }
+
+    /// Write many rows at once, as they come from the edge: into the hosted collection that they were checked for.
+    async fn put_bulk(&self, subject: &State, key: &State, bulk: &Arc<Bulk>) -> Result<State> {
+        match subject {
+            State::Collection(Collection { schema, source: Source::Hosted(hosted) })
+                if key.is_none() && schema == bulk.schema() =>
+            {
+                self.merge_hosted_rows(*hosted, bulk).await?;
+                Ok(State::NONE)
+            }
+            _ => Err(Error::bad_request("rows can only be put into a hosted collection, without a key")),
         }
     }
 

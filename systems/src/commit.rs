@@ -153,7 +153,7 @@ fn order(world: &World, id: TxnId, changes: &[Change]) -> Order {
             if schema.layouts().len() == 1 {
                 continue;
             }
-            let entries = rows.values().flat_map(|change| change.in_trees(schema));
+            let entries = rows.rows.values().flat_map(|change| change.in_trees(schema));
             for change in entries.filter(|change| change.tree > 0) {
                 let tree = TreeId { chain: *chain, slot: *slot, tree: change.tree as u16 };
                 let resource = Resource { tree, range: LockRange::Key(change.key) };

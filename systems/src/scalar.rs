@@ -193,7 +193,7 @@ impl Interpreter {
                 }
                 State::Stream(stream) => self.route_stream(stream, path, call, depth).await,
                 State::Row(row) => self.route_row(row, path, call, depth).await,
-                State::Op(_) | State::Closure(_) | State::Ref(_) | State::Content(_) => {
+                State::Op(_) | State::Closure(_) | State::Ref(_) | State::Content(_) | State::Bulk(_) => {
                     common(&subject, path, call)
                 }
             }

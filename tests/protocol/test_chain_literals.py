@@ -323,7 +323,6 @@ NAMES = {
     "an alias": [["a", {"$self/items": []}], ["t", {"$a": []}]],
     "a member of the cluster": [["t", {"$self": ["items"]}]],
     "the chain as it is shown": [["t", {"$self/items/chain": [None]}]],
-    "an absolute path": [["t", {RAW + "/items": []}]],
     "an instance": [["t", {R + "/new": [{"/state/object/class": {TABLE: {"m": 1}}}, {"$self/items": []}]}]],
 }
 

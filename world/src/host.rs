@@ -159,12 +159,14 @@ impl Host {
         let outbox = &mut *world.resource_mut::<Outbox>();
         let replies = std::mem::take(&mut outbox.replies);
         let loads = std::mem::take(&mut outbox.loads);
+        let jobs = std::mem::take(&mut outbox.jobs);
         let registry = &mut *world.resource_mut::<Registry>();
         let is_checkpoint_due = std::mem::take(&mut registry.is_checkpoint_due);
         Outputs {
             replies,
             batch,
             loads,
+            jobs,
             is_busy: registry.has_work() || !registry.out_of_fuel.is_empty() || is_checkpoint_due,
             next_deadline_ns: registry.deadlines.first().map(|(deadline_ns, _)| *deadline_ns),
             poisoned: None,
