@@ -302,7 +302,12 @@ impl Interpreter {
         tree: usize,
         range: &KeyRange,
     ) -> HostedScan {
-        self.lock(collection, tree, &LockRange::Range(range.clone()), LockMode::Read).await;
+        // Nothing overlaps a range without keys, so no such lock is ever granted; but what is scanned must be locked.
+        let locked = match range.is_empty() {
+            true => LockRange::Key(range.start.clone()),
+            false => LockRange::Range(range.clone()),
+        };
+        self.lock(collection, tree, &locked, LockMode::Read).await;
         HostedScan { collection, tree, snapshot: self.ledger.rows(collection) }
     }
 
