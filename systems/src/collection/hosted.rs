@@ -184,16 +184,21 @@ impl Interpreter {
         .await
     }
 
-    /// The content of the base of a page, as soon as it is in memory.
-    async fn base(&self, page: &Page) -> Option<Arc<Columns>> {
+    /// Begin to look at a page, its statistics included. What was folded into it counts as read.
+    async fn look_at(&self, page: &Page) {
         if !page.is_readable(self.ledger.visibility()) {
             // What the transaction would see is gone; it begins again.
-            return poll_fn(|_| {
+            poll_fn(|_| {
                 self.ledger.want_restart();
-                Poll::Pending
+                Poll::<()>::Pending
             })
             .await;
         }
+        self.ledger.note_commit(page.horizon.1);
+    }
+
+    /// The content of the base of a page, as soon as it is in memory.
+    async fn base(&self, page: &Page) -> Option<Arc<Columns>> {
         match &page.base {
             None => None,
             Some(cell) => Some(self.page_content(cell).await),
@@ -223,9 +228,7 @@ impl Interpreter {
 
     async fn committed_row(&self, tree: &Tree, layout: &Layout, key: &Key) -> Option<Row> {
         let (_, page) = tree.page(key);
-        if !page.is_readable(self.ledger.visibility()) {
-            self.base(page).await;
-        }
+        self.look_at(page).await;
         loop {
             match page.find(layout, key, self.ledger.visibility()) {
                 Found::Row(row, commit) => {
@@ -299,6 +302,7 @@ impl Interpreter {
         } else {
             scan.tree().place(&range.start)
         };
+        self.look_at(&page).await;
         let mut part = range.intersection(&place);
         let rest = |range: &mut KeyRange, part: &KeyRange| {
             if is_reversed {
@@ -387,11 +391,12 @@ impl Interpreter {
         let mut count = 0;
         while !range.is_empty() {
             let Placed { range: place, page } = scan.tree().place(&range.start);
+            self.look_at(&page).await;
             let part = range.intersection(&place);
             let has_own = has_own(scan.own(), &part);
             let is_whole =
                 conditions.is_empty() && part == place && !has_own && page.is_all_visible(visibility);
-            if is_whole && page.is_readable(visibility) {
+            if is_whole {
                 count += page.rows;
                 self.ledger.note_commit(page.newest_commit());
                 self.step(0).await;
