@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use components::collection::Row;
 use components::collection::bound::{Condition, ValueRange};
-use components::collection::columns::{Columns, cut, fold, sort};
+use components::collection::columns::{Columns, PageSize, cut, fold, sort};
 use components::collection::key::Key;
 use components::collection::schema::{ColumnType, Layout};
 use components::{NumberType, Value};
@@ -109,7 +109,7 @@ fn main() {
             .map(|i| table_row(first + i * (2 * page.len() / changes / 2 * 2) / 2 * 2 + i % 2))
             .map(|row| (Key::of_row(&table, &row), Some(row)))
             .collect();
-        let us = time(|| fold(&table, Some(page), &changes));
+        let us = time(|| fold(&table, Some(page), &changes, PageSize::default()));
         row(
             &format!("fold {} changes into a page", changes.len()),
             us,

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
+use crate::collection::{Collection, CollectionContent, Source};
 use crate::error::{Error, Result};
 use crate::name::{Id, Path};
 use crate::native::NativeClass;
@@ -86,9 +87,13 @@ impl Mutation {
     /// A PUT, with key and value in the form that is stored.
     ///
     /// # Errors
-    /// 400 if the value is not made of values, tuples and maps.
+    /// 400 if the value is neither made of values, tuples and maps, nor the rows of a collection.
     pub fn put(path: Path, key: &Value, value: &State) -> Result<Self> {
-        Ok(Self::Put { path, key: stored_value(key), value: stored(value)? })
+        let value = match value {
+            State::Content(content) => State::Content(Arc::new(stored_content(content))),
+            value => stored(value)?,
+        };
+        Ok(Self::Put { path, key: stored_value(key), value })
     }
 
     /// A DELETE, with the key in the form that is stored.
@@ -224,10 +229,54 @@ pub fn stored(state: &State) -> Result<State> {
             items.iter().map(|(name, item)| Ok((name.clone(), stored(item)?))).collect::<Result<_>>()?,
         ),
         State::Instance(instance) => stored(instance.data()),
-        other => Err(Error::bad_request(format_args!(
-            "a chain around a value cannot store a {}",
-            other.class().path()
-        ))),
+        other => Err(Error::bad_request(format_args!("a chain cannot store a {}", other.class().path()))),
+    }
+}
+
+/// The rows of a collection in the form in which histories keep them. They are in the entry of their block, and not
+/// beside it under their hash as page 04 §4.4 has it: a transaction is bounded, so they are.
+fn stored_content(content: &CollectionContent) -> CollectionContent {
+    let rows = content.rows.iter().map(|row| row.iter().map(stored_value).collect()).collect();
+    CollectionContent { schema: content.schema.clone(), rows, bytes: content.bytes }
+}
+
+/// The subject that a resolved state declares: collections by empty ones, or an initial value (page 04 §4.1, §4.6).
+///
+/// # Errors
+/// 400 if it cannot be the subject of a chain.
+pub fn declared(state: &State) -> Result<State> {
+    match state {
+        State::Collection(collection) => {
+            let is_empty = match &collection.source {
+                Source::Declared => true,
+                Source::Local(local) => local.is_empty(),
+                Source::Hosted(_) => false,
+            };
+            if !is_empty {
+                return Err(Error::bad_request(
+                    "a chain around a collection is declared by the schema of the collection alone",
+                ));
+            }
+            Ok(State::Collection(Collection { source: Source::Declared, ..collection.clone() }))
+        }
+        State::Tuple(items) if items.iter().any(|item| matches!(item, State::Collection(_))) => {
+            if !items.iter().all(|item| matches!(item, State::Collection(_))) {
+                return Err(Error::bad_request(
+                    "the subject of a chain is made of collections or of values, not of both",
+                ));
+            }
+            State::tuple(items.iter().map(declared).collect::<Result<_>>()?)
+        }
+        value => initial(value),
+    }
+}
+
+/// Whether a declared subject is made of collections.
+pub fn has_collections(schema: &State) -> bool {
+    match schema {
+        State::Collection(_) => true,
+        State::Tuple(items) => items.iter().any(|item| matches!(item, State::Collection(_))),
+        _ => false,
     }
 }
 
@@ -317,23 +366,42 @@ impl Block {
     }
 }
 
-/// Check that each block names the hash of the one before.
-///
-/// # Errors
-/// 400 naming the first block that does not follow.
-pub fn verify_links<'a>(blocks: impl IntoIterator<Item = &'a Block>) -> Result<()> {
-    let mut expected = FIRST_BLOCK.to_vec();
-    for (ordinal, block) in blocks.into_iter().enumerate() {
+/// What the next block of a history must follow.
+#[derive(Debug, Default)]
+pub struct Links {
+    ordinal: u64,
+    hash: Option<BlockHash>,
+    newest: Option<TxnId>,
+}
+
+impl Links {
+    /// Check that the next block names the hash of the one before, and that its transactions are newer.
+    ///
+    /// # Errors
+    /// 400 naming the block if it does not follow.
+    pub fn verify(&mut self, block: &Block) -> Result<()> {
+        let expected = self.hash.as_ref().map_or(FIRST_BLOCK, |hash| hash);
         if block.previous != expected {
             return Err(Error::bad_request(format_args!(
-                "block {ordinal} does not follow: the hash of the block before it is {}, it says {}",
-                hex::encode(&expected),
+                "block {} does not follow: the hash of the block before it is {}, it says {}",
+                self.ordinal,
+                hex::encode(expected),
                 hex::encode(&block.previous)
             )));
         }
-        expected = block.hasher().hash().to_vec();
+        for (id, _) in &block.transactions {
+            if self.newest.is_some_and(|newest| newest >= *id) {
+                return Err(Error::bad_request(format_args!(
+                    "block {} does not follow: the transaction {id} is not newer than those before it",
+                    self.ordinal
+                )));
+            }
+            self.newest = Some(*id);
+        }
+        self.hash = Some(block.hasher().hash());
+        self.ordinal += 1;
+        Ok(())
     }
-    Ok(())
 }
 
 /// What a chain that is not hosted holds; it lives as long as the transaction that made it.
@@ -351,31 +419,12 @@ struct LocalContent {
 }
 
 impl LocalChain {
-    /// An empty chain around an initial value.
-    pub fn new(kind: ChainKind, schema: State) -> Self {
-        let content = LocalContent { subject: schema.clone(), blocks: vec![Block::default()] };
-        Self { kind, schema, content: Mutex::new(content) }
-    }
-
-    /// A sync chain with the given current subject.
-    pub fn with_subject(schema: State, subject: State) -> Self {
-        let content = LocalContent { subject, blocks: vec![Block::default()] };
-        Self { kind: ChainKind::Sync, schema, content: Mutex::new(content) }
-    }
-
-    /// A block chain with the given history, replayed.
-    ///
-    /// # Errors
-    /// 400 if a block does not follow the one before, or a mutation cannot be applied.
-    pub fn with_history(schema: State, mut blocks: Vec<Block>) -> Result<Self> {
-        verify_links(&blocks)?;
-        let mutations = blocks.iter().flat_map(|block| &block.transactions).flat_map(|(_, all)| all);
-        let subject = mutations.into_iter().try_fold(schema.clone(), |subject, next| next.apply(&subject))?;
+    /// A chain with this schema, current subject and history; a sync chain has none.
+    pub fn new(kind: ChainKind, schema: State, subject: State, mut blocks: Vec<Block>) -> Self {
         if blocks.is_empty() {
             blocks.push(Block::default());
         }
-        let content = Mutex::new(LocalContent { subject, blocks });
-        Ok(Self { kind: ChainKind::Block, schema, content })
+        Self { kind, schema, content: Mutex::new(LocalContent { subject, blocks }) }
     }
 
     // A panic while the lock is held cannot leave a half-made change: each change is one assignment.
@@ -383,12 +432,17 @@ impl LocalChain {
         self.content.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The initial value.
+    /// Which history it keeps.
+    pub fn kind(&self) -> ChainKind {
+        self.kind
+    }
+
+    /// The initial value, or the declarations of collections.
     pub fn schema(&self) -> &State {
         &self.schema
     }
 
-    /// The current value.
+    /// The current value, or the collections.
     pub fn subject(&self) -> State {
         self.content().subject.clone()
     }
@@ -398,19 +452,35 @@ impl LocalChain {
         self.content().blocks.clone()
     }
 
-    /// Record and apply a mutation of the given transaction.
+    /// Record and apply a mutation of a value by the given transaction.
     ///
     /// # Errors
-    /// As [`Mutation::apply`]; then nothing has changed.
+    /// As [`Mutation::apply`] and [`Self::record`]; then nothing has changed.
     pub fn mutate(&self, id: TxnId, mutation: Mutation) -> Result<()> {
+        let subject = mutation.apply(&self.subject())?;
+        self.record(id, mutation)?;
+        self.content().subject = subject;
+        Ok(())
+    }
+
+    /// Record a mutation by the given transaction; a sync chain keeps none.
+    ///
+    /// # Errors
+    /// 400 if the history has a newer transaction.
+    pub fn record(&self, id: TxnId, mutation: Mutation) -> Result<()> {
+        if self.kind == ChainKind::Sync {
+            return Ok(());
+        }
         let content = &mut *self.content();
-        let subject = mutation.apply(&content.subject)?;
+        let newest = content.blocks.iter().rev().find_map(|block| block.transactions.last());
+        if newest.is_some_and(|(newest, _)| *newest > id) {
+            return Err(Error::bad_request("the history of this chain is newer than this transaction"));
+        }
         let block = content.blocks.last_mut().expect("a chain has a block");
         match block.transactions.last_mut() {
             Some((last, mutations)) if *last == id => mutations.push(mutation),
             _ => block.transactions.push((id, vec![mutation])),
         }
-        content.subject = subject;
         Ok(())
     }
 }
@@ -446,6 +516,15 @@ impl Chain {
             Self::Hosted(kind, _) => *kind,
             Self::Local(chain) => chain.kind,
             Self::Content(content) => content.kind,
+        }
+    }
+
+    /// Whether there is a collection in it that a reply must read.
+    pub fn is_lazy(&self) -> bool {
+        match self {
+            Self::Hosted(..) => false,
+            Self::Local(chain) => has_collections(&chain.schema),
+            Self::Content(content) => content.subject.is_lazy(),
         }
     }
 }
@@ -489,10 +568,16 @@ mod tests {
     fn a_block_that_does_not_follow_is_refused() {
         let first = example();
         let next = Block { previous: first.hasher().hash().to_vec(), ..Default::default() };
-        verify_links([&first, &next]).unwrap();
+        let verify = |blocks: &[&Block]| {
+            let mut links = Links::default();
+            blocks.iter().try_for_each(|block| links.verify(block))
+        };
+        verify(&[&first, &next]).unwrap();
         let forged = Block { previous: vec![0; 32], ..Default::default() };
-        assert!(verify_links([&first, &forged]).is_err());
-        assert!(verify_links([&next]).is_err());
+        assert!(verify(&[&first, &forged]).is_err());
+        assert!(verify(&[&next]).is_err());
+        let again = Block { previous: next.previous.clone(), ..example() };
+        assert!(verify(&[&first, &again]).is_err(), "a transaction is in one block");
     }
 
     #[test]

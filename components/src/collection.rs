@@ -10,12 +10,14 @@
 //! [`range`]; which entries the change of a row changes in [`change`]. A [`view`] or [`stream`] only says what to read.
 
 pub mod bound;
+pub mod bulk;
 pub mod change;
 pub mod coerce;
 pub mod columns;
 pub mod declare;
 pub mod key;
 pub mod local;
+pub mod merge;
 pub mod page;
 pub mod range;
 pub mod schema;

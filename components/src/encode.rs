@@ -138,6 +138,8 @@ impl Serialize for State {
             Self::View(view) => entry(serializer, view.schema().class().path(), &[&**view.schema()]),
             Self::Stream(_) => serializer.collect_seq(EMPTY),
             Self::Row(row) => serializer.collect_seq(row.values.iter()),
+            // Rows on their way in are never shown.
+            Self::Bulk(bulk) => entry(serializer, bulk.schema().class().path(), &[&**bulk.schema()]),
             Self::Content(content) => {
                 entry(serializer, content.schema.class().path(), &(&*content.schema, Rows(&content.rows)))
             }
@@ -317,8 +319,39 @@ impl Serialize for Stored<'_> {
             State::Map(items) => {
                 serializer.collect_map(items.iter().map(|(name, item)| (name.as_str(), Stored(item))))
             }
+            State::Content(content) => {
+                let rows = StoredRows(&content.rows);
+                entry(serializer, content.schema.class().path(), &(&*content.schema, rows))
+            }
             other => other.serialize(serializer),
         }
+    }
+}
+
+/// The rows of a collection as chains store them.
+struct StoredRows<'a>(&'a [Row]);
+
+impl Serialize for StoredRows<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.iter().map(StoredValue))
+    }
+}
+
+/// The values of a row as chains store them.
+struct StoredValue<'a>(&'a Row);
+
+impl Serialize for StoredValue<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.iter().map(|value| StoredState(key_state(value))))
+    }
+}
+
+/// A state that [`Stored`] has no other owner of.
+struct StoredState(State);
+
+impl Serialize for StoredState {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        Stored(&self.0).serialize(serializer)
     }
 }
 

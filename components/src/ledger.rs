@@ -13,11 +13,12 @@ use crate::cluster::ChainId;
 use crate::collection::HostedCollection;
 use crate::collection::page::{PageId, Visibility};
 use crate::error::{Error, Result};
+use crate::job::{Job, JobResult};
 use crate::lock::{LockMode, Resource};
 use crate::state::State;
 use crate::transaction_id::TxnId;
 
-pub use rows::{LOCKED_KEYS_MAX, OwnRows, RowChanges, RowsSnapshot};
+pub use rows::{LOCKED_KEYS_MAX, OwnRows, RowChanges, RowsChange, RowsSnapshot};
 
 /// How much one transaction may hold in its contexts, in bytes.
 pub const TRANSACTION_BYTES_MAX: u64 = 128 << 20;
@@ -63,7 +64,21 @@ pub enum ChangedContent {
     /// The new value.
     Value(State),
     /// The changed rows of each collection.
-    Rows(Vec<(u16, RowChanges)>),
+    Rows(Vec<(u16, RowsChange)>),
+}
+
+/// A write to a chain around collections that is under way or waits for its turn.
+#[derive(Debug)]
+pub struct WriteTurn {
+    chain: ChainId,
+    number: u64,
+}
+
+/// The writes of one chain in order, and whether each must be alone.
+#[derive(Debug, Default)]
+struct Turns {
+    last: u64,
+    waiting: BTreeMap<u64, bool>,
 }
 
 #[derive(Debug, Default)]
@@ -72,6 +87,8 @@ struct Content {
     collections: BTreeMap<HostedCollection, rows::RowsView>,
     /// What the histories of chains around collections are to record.
     recorded: BTreeMap<ChainId, Vec<Mutation>>,
+    /// The writes of chains around collections that are under way or wait for their turn.
+    writing: BTreeMap<ChainId, Turns>,
     /// The blocks of chains as they were committed, once they were asked for and came.
     histories: BTreeMap<ChainId, Vec<Arc<Block>>>,
     asked: BTreeSet<Want>,
@@ -87,6 +104,11 @@ struct Content {
     for_update: BTreeSet<HostedCollection>,
     /// Collections with rows that were read first and written then.
     upgraded: BTreeSet<HostedCollection>,
+    /// Jobs that were not begun yet, by their numbers in the transaction.
+    jobs: Vec<(u32, Job)>,
+    /// The results of jobs that are done.
+    job_results: BTreeMap<u32, JobResult>,
+    jobs_submitted: u32,
 }
 
 /// See the module.
@@ -211,7 +233,63 @@ impl Ledger {
         }
     }
 
+    /// Let a job be done; its number is for [`Self::take_job_result`].
+    pub fn submit(&self, job: Job) -> u32 {
+        let content = &mut *self.content();
+        let number = content.jobs_submitted;
+        content.jobs_submitted += 1;
+        content.jobs.push((number, job));
+        number
+    }
+
+    /// The result of a job, once, when it is there.
+    pub fn take_job_result(&self, number: u32) -> Option<JobResult> {
+        self.content().job_results.remove(&number)
+    }
+
+    /// Begin to write to a chain around collections, alone if the write is not done in one step: what other parts of
+    /// the program write meanwhile would be in the history where it did not happen.
+    pub fn queue_write(&self, chain: ChainId, is_alone: bool) -> WriteTurn {
+        let content = &mut *self.content();
+        let turns = content.writing.entry(chain).or_default();
+        turns.last += 1;
+        turns.waiting.insert(turns.last, is_alone);
+        WriteTurn { chain, number: turns.last }
+    }
+
+    /// Whether a write may go on.
+    pub fn is_turn(&self, turn: &WriteTurn) -> bool {
+        let content = self.content();
+        let waiting = &content.writing[&turn.chain].waiting;
+        match waiting[&turn.number] {
+            true => waiting.first_key_value().is_some_and(|(first, _)| *first == turn.number),
+            false => !waiting.range(..turn.number).any(|(_, is_alone)| *is_alone),
+        }
+    }
+
+    /// A write has happened and is recorded.
+    pub fn end_write(&self, turn: WriteTurn) {
+        let content = &mut *self.content();
+        let turns = content.writing.get_mut(&turn.chain).expect("a write that was queued");
+        turns.waiting.remove(&turn.number).expect("a write ends once");
+        // Who waits for this may have been polled before, and asks the world for nothing.
+        content.out_of_fuel |= turns.waiting.values().any(|is_alone| *is_alone);
+        if turns.waiting.is_empty() {
+            content.writing.remove(&turn.chain);
+        }
+    }
+
     // For the world.
+
+    /// The jobs that the program has submitted since the last call.
+    pub fn take_jobs(&self) -> Vec<(u32, Job)> {
+        std::mem::take(&mut self.content().jobs)
+    }
+
+    /// A job is done.
+    pub fn finish_job(&self, number: u32, result: JobResult) {
+        self.content().job_results.insert(number, result);
+    }
 
     /// Give the program fuel for a tick.
     pub fn refuel(&self, fuel: u64) {
@@ -274,7 +352,7 @@ impl Ledger {
                 content: ChangedContent::Value(view.subject),
             })
             .collect();
-        let mut rows: BTreeMap<ChainId, Vec<(u16, RowChanges)>> = BTreeMap::new();
+        let mut rows: BTreeMap<ChainId, Vec<(u16, RowsChange)>> = BTreeMap::new();
         for (HostedCollection { chain, slot }, view) in std::mem::take(&mut content.collections) {
             let changed = view.into_changes();
             if !changed.is_empty() {

@@ -9,6 +9,7 @@ pub mod decode;
 pub mod document;
 pub mod encode;
 pub mod error;
+pub mod job;
 pub mod ledger;
 pub mod lock;
 pub mod name;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::chain::Chain;
 use crate::class::{Class, Instance};
+use crate::collection::bulk::Bulk;
 use crate::collection::stream::Stream;
 use crate::collection::view::View;
 use crate::collection::{Collection, CollectionContent, NamedRow};
@@ -57,6 +58,8 @@ pub enum State {
     Row(Arc<NamedRow>),
     /// The rows of a collection or view, read as a whole: what a reply shows.
     Content(Arc<CollectionContent>),
+    /// Rows to be written into a collection at once.
+    Bulk(Arc<Bulk>),
 }
 
 /// What a container knows about everything in it, so that limits cost nothing to check.
@@ -145,12 +148,14 @@ impl State {
             Self::Class(class) => class.extent(),
             Self::Closure(closure) => closure.extent(),
             Self::Range(bounds) => bounds.0.extent,
-            Self::Cluster(_) | Self::Op(_) | Self::Chain(_) => leaf(128),
+            Self::Cluster(_) | Self::Op(_) => leaf(128),
+            Self::Chain(chain) => Extent { is_lazy: chain.is_lazy(), ..leaf(128) },
             Self::Collection(_) => Extent { is_lazy: true, ..leaf(128) },
             Self::View(view) => Extent { is_lazy: true, ..view.extent() },
             Self::Stream(stream) => Extent { is_lazy: true, ..stream.extent() },
             Self::Row(row) => Extent::of_values(&row.values),
             Self::Content(content) => Extent { bytes: content.bytes, ..leaf(128) },
+            Self::Bulk(bulk) => leaf(bulk.rows().bytes()),
         }
     }
 
@@ -269,6 +274,7 @@ impl State {
             Self::Stream(_) => NativeClass::Stream,
             Self::Row(_) => NativeClass::ValueTuple,
             Self::Content(content) => content.schema.class(),
+            Self::Bulk(bulk) => bulk.schema().class(),
         }
     }
 }

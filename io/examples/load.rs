@@ -1,14 +1,15 @@
 //! The load of the figures in `BENCHMARKS.md`; `tests/bench/run` calls it.
 //!
-//! One thread, one keep-alive connection for each client, one request at a time on each: nothing is pipelined. The
-//! same generator drives both sides of a comparison.
+//! One thread, one keep-alive connection for each client, one request at a time on each: nothing is pipelined. Parts of
+//! a request can be drawn at random, as `pgbench` draws the variables of its scripts.
 
 use std::convert::Infallible;
 use std::fs::File;
+use std::io::Write;
 use std::net::SocketAddr;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use heed::types::Bytes as RawBytes;
@@ -27,7 +28,11 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const USAGE: &str = "usage: load bare ADDRESS
        load http ADDRESS METHOD TARGET CLIENTS SECONDS [BODY]
        load sequential ADDRESS TARGET BODY DIRECTORY COUNT
-       load healthy ADDRESS";
+       load healthy ADDRESS
+TARGET and BODY of http may hold, filled anew for each request:
+       <random:N>  a number below N, uniformly
+       <plus:N>    the random number before it, and N more
+       <one:A|B|C> one of the words";
 
 /// A small commit as the host makes it for a counter: a key of 9 bytes and a value of 32.
 const COMMIT_KEY: [u8; 9] = [0; 9];
@@ -42,10 +47,10 @@ fn main() {
     match arguments[..] {
         ["bare", address] => bare(parse(address)),
         ["http", address, method, target, clients, seconds] => {
-            http(parse(address), &request(method, target, ""), parse(clients), parse(seconds));
+            http(parse(address), &Template::new(method, target, ""), parse(clients), parse(seconds));
         }
         ["http", address, method, target, clients, seconds, body] => {
-            http(parse(address), &request(method, target, body), parse(clients), parse(seconds));
+            http(parse(address), &Template::new(method, target, body), parse(clients), parse(seconds));
         }
         ["sequential", address, target, body, directory, count] => {
             sequential(parse(address), &request("POST", target, body), Path::new(directory), parse(count));
@@ -70,6 +75,105 @@ fn request(method: &str, target: &str, body: &str) -> Vec<u8> {
     format!("{method} {target} HTTP/1.1\r\nhost: 127.0.0.1\r\n{length}\r\n{body}").into_bytes()
 }
 
+/// A part of a request.
+#[derive(Clone)]
+enum Part {
+    Text(String),
+    Random(u64),
+    Plus(u64),
+    One(Vec<String>),
+}
+
+/// A request with parts that are drawn anew each time.
+#[derive(Clone)]
+struct Template {
+    method: String,
+    target: Vec<Part>,
+    body: Vec<Part>,
+}
+
+impl Template {
+    fn new(method: &str, target: &str, body: &str) -> Self {
+        Self { method: method.to_owned(), target: Self::parts(target), body: Self::parts(body) }
+    }
+
+    fn parts(mut text: &str) -> Vec<Part> {
+        let mut parts = Vec::new();
+        while let Some((before, after)) = text.split_once('<') {
+            let Some((part, rest)) = after.split_once('>') else { break };
+            parts.push(Part::Text(before.to_owned()));
+            parts.push(match part.split_once(':') {
+                Some(("random", bound)) => Part::Random(parse(bound)),
+                Some(("plus", more)) => Part::Plus(parse(more)),
+                Some(("one", words)) => Part::One(words.split('|').map(str::to_owned).collect()),
+                _ => {
+                    eprintln!("<{part}> is no part of a request\n{USAGE}");
+                    std::process::exit(2)
+                }
+            });
+            text = rest;
+        }
+        parts.push(Part::Text(text.to_owned()));
+        parts
+    }
+
+    /// Write the next request over `request`; `body` is scratch space.
+    fn fill(&self, dice: &mut Dice, request: &mut Vec<u8>, body: &mut Vec<u8>) {
+        body.clear();
+        request.clear();
+        request.extend_from_slice(self.method.as_bytes());
+        request.push(b' ');
+        dice.fill(&self.target, request);
+        request.extend_from_slice(b" HTTP/1.1\r\nhost: 127.0.0.1\r\n");
+        if self.method != "GET" {
+            dice.fill(&self.body, body);
+            write!(request, "content-length: {}\r\n", body.len()).expect("memory");
+        }
+        request.extend_from_slice(b"\r\n");
+        request.extend_from_slice(body);
+    }
+}
+
+/// Where the random parts of one client's requests come from: the splitmix64 generator.
+struct Dice {
+    state: u64,
+    drawn: u64,
+}
+
+impl Dice {
+    /// Another sequence for each client and for each run.
+    fn new(client: usize) -> Self {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970");
+        Self { state: (now.as_nanos() as u64).wrapping_add((client as u64) << 56), drawn: 0 }
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut bits = self.state;
+        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        bits ^= bits >> 31;
+        ((u128::from(bits) * u128::from(bound)) >> 64) as u64
+    }
+
+    fn fill(&mut self, parts: &[Part], text: &mut Vec<u8>) {
+        for part in parts {
+            match part {
+                Part::Text(part) => text.extend_from_slice(part.as_bytes()),
+                Part::Random(bound) => {
+                    self.drawn = self.below(*bound);
+                    write!(text, "{}", self.drawn).expect("memory");
+                }
+                Part::Plus(more) => write!(text, "{}", self.drawn + more).expect("memory"),
+                Part::One(words) => {
+                    let at = self.below(words.len() as u64) as usize;
+                    text.extend_from_slice(words[at].as_bytes());
+                }
+            }
+        }
+    }
+}
+
 /// A server that does nothing: the most that hyper can do here.
 fn bare(address: SocketAddr) {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
@@ -90,7 +194,7 @@ fn bare(address: SocketAddr) {
     });
 }
 
-/// A connection that sends the same request again and again.
+/// A connection with one request at a time.
 struct Client {
     stream: TcpStream,
     buffer: Vec<u8>,
@@ -134,7 +238,7 @@ fn one_thread() -> tokio::runtime::Runtime {
 }
 
 /// Print requests per second, replies by status, and latencies: `rps ok conflicts others p50_us p99_us`.
-fn http(address: SocketAddr, request: &[u8], clients: usize, seconds: f64) {
+fn http(address: SocketAddr, template: &Template, clients: usize, seconds: f64) {
     let runtime = one_thread();
     let local = tokio::task::LocalSet::new();
     let (elapsed, replies) = local.block_on(&runtime, async {
@@ -145,12 +249,16 @@ fn http(address: SocketAddr, request: &[u8], clients: usize, seconds: f64) {
         let begun = Instant::now();
         let tasks: Vec<_> = connections
             .into_iter()
-            .map(|mut client| {
-                let request = request.to_vec();
+            .enumerate()
+            .map(|(at, mut client)| {
+                let template = template.clone();
                 tokio::task::spawn_local(async move {
-                    let mut replies: Vec<(u16, u32)> = Vec::with_capacity(1 << 16);
+                    let mut dice = Dice::new(at);
+                    let (mut request, mut body) = (Vec::new(), Vec::new());
+                    let mut replies: Vec<(u16, u32)> = Vec::with_capacity(1 << 10);
                     let mut now = Instant::now();
                     while (now - begun).as_secs_f64() < seconds {
+                        template.fill(&mut dice, &mut request, &mut body);
                         let status = client.call(&request).await;
                         let after = Instant::now();
                         replies.push((status, (after - now).as_micros() as u32));

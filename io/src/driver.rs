@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 use world::{Host, Input, Inputs, Outputs};
 
 use crate::gateway::Event;
+use crate::jobs::Jobs;
 use crate::metrics::Metrics;
 use crate::persistence::Persistence;
 
@@ -62,6 +63,7 @@ pub struct Driver {
     events: Receiver<Event>,
     answers: UnboundedSender<Vec<Answer>>,
     persistence: Option<Persistence>,
+    jobs: Option<Jobs>,
     metrics: Arc<Metrics>,
     ready: Arc<AtomicBool>,
     waiting: BTreeMap<RequestId, oneshot::Sender<Reply>>,
@@ -91,6 +93,7 @@ impl Driver {
         events: Receiver<Event>,
         answers: UnboundedSender<Vec<Answer>>,
         persistence: Option<Persistence>,
+        jobs: Option<Jobs>,
         metrics: Arc<Metrics>,
         ready: Arc<AtomicBool>,
     ) -> Result<Self, String> {
@@ -100,6 +103,7 @@ impl Driver {
             events,
             answers,
             persistence,
+            jobs,
             metrics,
             ready,
             waiting: BTreeMap::new(),
@@ -222,6 +226,9 @@ impl Driver {
                 }
                 None => unreachable!("a host without storage has no chains, so nothing to persist"),
             }
+        }
+        for (id, job) in outputs.jobs {
+            self.jobs.as_ref().expect("jobs are about what is stored").begin(id, job);
         }
         for load in outputs.loads {
             self.persistence.as_ref().expect("what is loaded was stored").load(load);

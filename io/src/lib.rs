@@ -4,6 +4,7 @@ pub mod config;
 pub mod driver;
 pub mod gateway;
 pub mod http;
+pub mod jobs;
 pub mod json;
 pub mod keys;
 pub mod metrics;

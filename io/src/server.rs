@@ -18,12 +18,13 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use world::host::PROGRAM_STACK_BYTES;
 use world::load::{Loaded, load};
-use world::{Host, HostConfig, Limits};
+use world::{EFFECTS_BYTES_MAX, Host, HostConfig, Limits};
 
 use crate::config::{Config, PLAIN_DATA_DIR};
 use crate::driver::{Driver, Ended, distribute, now_ns};
 use crate::gateway::{Event, Gateway, QUEUE_EVENTS_MAX};
 use crate::http::{self, serve};
+use crate::jobs::Jobs;
 use crate::json;
 use crate::keys::Keys;
 use crate::metrics::Metrics;
@@ -135,7 +136,10 @@ async fn run_on(
     let origin = origin(&config);
     let limits = Limits {
         request_ttl_ns: config.request_ttl * 1_000_000_000,
-        cache_bytes: config.cache_size,
+        // A quarter is the storage's; what is left is for the rows that pages lack, and for what is under way.
+        page_cache_bytes: config.cache_size / 2,
+        cache_bytes: config.cache_size / 8,
+        effects_bytes_max: (config.cache_size / 16).min(EFFECTS_BYTES_MAX),
         ..Limits::default()
     };
     let reader: Option<Reader> = store.as_ref().map(Store::reader);
@@ -164,6 +168,10 @@ async fn run_on(
     let (sender, events) = bounded(QUEUE_EVENTS_MAX);
     let metrics = Arc::new(Metrics::default());
     let ready = Arc::new(AtomicBool::new(false));
+    let jobs = match &store {
+        Some(store) => Some(Jobs::start(threads, store.reader(), sender.clone())?),
+        None => None,
+    };
     let persistence = match store {
         Some(store) => Some(
             Persistence::start(store, sender.clone(), metrics.clone())
@@ -173,7 +181,8 @@ async fn run_on(
     };
     let (answer_sender, answers) = mpsc::unbounded_channel();
     tokio::spawn(distribute(answers));
-    let driver = Driver::new(make_host, events, answer_sender, persistence, metrics.clone(), ready.clone())?;
+    let driver =
+        Driver::new(make_host, events, answer_sender, persistence, jobs, metrics.clone(), ready.clone())?;
     let (ended_sender, ended) = tokio::sync::oneshot::channel();
     thread::Builder::new()
         .name("world".into())

@@ -68,7 +68,8 @@ fn start(disk: &SimulatedDisk) -> Running {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     std::thread::spawn(move || runtime.block_on(distribute(answers)));
     let driver =
-        Driver::new(make_host, receiver, answer_sender, Some(persistence), metrics, ready.clone()).unwrap();
+        Driver::new(make_host, receiver, answer_sender, Some(persistence), None, metrics, ready.clone())
+            .unwrap();
     let driver = std::thread::Builder::new().stack_size(PROGRAM_STACK_BYTES).spawn(|| driver.run()).unwrap();
     Running { gateway: Gateway::new(events.clone()), events, driver, ready }
 }

@@ -7,11 +7,12 @@ use bevy_ecs::prelude::World;
 use bytes::Bytes;
 use components::chain::{BLOCK_BYTES, Block, BlockHash, BlockHasher, Mutation};
 use components::cluster::ChainId;
+use components::collection::HostedCollection;
 use components::collection::change;
 use components::collection::page::DeltaEntry;
 use components::collection::stored;
 use components::encode::{Stored as StoredState, StoredMutations};
-use components::ledger::{Change, ChangedContent, RowChanges};
+use components::ledger::{Change, ChangedContent, RowsChange};
 use components::lock::TreeId;
 use components::storage::{Keyspace, Write};
 use components::versions::{
@@ -20,7 +21,7 @@ use components::versions::{
 };
 use components::{State, TxnId, tbon};
 
-use crate::pages::fold;
+use crate::pages::{self, fold};
 use crate::tick::{Limits, Outbox, Registry};
 
 /// A subject up to this size is written as a whole with each commit; of a larger one, only what has changed.
@@ -43,8 +44,10 @@ pub fn apply(world: &mut World) {
         }
     }
     // Only now, as a page that is folded holds every commit that there is.
-    for place in full {
-        fold(world, &place);
+    if world.resource::<Registry>().can_store_pages() {
+        for place in full {
+            fold(world, &place);
+        }
     }
 }
 
@@ -78,7 +81,7 @@ fn apply_rows(
     id: TxnId,
     number: u64,
     chain: ChainId,
-    rows: &[(u16, RowChanges)],
+    rows: &[(u16, RowsChange)],
     mutations: Vec<Mutation>,
 ) -> Vec<PagePlace> {
     let fold_rows_min = world.resource::<Limits>().fold_rows_min;
@@ -94,7 +97,7 @@ fn apply_rows(
     for (slot, changes) in rows {
         let HostedRows { schema, trees } = &mut collections.slots[usize::from(*slot)];
         let trees = Arc::make_mut(trees);
-        for change in changes.values().flat_map(|change| change.in_trees(schema)) {
+        for change in changes.rows.values().flat_map(|change| change.in_trees(schema)) {
             let change::Change { tree, key, row, rows } = change;
             let tree_id = TreeId { chain, slot: *slot, tree: tree as u16 };
             trees[tree].rows = trees[tree].rows.checked_add_signed(rows).expect("rows that were there");
@@ -109,8 +112,8 @@ fn apply_rows(
         }
     }
     let log = &mut *world.get_mut::<EffectLog>(entity).expect("a chain around collections");
-    if !rows.is_empty() {
-        let slots = rows.iter().map(|(slot, changes)| (*slot, changes.values()));
+    if rows.iter().any(|(_, changes)| !changes.rows.is_empty()) {
+        let slots = rows.iter().map(|(slot, changes)| (*slot, changes.rows.values()));
         stored::append_effects(&mut log.pending, id, number, slots);
         log.pending_last = Some(number);
     }
@@ -119,6 +122,12 @@ fn apply_rows(
         let mut writes = Vec::new();
         append(world, chain, id, mutations, batch, &mut writes);
         world.resource_mut::<Outbox>().writes.append(&mut writes);
+    }
+    for (slot, changes) in rows {
+        if let Some(merged) = &changes.merged {
+            let collection = HostedCollection { chain, slot: *slot };
+            pages::replace_merged(world, collection, id, number, merged);
+        }
     }
     full
 }

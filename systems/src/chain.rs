@@ -4,16 +4,29 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::Poll;
 
-use components::chain::{Block, Chain, ChainAddress, ChainContent, ChainKind, LocalChain, Mutation};
+use components::cast;
+use components::chain::{
+    self, Block, Chain, ChainAddress, ChainContent, ChainKind, Links, LocalChain, Mutation,
+};
 use components::cluster::{ChainId, Member};
+use components::collection::bulk::Bulk;
+use components::collection::coerce::value_of;
+use components::collection::local::LocalCollection;
+use components::collection::schema::{CollectionKind, Schema};
+use components::collection::view::Rowset;
 use components::collection::{Collection, HostedCollection, Source};
+use components::decode;
+use components::ledger::{Reservation, TRANSACTION_BYTES_MAX};
 use components::lock::{LockMode, LockRange};
-use components::{Error, Id, Path, Result, State};
+use components::{Error, Id, Path, Result, State, Value};
 
-use crate::scalar::{Call, Interpreter, key_value};
+use crate::scalar::{Call, Interpreter};
 
 /// The route of a chain itself, below its subject's.
 const CHAIN: &str = "chain";
+
+/// As many bytes that are hashed count as one item.
+const HASHED_BYTES_PER_ITEM: usize = 64;
 
 impl Interpreter {
     /// Call a chain that is held as a state.
@@ -56,14 +69,27 @@ impl Interpreter {
         }
         let spec = &self.catalog.chains[&id];
         if let Some(subject) = hosted_subject(id, &spec.schema) {
-            let record = match spec.kind {
-                ChainKind::Block => mutation(path, &call)?,
-                ChainKind::Sync => None,
+            if !matches!(call, Call::Put(..) | Call::Delete(_)) {
+                return self.route(subject, path, call, depth).await;
+            }
+            let (call, records) = match (spec.kind, call) {
+                (ChainKind::Sync, call @ Call::Put(_, State::Bulk(_))) => (call, Vec::new()),
+                (ChainKind::Block, Call::Put(key, State::Bulk(bulk))) => {
+                    let mutations = self.bulk_mutations(path, &bulk).await?;
+                    (Call::Put(key, State::Bulk(bulk)), mutations)
+                }
+                (kind, call) => {
+                    let (call, record) = self.recorded(kind, path, call).await?;
+                    (call, record.into_iter().collect())
+                }
             };
+            let turn = self.ledger.queue_write(id, !writes_one_row(&spec.schema, &call));
+            poll_fn(|_| if self.ledger.is_turn(&turn) { Poll::Ready(()) } else { Poll::Pending }).await;
             let result = self.route(subject, path, call, depth).await?;
-            if let Some(mutation) = record {
+            for mutation in records {
                 self.ledger.record(id, mutation)?;
             }
+            self.ledger.end_write(turn);
             return Ok(result);
         }
         match mutation(path, &call)? {
@@ -79,6 +105,30 @@ impl Interpreter {
                 self.route(subject, path, call, depth).await
             }
         }
+    }
+
+    /// What a history records of many rows: each as if it had come alone.
+    async fn bulk_mutations(&self, path: &[Id], bulk: &Bulk) -> Result<Vec<Mutation>> {
+        let (rows, schema) = (bulk.rows(), bulk.schema());
+        // A row takes more than its columns do.
+        if rows.bytes() as u64 > TRANSACTION_BYTES_MAX {
+            return Err(Error::too_large("the history of a chain records each row: send fewer at a time"));
+        }
+        let mut mutations = Vec::with_capacity(rows.len());
+        for i in 0..rows.len() {
+            self.step(schema.columns().len()).await;
+            let row = rows.row(i);
+            let (key, values) = match schema.kind() {
+                CollectionKind::BTree => (Value::None, &row[..]),
+                CollectionKind::Table => {
+                    let (key, values) = row.split_at(schema.key_len());
+                    (Value::Tuple(key.into()), values)
+                }
+            };
+            let values = State::Value(Value::Tuple(values.into()));
+            mutations.push(Mutation::put(Path::from(path), &key, &values)?);
+        }
+        Ok(mutations)
     }
 
     async fn locked_subject(&self, id: ChainId, mode: LockMode) -> State {
@@ -97,16 +147,168 @@ impl Interpreter {
             check_chain_call(call)?;
             return Ok(State::Chain(chain.clone()));
         }
+        // What a chain keeps lives as long as the transaction.
+        if chain::has_collections(local.schema()) {
+            let (call, record) = self.recorded(chain.kind(), path, call).await?;
+            let result = self.route(local.subject(), path, call, depth).await?;
+            if let Some(mutation) = record {
+                self.ledger.reserve(mutation.bytes())?;
+                local.record(self.ledger.id(), mutation)?;
+            }
+            return Ok(result);
+        }
         match mutation(path, &call)? {
             Some(mutation) => {
                 self.step_through(&local.subject()).await;
-                // What a chain keeps lives as long as the transaction.
                 self.ledger.reserve(mutation.bytes())?;
                 local.mutate(self.ledger.id(), mutation)?;
                 Ok(State::NONE)
             }
             None => self.route(local.subject(), path, call, depth).await,
         }
+    }
+
+    /// A call of a chain around collections, and what its history records of it. A collection that is written is
+    /// read once, and what is recorded is what is written: a slice may be one of the tree that it is inserted into.
+    async fn recorded(&self, kind: ChainKind, path: &[Id], call: Call) -> Result<(Call, Option<Mutation>)> {
+        if kind == ChainKind::Sync {
+            return Ok((call, None));
+        }
+        let call = match call {
+            Call::Put(key, value) => Call::Put(key, self.read_whole(value).await?),
+            call => call,
+        };
+        let record = mutation(path, &call)?;
+        Ok((call, record))
+    }
+
+    /// A collection or view as its rows are now; any other state as it is.
+    async fn read_whole(&self, value: State) -> Result<State> {
+        match Rowset::of(&value) {
+            Some(rows) => self.content(&rows, &mut Reservation::new(self.ledger.clone())).await,
+            None => Ok(value),
+        }
+    }
+
+    /// A chain that is not hosted, as its literal says (page 04 §4.1): a schema, and the subject of a sync chain or
+    /// the history of a block chain, which is replayed.
+    pub(crate) async fn local_chain(
+        &self,
+        kind: ChainKind,
+        schema: &State,
+        content: Option<&State>,
+        depth: u32,
+    ) -> Result<State> {
+        let schema = chain::declared(schema)?;
+        let source = |schema: &Arc<Schema>, _| {
+            Source::Local(Arc::new(LocalCollection::new(schema.clone(), self.ledger.clone())))
+        };
+        let collections = collections(&schema, source);
+        let subject = collections.clone().unwrap_or_else(|| schema.clone());
+        let chain = match (kind, content, collections) {
+            (_, None, _) => LocalChain::new(kind, schema, subject, Vec::new()),
+            (ChainKind::Sync, Some(content), None) => {
+                self.step_through(content).await;
+                let subject = chain::stored(content)?;
+                self.ledger.reserve(subject.bytes())?;
+                LocalChain::new(kind, schema, subject, Vec::new())
+            }
+            (ChainKind::Sync, Some(content), Some(collections)) => {
+                self.fill(&collections, content, depth).await?;
+                LocalChain::new(kind, schema, subject, Vec::new())
+            }
+            (ChainKind::Block, Some(history), collections) => {
+                let blocks = self.blocks(history, collections.is_some()).await?;
+                let subject = self.replay(subject, collections.is_some(), &blocks, depth).await?;
+                LocalChain::new(kind, schema, subject, blocks)
+            }
+        };
+        Ok(State::Chain(Chain::Local(Arc::new(chain))))
+    }
+
+    /// Write the rows of one collection, or of each in a tuple, into those of a new chain.
+    async fn fill(&self, collections: &State, content: &State, depth: u32) -> Result<()> {
+        let pairs = match (collections, content.to_tuple()) {
+            (State::Tuple(collections), Some(contents)) if collections.len() == contents.len() => {
+                collections.iter().cloned().zip(contents.iter().cloned()).collect()
+            }
+            (State::Tuple(collections), _) => {
+                return Err(Error::bad_request(format_args!(
+                    "the subject of this chain is a list of {} collections, not {}",
+                    collections.len(),
+                    cast::describe(content)
+                )));
+            }
+            (collection, _) => vec![(collection.clone(), content.clone())],
+        };
+        for (collection, content) in pairs {
+            let State::Collection(collection) = collection else { unreachable!("a subject is collections") };
+            match Rowset::of(&content) {
+                Some(rows) if rows.kind() == collection.schema.kind() => {
+                    self.copy(&collection, &content, depth).await?;
+                }
+                _ => {
+                    return Err(Error::bad_request(format_args!(
+                        "the subject of this chain is a {}, not {}",
+                        collection.schema.class().path(),
+                        cast::describe(&content)
+                    )));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The blocks of a history, in the form in which they are hashed, each of them verified.
+    async fn blocks(&self, history: &State, has_collections: bool) -> Result<Vec<Block>> {
+        self.step_through(history).await;
+        let mut blocks = decode::history(history)?;
+        for mutation in mutations_mut(&mut blocks) {
+            if let Mutation::Put { path, key, value } = mutation {
+                let read = match has_collections {
+                    true => self.read_whole(value.clone()).await?,
+                    false => value.clone(),
+                };
+                *mutation = Mutation::put(path.clone(), key, &read)?;
+            } else if let Mutation::Delete { path, key } = mutation {
+                *mutation = Mutation::delete(path.clone(), key);
+            }
+            self.ledger.reserve(mutation.bytes())?;
+        }
+        let mut links = Links::default();
+        for block in &blocks {
+            let bytes = block.transactions.iter().flat_map(|(_, all)| all).map(Mutation::bytes).sum::<u64>();
+            self.step(usize::try_from(bytes).unwrap_or(usize::MAX) / HASHED_BYTES_PER_ITEM).await;
+            links.verify(block)?;
+        }
+        Ok(blocks)
+    }
+
+    /// The subject after its history.
+    async fn replay(
+        &self,
+        mut subject: State,
+        has_collections: bool,
+        blocks: &[Block],
+        depth: u32,
+    ) -> Result<State> {
+        for mutation in blocks.iter().flat_map(|block| &block.transactions).flat_map(|(_, all)| all) {
+            if !has_collections {
+                // The containers that a change is in are copied.
+                self.step_through(&subject).await;
+                subject = mutation.apply(&subject)?;
+                continue;
+            }
+            let (path, call) = match mutation.clone() {
+                Mutation::Put { path, key, value } => (path, Call::Put(key.into(), value)),
+                Mutation::Delete { path, key } => (path, Call::Delete(key.into())),
+            };
+            self.route(subject.clone(), path.segments(), call, depth).await?;
+        }
+        if !has_collections {
+            self.ledger.reserve(subject.bytes())?;
+        }
+        Ok(subject)
     }
 
     /// A chain of this host with its content, as a reply shows it.
@@ -144,23 +346,52 @@ impl Interpreter {
     }
 }
 
+/// A chain that is not hosted as a reply shows it, with its subject as that was read.
+pub(crate) fn local_chain_content(local: &LocalChain, subject: State) -> State {
+    let (kind, schema, blocks) = (local.kind(), local.schema().clone(), local.blocks());
+    State::Chain(Chain::Content(Arc::new(ChainContent { kind, schema, subject, blocks })))
+}
+
 /// The collections that are the subject of a hosted chain; none if it is a value.
 fn hosted_subject(chain: ChainId, schema: &State) -> Option<State> {
-    let hosted = |schema: &State, slot: usize| match schema {
-        State::Collection(collection) => Some(State::Collection(Collection {
-            schema: collection.schema.clone(),
-            source: Source::Hosted(HostedCollection { chain, slot: slot as u16 }),
-        })),
+    collections(schema, |_, slot| Source::Hosted(HostedCollection { chain, slot: slot as u16 }))
+}
+
+/// The collections that are declared as the subject of a chain, from a source for each; none if it is a value.
+fn collections(schema: &State, source: impl Fn(&Arc<Schema>, usize) -> Source) -> Option<State> {
+    let collection = |declared: &State, slot: usize| match declared {
+        State::Collection(Collection { schema, .. }) => {
+            Some(State::Collection(Collection { schema: schema.clone(), source: source(schema, slot) }))
+        }
         _ => None,
     };
     match schema {
         State::Tuple(items) => {
             let all: Option<Vec<State>> =
-                items.iter().enumerate().map(|(slot, item)| hosted(item, slot)).collect();
+                items.iter().enumerate().map(|(slot, item)| collection(item, slot)).collect();
             all.filter(|all| !all.is_empty())
                 .map(|all| State::tuple(all).expect("as large as its declaration"))
         }
-        one => hosted(one, 0),
+        one => collection(one, 0),
+    }
+}
+
+fn mutations_mut(blocks: &mut [Block]) -> impl Iterator<Item = &mut Mutation> {
+    blocks.iter_mut().flat_map(|block| &mut block.transactions).flat_map(|(_, mutations)| mutations)
+}
+
+/// Whether a write to collections is done as soon as one row is locked: it neither reads it nor writes others.
+fn writes_one_row(schema: &State, call: &Call) -> bool {
+    let is_table = |declared: &State| match declared {
+        State::Collection(collection) => collection.schema.kind() == CollectionKind::Table,
+        _ => false,
+    };
+    match (call, schema) {
+        (Call::Put(_, value), _) => {
+            !matches!(value, State::Content(_)) && Rowset::of(value).is_none() && value.as_map().is_none()
+        }
+        (_, State::Tuple(items)) => items.iter().all(is_table),
+        (_, declared) => is_table(declared),
     }
 }
 
@@ -181,8 +412,8 @@ fn check_chain_call(call: Call) -> Result<()> {
 /// What a call of a chain records, if it does.
 fn mutation(path: &[Id], call: &Call) -> Result<Option<Mutation>> {
     Ok(match call {
-        Call::Put(key, value) => Some(Mutation::put(Path::from(path), &key_value(key)?, value)?),
-        Call::Delete(key) => Some(Mutation::delete(Path::from(path), &key_value(key)?)),
+        Call::Put(key, value) => Some(Mutation::put(Path::from(path), &value_of(key)?, value)?),
+        Call::Delete(key) => Some(Mutation::delete(Path::from(path), &value_of(key)?)),
         Call::Get(_) | Call::Post(_) | Call::Either => None,
     })
 }

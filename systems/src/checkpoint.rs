@@ -80,6 +80,10 @@ fn advance(world: &mut World, chain: ChainId) {
 
 /// Store some of the pages of a checkpoint; true if that was not all that can be done now.
 fn store_pages(world: &mut World, chain: Entity) -> bool {
+    if !world.resource::<Registry>().can_store_pages() {
+        // What becomes durable lets it go on.
+        return false;
+    }
     let log = &mut *world.get_mut::<EffectLog>(chain).expect("a chain around collections");
     let checkpoint = log.checkpoint.as_mut().expect("a checkpoint that is being made");
     // It goes round, so that pages which cannot be stored yet do not keep back the others.

@@ -14,7 +14,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use components::cast;
+use components::chain::{Chain, ChainContent};
 use components::class::Instance;
+use components::collection::bulk::Bulk;
 use components::collection::coerce::{btree_row, table_row, value_of};
 use components::collection::key::Key;
 use components::collection::local::LocalCollection;
@@ -27,9 +29,11 @@ use components::reference::{OpRef, Ref};
 use components::state::STATE_BYTES_MAX;
 use components::{Error, Id, Map, Path, Result, State, Value};
 
+use crate::chain::local_chain_content;
 use crate::futures::BoxFuture;
 use crate::scalar::{
-    Call, Interpreter, collection_kind, common, deeper, define_class, no_member, parameter, parameters,
+    Call, Interpreter, chain_kind, collection_kind, common, deeper, define_class, no_member, parameter,
+    parameters,
 };
 
 /// The constructor that fills a new collection from another one.
@@ -42,10 +46,12 @@ pub(crate) fn class_of(path: &[Id]) -> Option<(CollectionKind, &[Id])> {
     Some((CollectionKind::from_class(class)?, rest))
 }
 
-/// Whether a reference makes a collection.
+/// Whether a reference makes a collection or a chain.
 pub(crate) fn is_literal(reference: &Ref) -> bool {
     match reference {
-        Ref::Op(op @ (OpRef::Get(..) | OpRef::Put(..))) => collection_kind(op.subject()).is_some(),
+        Ref::Op(op @ (OpRef::Get(..) | OpRef::Put(..))) => {
+            collection_kind(op.subject()).is_some() || chain_kind(op.subject()).is_some()
+        }
         _ => false,
     }
 }
@@ -129,13 +135,19 @@ impl Interpreter {
     }
 
     /// Write all rows of a collection, or items of a stream.
-    async fn copy(&self, collection: &Collection, source: &State, depth: u32) -> Result<()> {
+    pub(crate) async fn copy(&self, collection: &Collection, source: &State, depth: u32) -> Result<()> {
         if let Some(source) = Rowset::of(source) {
             let mut rows = self.open_rows(&source).await?;
             while let Some(chunk) = self.next_rows(&mut rows).await? {
                 for row in chunk {
                     self.insert(collection, &Value::Tuple(row)).await?;
                 }
+            }
+            return Ok(());
+        }
+        if let State::Content(content) = source {
+            for row in &content.rows {
+                self.insert(collection, &Value::Tuple(row.clone())).await?;
             }
             return Ok(());
         }
@@ -167,11 +179,27 @@ impl Interpreter {
             [_] => return common(subject, path, call),
             _ => return Err(no_member(subject, path)),
         };
+        if let (None, Call::Put(key, State::Bulk(bulk))) = (method, &call) {
+            return self.put_bulk(subject, key, bulk).await;
+        }
         match (rows.kind(), method) {
             (CollectionKind::BTree, None) => self.call_btree(&rows, call, depth).await,
             (CollectionKind::BTree, Some(name)) => self.btree_method(&rows, name, call).await,
             (CollectionKind::Table, None) => self.call_table(&rows, call).await,
             (CollectionKind::Table, Some(name)) => self.table_method(&rows, name, call).await,
+        }
+    }
+
+    /// Write many rows at once, as they come from the edge: into the hosted collection that they were checked for.
+    async fn put_bulk(&self, subject: &State, key: &State, bulk: &Arc<Bulk>) -> Result<State> {
+        match subject {
+            State::Collection(Collection { schema, source: Source::Hosted(hosted) })
+                if key.is_none() && schema == bulk.schema() =>
+            {
+                self.merge_hosted_rows(*hosted, bulk).await?;
+                Ok(State::NONE)
+            }
+            _ => Err(Error::bad_request("rows can only be put into a hosted collection, without a key")),
         }
     }
 
@@ -229,13 +257,23 @@ impl Interpreter {
                     }
                     State::tuple(shown)
                 }
+                State::Chain(Chain::Local(local)) => {
+                    let subject = self.materialize(local.subject(), memory, depth).await?;
+                    return Ok(local_chain_content(&local, subject));
+                }
+                State::Chain(Chain::Content(content)) => {
+                    let subject = self.materialize(content.subject.clone(), memory, depth).await?;
+                    let shown = ChainContent { subject, ..(*content).clone() };
+                    return Ok(State::Chain(Chain::Content(Arc::new(shown))));
+                }
                 other => Ok(other),
             };
             shown.map_err(|_| too_large())
         })
     }
 
-    async fn content(&self, source: &Rowset, memory: &mut Reservation) -> Result<State> {
+    /// All rows of a collection or view as they are now.
+    pub(crate) async fn content(&self, source: &Rowset, memory: &mut Reservation) -> Result<State> {
         let mut all: Vec<Row> = Vec::new();
         let mut bytes = 0;
         let mut rows = self.open_rows(source).await?;

@@ -5,13 +5,15 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use bevy_ecs::prelude::{Entity, World};
+use components::job::{Job, JobId, JobResult};
 use components::ledger::Ledger;
 use components::transaction::{Phase, Program, ProgramFuture, Transaction};
 use components::{Error, Reply, TxnId};
 use rayon::prelude::*;
 
+use crate::arbitrate::wake;
 use crate::pages;
-use crate::tick::{Limits, Pool, Registry, Statistics};
+use crate::tick::{Limits, Outbox, Pool, Registry, Statistics};
 
 /// What every program may spend at first, one after the other on the thread of the tick. Most end or wait within it,
 /// sooner than another thread would wake up (`BENCHMARKS.md`, *programs per tick*).
@@ -100,6 +102,33 @@ fn poll(program: &mut Polled) {
     });
 }
 
+/// Let the jobs of a program be done.
+fn begin_jobs(world: &mut World, id: TxnId, jobs: Vec<(u32, Job)>) {
+    for (number, job) in jobs {
+        let registry = &mut *world.resource_mut::<Registry>();
+        registry.job_count += 1;
+        let job_id = JobId(registry.job_count);
+        registry.jobs.insert(job_id, (id, number));
+        world.resource_mut::<Outbox>().jobs.push((job_id, job));
+    }
+}
+
+/// A job is done; whoever has ended since does not want to know.
+///
+/// # Panics
+/// If it could not read what is stored: then what is committed cannot be known.
+pub fn job_done(world: &mut World, job: JobId, result: JobResult) {
+    if let JobResult::Failed(cause) = &result {
+        panic!("a job failed: {cause}");
+    }
+    let registry = &mut *world.resource_mut::<Registry>();
+    let Some((id, number)) = registry.jobs.remove(&job) else { return };
+    if let Some(entity) = registry.active.get(&id).copied() {
+        world.get::<Program>(entity).expect("a program").ledger.finish_job(number, result);
+        wake(world, id, entity);
+    }
+}
+
 /// The message of a panic.
 pub fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| text.to_string());
@@ -119,6 +148,7 @@ fn settle(world: &mut World, program: Polled) {
         }
         Poll::Pending => {
             let wants = ledger.take_wants();
+            begin_jobs(world, id, ledger.take_jobs());
             let is_out_of_fuel = ledger.is_out_of_fuel();
             world.get_mut::<Program>(entity).expect("a program").put(future);
             let phase = if is_out_of_fuel { Phase::Running } else { Phase::Waiting };

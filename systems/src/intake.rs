@@ -11,6 +11,7 @@ use components::versions::{BlockContent, BlockHeader, History};
 use components::{Error, Request, Result, TxnId};
 
 use crate::dispatch::is_hypothetical;
+use crate::execute::job_done;
 use crate::pages;
 use crate::scalar::Interpreter;
 use crate::tick::{
@@ -39,6 +40,7 @@ pub fn intake(world: &mut World) {
                     registry.commit_batches.pop_first();
                 }
             }
+            Input::Job { id, result } => job_done(world, id, result),
             Input::Page { page, content } => pages::came(world, page, content),
             Input::Block { chain, ordinal, content } => {
                 let content = content.unwrap_or_else(|cause| {

@@ -6,8 +6,10 @@ use std::sync::Arc;
 use bevy_ecs::prelude::{Entity, World};
 use bytes::Bytes;
 use components::TxnId;
+use components::collection::HostedCollection;
 use components::collection::columns::{self, Columns};
 use components::collection::key::Key;
+use components::collection::merge::{Merged, Replaced};
 use components::collection::page::{Foldable, Found, Page, PageCell, PageId, Statistics, Tree, Visibility};
 use components::collection::schema::Layout;
 use components::collection::stored;
@@ -148,6 +150,85 @@ fn tree_of(world: &World, chain: Entity, tree: TreeId) -> (&Tree, &HostedRows) {
     (&rows.trees[usize::from(tree.tree)], rows)
 }
 
+/// Put the pages of a collection into which rows were merged in the place of those that they were made of. They are
+/// stored with the batch of this tick, so recovery need not repeat anything.
+pub fn replace_merged(
+    world: &mut World,
+    collection: HostedCollection,
+    id: TxnId,
+    commit: u64,
+    merged: &Merged,
+) {
+    let chain = world.resource::<Registry>().chains[&collection.chain];
+    let collections = world.get::<HostedCollections>(chain).expect("a chain around collections");
+    let schema = collections.slots[usize::from(collection.slot)].schema.clone();
+    for (tree, merged) in merged.trees.iter().enumerate() {
+        let layout = &schema.layouts()[tree];
+        let tree_id = TreeId::of(collection, tree as u16);
+        for Replaced { range, pages } in &merged.replaced {
+            // Folding may have cut what was merged, but nobody else has changed it.
+            let old: Vec<(Key, Arc<Page>)> = {
+                let (tree, _) = tree_of(world, chain, tree_id);
+                tree.pages_in(range).map(|(low, page)| (low.clone(), page.clone())).collect()
+            };
+            let mut new = Vec::with_capacity(pages.len());
+            let empty = [Columns::empty(&layout.types)];
+            for (i, content) in if pages.is_empty() { &empty } else { &pages[..] }.iter().enumerate() {
+                let low = if i == 0 { range.start.clone() } else { content.key(layout, 0) };
+                let page = store(world, tree_id, layout, &low, content.clone(), ((id, commit), commit));
+                new.push((low, page));
+            }
+            for (low, page) in old {
+                discard(world, tree_id, &page);
+                settle(world, chain, &(tree_id, low));
+            }
+            let tree = tree_mut(world, chain, tree_id);
+            tree.replace_range(range, new);
+        }
+        let tree = tree_mut(world, chain, tree_id);
+        tree.rows = tree.rows.checked_add_signed(merged.rows).expect("rows that were there");
+        debug_assert_eq!(tree.rows, tree.iter().map(|(_, page)| page.rows).sum::<u64>());
+    }
+}
+
+fn tree_mut(world: &mut World, chain: Entity, tree: TreeId) -> &mut Tree {
+    let collections =
+        world.get_mut::<HostedCollections>(chain).expect("a chain around collections").into_inner();
+    let trees = Arc::make_mut(&mut collections.slots[usize::from(tree.slot)].trees);
+    &mut trees[usize::from(tree.tree)]
+}
+
+/// A page of this content, which is stored with the batch of this tick.
+fn store(
+    world: &mut World,
+    tree: TreeId,
+    layout: &Layout,
+    low: &Key,
+    content: Columns,
+    (horizon, through): ((TxnId, u64), u64),
+) -> Page {
+    let (rows, statistics) = (content.len() as u64, Arc::new(Statistics::of(&content)));
+    let stored_content = content.encode();
+    let cell = spawn(world, tree, layout, content);
+    let page = cell.id();
+    let new =
+        Page { base: Some(cell), delta: Arc::default(), delta_bytes: 0, rows, statistics, horizon, through };
+    let handle = stored::handle(low, &new);
+    let writes = &mut world.resource_mut::<Outbox>().writes;
+    writes.push(put(Keyspace::Pages, stored::page_key(page), stored_content));
+    writes.push(put(Keyspace::Trees, stored::handle_key(tree, page), handle));
+    new
+}
+
+/// The base of a page is in no tree any more, also not in storage.
+fn discard(world: &mut World, tree: TreeId, page: &Page) {
+    let Some(cell) = &page.base else { return };
+    let writes = &mut world.resource_mut::<Outbox>().writes;
+    writes.push(Write { keyspace: Keyspace::Trees, key: stored::handle_key(tree, cell.id()), value: None });
+    writes.push(put(Keyspace::Trees, stored::garbage_key(cell.id()), Bytes::new()));
+    retire(world, cell.id());
+}
+
 fn replace(
     world: &mut World,
     chain: Entity,
@@ -170,38 +251,12 @@ fn replace(
     counts.page_folds += 1;
     counts.page_splits += u64::from(contents.len() > 1);
     let mut pages: Vec<(Key, Page)> = Vec::with_capacity(contents.len());
-    let mut writes = Vec::new();
     for (i, content) in contents.into_iter().enumerate() {
         let key = if i == 0 { low.clone() } else { content.key(layout, 0) };
-        let (rows, statistics) = (content.len() as u64, Arc::new(Statistics::of(&content)));
-        let stored_content = content.encode();
-        let cell = spawn(world, *tree_id, layout, content);
-        let new = Page {
-            base: Some(cell.clone()),
-            delta: Arc::default(),
-            delta_bytes: 0,
-            rows,
-            statistics,
-            horizon,
-            through,
-        };
-        writes.push(put(Keyspace::Pages, stored::page_key(cell.id()), stored_content));
-        writes.push(put(
-            Keyspace::Trees,
-            stored::handle_key(*tree_id, cell.id()),
-            stored::handle(&key, &new),
-        ));
+        let new = store(world, *tree_id, layout, &key, content, (horizon, through));
         pages.push((key, new));
     }
-    if let Some(cell) = &page.base {
-        writes.push(Write {
-            keyspace: Keyspace::Trees,
-            key: stored::handle_key(*tree_id, cell.id()),
-            value: None,
-        });
-        writes.push(put(Keyspace::Trees, stored::garbage_key(cell.id()), Bytes::new()));
-        retire(world, cell.id());
-    }
+    discard(world, *tree_id, page);
     // What cannot be folded yet goes on top of the page that it belongs to.
     let mut dirty = Vec::new();
     for entry in rest {
@@ -215,12 +270,9 @@ fn replace(
         page.commit(entry, rows);
         dirty.push((*tree_id, low.clone()));
     }
-    let collections = &mut *world.get_mut::<HostedCollections>(chain).expect("a chain around collections");
-    let trees = Arc::make_mut(&mut collections.slots[usize::from(tree_id.slot)].trees);
     let rows: u64 = pages.iter().map(|(_, page)| page.rows).sum();
     assert_eq!(rows, page.rows, "folding changes no row");
-    trees[usize::from(tree_id.tree)].replace(low, pages);
-    world.resource_mut::<Outbox>().writes.append(&mut writes);
+    tree_mut(world, chain, *tree_id).replace(low, pages);
     settle(world, chain, &(*tree_id, low.clone()));
     let log = &mut *world.get_mut::<EffectLog>(chain).expect("a chain around collections");
     if let Some(checkpoint) = &mut log.checkpoint

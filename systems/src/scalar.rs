@@ -22,7 +22,7 @@ use crate::futures::BoxFuture;
 
 pub(crate) use containers::{parameter, parameters};
 pub(crate) use objects::define_class;
-pub(crate) use references::collection_kind;
+pub(crate) use references::{chain_kind, collection_kind};
 pub use scope::Scope;
 pub(crate) use values::no_argument;
 
@@ -193,7 +193,7 @@ impl Interpreter {
                 }
                 State::Stream(stream) => self.route_stream(stream, path, call, depth).await,
                 State::Row(row) => self.route_row(row, path, call, depth).await,
-                State::Op(_) | State::Closure(_) | State::Ref(_) | State::Content(_) => {
+                State::Op(_) | State::Closure(_) | State::Ref(_) | State::Content(_) | State::Bulk(_) => {
                     common(&subject, path, call)
                 }
             }

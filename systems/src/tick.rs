@@ -10,6 +10,7 @@ use components::collection::HostedCollection;
 use components::collection::columns::{Columns, PageSize};
 use components::collection::page::{PageId, Visibility};
 use components::collection::schema::ColumnType;
+use components::job::{Job, JobId, JobResult};
 use components::ledger::{Change, Want};
 use components::lock::Resource;
 use components::reference::Verb;
@@ -39,6 +40,13 @@ pub enum Input {
         ordinal: u32,
         /// Its content.
         content: Result<Block, String>,
+    },
+    /// A job is done.
+    Job {
+        /// Its name.
+        id: JobId,
+        /// What came of it.
+        result: JobResult,
     },
     /// The base of a page that was asked for, or why it cannot be read.
     Page {
@@ -88,6 +96,8 @@ pub struct Outputs {
     pub batch: Option<Batch>,
     /// What to read from storage.
     pub loads: Vec<Load>,
+    /// What to do beside the world; [`Input::Job`] brings what came of it.
+    pub jobs: Vec<(JobId, Job)>,
     /// Whether there is more to do without further input.
     pub is_busy: bool,
     /// When to tick at the latest, in nanoseconds of the host's clock.
@@ -122,6 +132,8 @@ pub struct Outbox {
     pub writes: Vec<Write>,
     /// See [`Outputs::loads`].
     pub loads: Vec<Load>,
+    /// See [`Outputs::jobs`].
+    pub jobs: Vec<(JobId, Job)>,
 }
 
 /// What this host serves.
@@ -133,6 +145,9 @@ pub const PARALLEL_PROGRAMS_MIN: usize = 2;
 
 /// How large the effects of a chain on its collections grow before its pages are stored: recovery repeats them.
 pub const EFFECTS_BYTES_MAX: u64 = 8 << 20;
+
+/// How many batches may be on their way to the disk before pages wait for their turn.
+const BATCHES_IN_FLIGHT_MAX: u64 = 8;
 
 /// From how many committed rows on a page is folded, if it is in memory: then a page is searched and copied fast.
 pub const FOLD_ROWS_MIN: usize = 512;
@@ -263,6 +278,10 @@ pub struct Registry {
     pub resident_pages: BTreeSet<PageId>,
     /// The size of that content, in bytes.
     pub resident_page_bytes: u64,
+    /// Who waits for a job, and its number there.
+    pub jobs: BTreeMap<JobId, (TxnId, u32)>,
+    /// How many jobs there were.
+    pub job_count: u64,
     /// Transactions that wait for the content of a page.
     pub page_readers: BTreeMap<PageId, BTreeSet<TxnId>>,
     /// Bases that no newest version has any more: until which transaction and which snapshot somebody may read them.
@@ -325,6 +344,11 @@ impl Registry {
     /// The batch that makes a commit durable, if it is not known to be durable.
     pub fn batch_of(&self, commit: u64) -> Option<u64> {
         self.commit_batches.get(&commit).copied()
+    }
+
+    /// Whether the storage keeps up, so that it may be given pages that could wait.
+    pub fn can_store_pages(&self) -> bool {
+        self.batch - self.durable <= BATCHES_IN_FLIGHT_MAX
     }
 
     /// A name for a new base.

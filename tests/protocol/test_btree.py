@@ -290,7 +290,8 @@ def test_max_len_counts_characters(hypothetical):
     ("number/int/64", None, [-2**63, -1, 0, 1, 2**63 - 1]),
     ("number/uint/64", None, [0, 1, 2**63, 2**64 - 1]),
     ("number/float/64", None, [-1e300, -0.5, 0, 1e-300, 2.5]),
-    ("number/complex/64", None, [{COMPLEX: [0, 1]}, {COMPLEX: [2, 0]}, {COMPLEX: [-3, 4]}]),
+    # What has no imaginary part is a real number, and comes first; then by magnitude.
+    ("number/complex/64", None, [{COMPLEX: [-7, 0]}, {COMPLEX: [2, 0]}, {COMPLEX: [0, 1]}, {COMPLEX: [-3, 4]}]),
     ("number/bool", None, [False, True]),
     ("", 10, [None, -1.5, 5, {"x": []}, "A", "a", {"/a": []}, [1], [1, 2]]),
 ], ids=str)

@@ -1,6 +1,6 @@
 //! The history of a chain that is larger than what may stay in memory.
 
-use components::chain::{Block, Mutation, verify_links};
+use components::chain::{Block, Links, Mutation};
 use components::{Request, State};
 use serde_json::json;
 use world::Input;
@@ -43,7 +43,11 @@ pub fn history(state: &State) -> (State, State, Vec<Block>) {
 /// Check that the whole history, replayed from the initial value, gives the subject.
 pub fn check_history(state: &State) {
     let (schema, subject, blocks) = history(state);
-    verify_links(&blocks).expect("each block names the hash of the one before");
+    let mut links = Links::default();
+    blocks
+        .iter()
+        .try_for_each(|block| links.verify(block))
+        .expect("each block names the hash of the one before");
     let mutations = blocks.iter().flat_map(|block| &block.transactions).flat_map(|(_, all)| all);
     let replayed =
         mutations.fold(schema, |state, next: &Mutation| next.apply(&state).expect("a sound history"));

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use components::cluster::{Catalog, ClusterConfig};
+use components::job::{Job, JobId};
 use components::reference::Verb;
 use components::storage::{Batch, Keyspace, Read};
 use components::transaction::RequestId;
@@ -12,7 +13,7 @@ use io::json;
 use io::storage::simulated::SimulatedDisk;
 use io::storage::{CheckpointMode, Store, StoreOptions};
 use world::host::PROGRAM_STACK_BYTES;
-use world::load::{load, perform};
+use world::load::{load, perform, work};
 use world::{Host, HostConfig, Input, Inputs, Limits, Outputs};
 
 use crate::random::Random;
@@ -118,6 +119,7 @@ pub struct Machine {
     random: Random,
     pending: VecDeque<Pending>,
     loads: VecDeque<(u64, world::Load)>,
+    jobs: VecDeque<(u64, JobId, Job)>,
     next_request: u64,
     is_busy: bool,
 }
@@ -163,6 +165,7 @@ impl Machine {
             random,
             pending: VecDeque::new(),
             loads: VecDeque::new(),
+            jobs: VecDeque::new(),
             next_request: 0,
             is_busy: false,
         })
@@ -193,6 +196,7 @@ impl Machine {
             self.store.commit(&writes).expect("a disk without faults");
         }
         self.loads.clear();
+        self.jobs.clear();
         self.is_busy = false;
         self.host =
             Self::make_host(&mut self.store, &self.options, self.now_ns).expect("what is stored is sound");
@@ -242,6 +246,9 @@ impl Machine {
         while let Some((_, load)) = self.loads.pop_front_if(|(at, _)| *at <= self.ticks) {
             all.push(perform(&self.store.reader(), &load));
         }
+        while let Some((_, id, job)) = self.jobs.pop_front_if(|(at, ..)| *at <= self.ticks) {
+            all.push(Input::Job { id, result: work(&self.store.reader(), &job, false) });
+        }
         all.extend(events);
         let outputs = self.host.tick(Inputs { now_ns: self.now_ns, events: all });
         if let Some(batch) = &outputs.batch {
@@ -261,6 +268,9 @@ impl Machine {
         }
         // One at a time, so that blocks of one chain come in different ticks.
         let mut at = self.loads.back().map_or(self.ticks, |(at, ..)| *at);
+        for (id, job) in &outputs.jobs {
+            self.jobs.push_back((self.ticks + 1, *id, job.clone()));
+        }
         for load in &outputs.loads {
             at += 1;
             self.loads.push_back((at, load.clone()));
@@ -271,7 +281,7 @@ impl Machine {
 
     /// Whether something happens without further requests.
     pub fn has_work(&self) -> bool {
-        self.is_busy || !self.pending.is_empty() || !self.loads.is_empty()
+        self.is_busy || !self.pending.is_empty() || !self.loads.is_empty() || !self.jobs.is_empty()
     }
 
     /// Send one request, and tick until it is answered.

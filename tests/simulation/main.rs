@@ -13,6 +13,7 @@ mod random;
 mod rows;
 mod rows_crash;
 mod rows_history;
+mod rows_scenarios;
 mod rows_serializability;
 mod scenarios;
 mod serializability;

@@ -171,6 +171,12 @@ impl Query {
         Self { collection, bounds: Vec::new(), order: None, is_reversed: false, limit: None }
     }
 
+    /// Those with a value in a column.
+    pub fn with(mut self, column: usize, value: Cell) -> Self {
+        self.bounds.push((column, Bound::Is(value)));
+        self
+    }
+
     fn declared(&self) -> &'static Declared {
         &COLLECTIONS[self.collection]
     }

@@ -159,6 +159,7 @@ impl Host {
         let outbox = &mut *world.resource_mut::<Outbox>();
         let replies = std::mem::take(&mut outbox.replies);
         let loads = std::mem::take(&mut outbox.loads);
+        let jobs = std::mem::take(&mut outbox.jobs);
         let ended = std::mem::take(&mut outbox.ended);
         let registry = &mut *world.resource_mut::<Registry>();
         let is_checkpoint_due = std::mem::take(&mut registry.is_checkpoint_due);
@@ -167,6 +168,7 @@ impl Host {
             ended,
             batch,
             loads,
+            jobs,
             is_busy: registry.has_work() || !registry.out_of_fuel.is_empty() || is_checkpoint_due,
             next_deadline_ns: registry.deadlines.first().map(|(deadline_ns, _)| *deadline_ns),
             poisoned: None,

@@ -6,4 +6,5 @@ pub mod load;
 
 pub use host::{Host, HostConfig};
 pub use inspect::InspectQuery;
-pub use systems::tick::{Input, Inputs, Limits, Load, Outputs, Statistics};
+pub use systems::execute::panic_message;
+pub use systems::tick::{EFFECTS_BYTES_MAX, Input, Inputs, Limits, Load, Outputs, Statistics};

@@ -9,11 +9,13 @@ use components::chain::{Block, BlockHash, BlockHasher, ChainAddress, ChainKind, 
 use components::cluster::{Catalog, ChainId, ChainSpec, ClusterConfig};
 use components::collection::columns::Columns;
 use components::collection::key::Key;
-use components::collection::page::{DeltaEntry, Page, PageId, Tree};
-use components::collection::schema::{ColumnType, Schema};
+use components::collection::merge::{Task, merge};
+use components::collection::page::{DeltaEntry, Page, PageCell, PageId, Tree};
+use components::collection::schema::{ColumnType, Layout, Schema};
 use components::collection::stored::{self, Effects};
 use components::document::Document;
 use components::encode::Stored;
+use components::job::{Job, JobResult};
 use components::lock::TreeId;
 use components::storage::{Keyspace, Read, Write};
 use components::versions::PagePlace;
@@ -444,6 +446,25 @@ pub fn perform(storage: &dyn Read, load: &Load) -> Input {
         }
         Load::Page { page, types } => Input::Page { page: *page, content: load_page(storage, *page, types) },
     }
+}
+
+/// Do what a world has asked for; with the other threads of the pool that this runs on, if `is_parallel`.
+pub fn work(storage: &(dyn Read + Sync), job: &Job, is_parallel: bool) -> JobResult {
+    let load = |cell: &PageCell, layout: &Layout| load_page(storage, cell.id(), &layout.types).map(Arc::new);
+    let join = |a: Task<'_>, b: Task<'_>| {
+        if is_parallel {
+            rayon::join(a, b);
+        } else {
+            a();
+            b();
+        }
+    };
+    let result = match job {
+        Job::Merge { bulk, trees } => {
+            merge(bulk, trees, &load, &join).map(|merged| JobResult::Merged(Arc::new(merged)))
+        }
+    };
+    result.unwrap_or_else(JobResult::Failed)
 }
 
 /// Read the content of a page.

@@ -62,6 +62,11 @@ impl LocalCollection {
         &self.schema
     }
 
+    /// Whether it has no rows.
+    pub fn is_empty(&self) -> bool {
+        self.content().trees[0].is_empty()
+    }
+
     /// The row with this key.
     pub fn row(&self, key: &Key) -> Option<Row> {
         self.content().trees[0].get(key).cloned()

@@ -470,6 +470,27 @@ impl Tree {
         }
     }
 
+    /// Put pages in the place of all that begin in a range, which begins and ends where pages do; the first of them
+    /// gets the least key of the range. Without any, an empty page is there.
+    ///
+    /// # Panics
+    /// If no page begins where the range does, or the least keys of the others are not in it and ascending.
+    pub fn replace_range(&mut self, range: &KeyRange, pages: Vec<(Key, Page)>) {
+        assert!(pages.is_sorted_by(|(this, _), (next, _)| this < next), "pages ascend");
+        let old: Vec<Key> = self.pages_in(range).map(|(low, _)| low.clone()).collect();
+        assert!(old.first() == Some(&range.start), "a range of whole pages");
+        for low in old {
+            self.pages.remove(&low);
+        }
+        if pages.is_empty() {
+            self.pages.insert(range.start.clone(), Arc::new(Page::empty()));
+        }
+        for (i, (key, page)) in pages.into_iter().enumerate() {
+            assert!(range.contains(&key), "pages stay in their place");
+            self.pages.insert(if i == 0 { range.start.clone() } else { key }, Arc::new(page));
+        }
+    }
+
     /// Take a page out; what precedes it gets its place.
     ///
     /// # Panics

@@ -2,44 +2,28 @@
 
 use std::sync::Arc;
 
-use super::{Decoder, NAME_LITERAL, is_subject, key, state};
+use super::{Decoder, NAME_LITERAL, is_subject, state};
 use crate::cast;
-use crate::chain::{Block, Chain, ChainKind, LocalChain, Mutation};
+use crate::chain::{Block, Mutation};
+use crate::collection::coerce::value_of;
 use crate::collection::schema::{CollectionKind, Schema};
-use crate::collection::{Collection, Source};
+use crate::collection::{Collection, CollectionContent, Row, Source, row_bytes};
 use crate::document::Document;
 use crate::error::{Error, Result};
 use crate::name::{Id, Link, Path};
 use crate::native::NativeClass;
+use crate::reference::{OpRef, Ref, Subject};
 use crate::state::State;
 use crate::transaction_id::TxnId;
 use crate::value::Value;
 
-/// A chain that is not hosted: `[schema]`, `[schema, subject]` or `[schema, [block, …]]` (page 04 §4.1).
+/// A chain that is not hosted: `[schema]`, `[schema, subject]` or `[schema, [block, …]]` (page 04 §4.1). It is a
+/// reference, made anew wherever it is resolved, so that no program sees what another one has written.
 pub(super) fn chain(class: NativeClass, content: Document) -> Result<State> {
-    let kind = ChainKind::from_class(class).expect("a chain class");
-    if let Document::List([schema, ..]) = content
-        && has_collection(&chain_subject(*schema)?)
-    {
-        return Err(Error::not_implemented(
-            "a chain around a collection that is not hosted is not supported yet",
-        ));
-    }
-    let chain = match (kind, content) {
-        (_, Document::List([schema])) => LocalChain::new(kind, chain_subject(*schema)?),
-        (ChainKind::Sync, Document::List([schema, subject])) => {
-            LocalChain::with_subject(chain_subject(*schema)?, chain_content(*subject)?)
-        }
-        (ChainKind::Block, Document::List([schema, Document::List(blocks)])) => {
-            let blocks = blocks.iter().map(|one| block(*one)).collect::<Result<_>>()?;
-            LocalChain::with_history(chain_subject(*schema)?, blocks)?
-        }
-        (ChainKind::Block, Document::List([_, other])) => {
-            return Err(Error::bad_request(format_args!(
-                "a history is a list of blocks, not {}",
-                other.kind()
-            )));
-        }
+    let on = Subject::Link(class.link());
+    let reference = match content {
+        Document::List([schema]) => OpRef::Get(on, chain_subject(*schema)?),
+        Document::List([schema, content]) => OpRef::Put(on, chain_subject(*schema)?, state(*content)?),
         _ => {
             return Err(Error::bad_request(format_args!(
                 "a {} is a list of a schema and its content",
@@ -47,7 +31,7 @@ pub(super) fn chain(class: NativeClass, content: Document) -> Result<State> {
             )));
         }
     };
-    Ok(State::Chain(Chain::Local(Arc::new(chain))))
+    Ok(Ref::Op(reference).into())
 }
 
 /// The declared subject of a chain: a collection, a tuple of collections, or a value as its initial value (page 04
@@ -69,15 +53,11 @@ pub fn chain_subject(document: Document) -> Result<State> {
             return State::tuple(all);
         }
     }
-    crate::chain::initial(&chain_content(document)?)
-}
-
-fn has_collection(subject: &State) -> bool {
-    match subject {
-        State::Collection(_) => true,
-        State::Tuple(items) => items.iter().any(has_collection),
-        _ => false,
+    let value = state(document)?;
+    if value.has_ref() {
+        return Err(Error::bad_request("the declared subject of a chain must not contain a reference"));
     }
+    crate::chain::initial(&value)
 }
 
 /// The declaration of an empty collection, `{"<class>": [schema]}`, if it is one.
@@ -100,57 +80,58 @@ fn declared_collection(document: Document) -> Result<Option<State>> {
     Ok(Some(State::Collection(Collection { schema: schema.into(), source: Source::Declared })))
 }
 
-/// What a chain around a value holds, or once held.
-fn chain_content(document: Document) -> Result<State> {
-    if declared_collection(document).is_ok_and(|found| found.is_some()) {
-        return Err(Error::not_implemented(
-            "a chain around a collection that is not hosted is not supported yet",
-        ));
-    }
-    let subject = state(document)?;
-    if subject.has_ref() {
-        return Err(Error::bad_request("the subject of a chain must not contain a reference"));
-    }
-    crate::chain::stored(&subject)
+/// The blocks that a resolved state shows (page 04 §4.1); the values of the mutations are as they were given.
+///
+/// # Errors
+/// 400 that says what is no block.
+pub fn history(state: &State) -> Result<Vec<Block>> {
+    let blocks = state.to_tuple().ok_or_else(|| {
+        Error::bad_request(format_args!("a history is a list of blocks, not {}", cast::describe(state)))
+    })?;
+    blocks.iter().map(block).collect()
 }
 
-fn block(document: Document) -> Result<Block> {
+fn block(state: &State) -> Result<Block> {
     let malformed = || Error::bad_request("a block is [<previous hash>, {<transaction id>: [mutation, …]}]");
-    let Document::List([previous, Document::Map(transactions)]) = document else {
-        return Err(malformed());
-    };
+    let parts = state.to_tuple().ok_or_else(malformed)?;
+    let [previous, transactions] = &*parts else { return Err(malformed()) };
     let previous = match previous {
-        Document::String(text) if text.ends_with('=') => cast::base64(text)?.to_vec(),
-        Document::String(text) => hex::decode(text).map_err(Error::bad_request)?,
-        Document::Bytes(bytes) => bytes.to_vec(),
+        State::Value(Value::String(text)) if text.ends_with('=') => cast::base64(text)?.to_vec(),
+        State::Value(Value::String(text)) => hex::decode(&**text).map_err(Error::bad_request)?,
+        State::Value(Value::Bytes(bytes)) => bytes.to_vec(),
         _ => return Err(malformed()),
     };
-    let transactions = transactions
+    let mut transactions = transactions
+        .as_map()
+        .ok_or_else(malformed)?
         .iter()
         .map(|(id, mutations)| {
-            let Document::List(mutations) = mutations else {
-                return Err(malformed());
-            };
-            let mutations = mutations.iter().map(|one| mutation(*one)).collect::<Result<_>>()?;
-            Ok((id.parse()?, mutations))
+            let mutations = mutations.to_tuple().ok_or_else(malformed)?;
+            Ok((id.as_str().parse()?, mutations.iter().map(mutation).collect::<Result<_>>()?))
         })
         .collect::<Result<Vec<(TxnId, Vec<Mutation>)>>>()?;
+    // As text, 10 comes before 9.
+    transactions.sort_by_key(|(id, _)| *id);
     if !transactions.is_sorted_by(|(this, _), (next, _)| this < next) {
-        return Err(Error::bad_request("the transaction ids of a block must ascend"));
+        return Err(Error::bad_request("a transaction id occurs twice in a block"));
     }
     Ok(Block { previous, transactions })
 }
 
-fn mutation(document: Document) -> Result<Mutation> {
-    match document {
-        Document::List([Document::String(path), key_document, value]) => {
-            Mutation::put(Path::parse(path)?, &key(*key_document)?, &chain_content(*value)?)
-        }
-        Document::List([Document::String(path), key_document]) => {
-            Ok(Mutation::delete(Path::parse(path)?, &key(*key_document)?))
-        }
-        _ => Err(Error::bad_request("a mutation is [path, key, value] or [path, key]")),
-    }
+fn mutation(state: &State) -> Result<Mutation> {
+    let malformed = || Error::bad_request("a mutation is [path, key, value] or [path, key]");
+    let parts = state.to_tuple().ok_or_else(malformed)?;
+    let (path, key, value) = match &*parts {
+        [path, key] => (path, key, None),
+        [path, key, value] => (path, key, Some(value)),
+        _ => return Err(malformed()),
+    };
+    let State::Value(Value::String(path)) = path else { return Err(malformed()) };
+    let (path, key) = (Path::parse(path)?, value_of(key)?);
+    Ok(match value {
+        Some(value) => Mutation::Put { path, key, value: value.clone() },
+        None => Mutation::Delete { path, key },
+    })
 }
 
 /// Decode what [`crate::encode::Stored`] wrote.
@@ -163,6 +144,11 @@ pub fn stored(document: Document) -> Result<State> {
         Document::Map([(NAME_LITERAL, Document::String(text))]) => Ok(Value::Id(Id::parse(text)?).into()),
         Document::Map([(text, Document::List([]))]) if is_subject(text) => Ok(Link::parse(text)?.into()),
         Document::Map([(text, content)]) if is_subject(text) => {
+            if let Document::List([schema, Document::List(rows)]) = content
+                && let Some(kind) = NativeClass::from_path(text).and_then(CollectionKind::from_class)
+            {
+                return stored_content(kind, *schema, rows);
+            }
             if let Some(collection) = declared_collection(document)? {
                 return Ok(collection);
             }
@@ -179,6 +165,18 @@ pub fn stored(document: Document) -> Result<State> {
         ),
         leaf => Decoder::SCALAR.decode(leaf),
     }
+}
+
+/// The rows of a collection that a mutation has written.
+fn stored_content(kind: CollectionKind, schema: Document, rows: &[Document]) -> Result<State> {
+    let schema = Schema::declared(kind, &Decoder::SCALAR.decode(schema)?)?.into();
+    let row = |row: &Document| match stored(*row)?.to_value() {
+        Some(Value::Tuple(values)) => Ok(values),
+        _ => Err(Error::bad_request("a stored row is a list of values")),
+    };
+    let rows = rows.iter().map(row).collect::<Result<Vec<Row>>>()?;
+    let bytes = rows.iter().map(|row| row_bytes(row)).sum();
+    Ok(State::Content(Arc::new(CollectionContent { schema, rows, bytes })))
 }
 
 /// Decode what [`crate::encode::StoredMutations`] wrote.

@@ -10,6 +10,7 @@ use crate::chain::Mutation;
 use crate::cluster::ChainId;
 use crate::collection::change::RowChange;
 use crate::collection::key::{Key, KeyRange};
+use crate::collection::merge::Merged;
 use crate::collection::page::{PageCell, Tree, Visibility};
 use crate::collection::schema::Schema;
 use crate::collection::{HostedCollection, Row, row_bytes};
@@ -21,6 +22,22 @@ pub const LOCKED_KEYS_MAX: usize = 1_024;
 
 /// The changed rows of a collection by their keys.
 pub type RowChanges = BTreeMap<Key, RowChange>;
+
+/// What a transaction has changed of a collection.
+#[derive(Debug, Default)]
+pub struct RowsChange {
+    /// Rows that were written one by one.
+    pub rows: RowChanges,
+    /// Rows that were merged into all of it.
+    pub merged: Option<Arc<Merged>>,
+}
+
+impl RowsChange {
+    /// Whether nothing has changed.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty() && self.merged.is_none()
+    }
+}
 
 /// The entries of a tree that a transaction has written; none is deleted. A clone is a snapshot.
 pub type OwnRows = OrdMap<Key, Option<Row>>;
@@ -35,6 +52,7 @@ pub(super) struct RowsView {
     own: Vec<OwnRows>,
     /// The same by row, with what was there before.
     changes: RowChanges,
+    merged: Option<Arc<Merged>>,
     locked_keys: BTreeSet<(u16, Key, LockMode)>,
     locked_ranges: Vec<(u16, KeyRange, LockMode)>,
 }
@@ -67,10 +85,10 @@ impl RowsView {
         self.locked_ranges.iter().any(covers)
     }
 
-    pub(super) fn into_changes(self) -> RowChanges {
-        let mut changes = self.changes;
-        changes.retain(|_, change| change.old.is_some() || change.new.is_some());
-        changes
+    pub(super) fn into_changes(self) -> RowsChange {
+        let mut rows = self.changes;
+        rows.retain(|_, change| change.old.is_some() || change.new.is_some());
+        RowsChange { rows, merged: self.merged }
     }
 }
 
@@ -168,6 +186,21 @@ impl Ledger {
         Ok(())
     }
 
+    /// Merge many rows into a collection that is locked for writing as a whole.
+    ///
+    /// # Panics
+    /// If it is not, or if the transaction has written to it already.
+    pub fn merge_rows(&self, collection: HostedCollection, merged: Arc<Merged>) {
+        let content = &mut *self.content();
+        let view = content.collections.get_mut(&collection).expect("a collection with a lock");
+        for tree in 0..view.trees.len() {
+            let is_locked = view.is_locked(tree as u16, &LockRange::all(), LockMode::Write);
+            assert!(is_locked, "only a collection that is locked for writing changes as a whole");
+        }
+        assert!(view.changes.is_empty() && view.merged.is_none(), "rows are merged into what is committed");
+        view.merged = Some(merged);
+    }
+
     /// Let the history of a chain around collections record a change.
     pub fn record(&self, chain: ChainId, mutation: Mutation) -> Result<()> {
         let content = &mut *self.content();
@@ -225,6 +258,7 @@ impl Ledger {
             trees: trees.clone(),
             own: vec![OrdMap::new(); trees.len()],
             changes: BTreeMap::new(),
+            merged: None,
             locked_keys: BTreeSet::new(),
             locked_ranges: Vec::new(),
         });

@@ -23,6 +23,10 @@ fn slice(rows: &Rowset, range: &State) -> Result<Rowset> {
     Ok(Rowset::View(Arc::new(rows.filtered(conditions)?)))
 }
 
+fn no_table() -> Error {
+    Error::bad_request("a table cannot be inserted into a BTree")
+}
+
 /// The collection that can be written, which a slice cannot.
 fn writable(rows: &Rowset) -> Result<&Collection> {
     match rows {
@@ -56,10 +60,14 @@ impl Interpreter {
                     Some(source) if source.kind() == CollectionKind::BTree => {
                         self.copy(collection, &value, depth).await?;
                     }
-                    Some(_) => return Err(Error::bad_request("a table cannot be inserted into a BTree")),
-                    None => {
-                        self.insert(collection, &value_of(&value)?).await?;
-                    }
+                    Some(_) => return Err(no_table()),
+                    None => match &value {
+                        State::Content(rows) if rows.schema.kind() == CollectionKind::BTree => {
+                            self.copy(collection, &value, depth).await?;
+                        }
+                        State::Content(_) => return Err(no_table()),
+                        value => self.insert(collection, &value_of(value)?).await?,
+                    },
                 }
                 Ok(State::NONE)
             }

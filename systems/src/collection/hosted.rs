@@ -8,12 +8,14 @@ use std::task::Poll;
 
 use components::Result;
 use components::collection::bound::Condition;
+use components::collection::bulk::Bulk;
 use components::collection::change::RowChange;
 use components::collection::columns::{Columns, Selection};
 use components::collection::key::{Key, KeyRange};
 use components::collection::page::{Found, Page, PageCell, Placed, Tree};
 use components::collection::schema::Layout;
 use components::collection::{HostedCollection, Row};
+use components::job::{Job, JobResult};
 use components::ledger::{OwnRows, RowsSnapshot};
 use components::lock::{LockMode, LockRange};
 
@@ -187,12 +189,7 @@ impl Interpreter {
     /// Begin to look at a page, its statistics included. What was folded into it counts as read.
     async fn look_at(&self, page: &Page) {
         if !page.is_readable(self.ledger.visibility()) {
-            // What the transaction would see is gone; it begins again.
-            poll_fn(|_| {
-                self.ledger.want_restart();
-                Poll::<()>::Pending
-            })
-            .await;
+            self.restart().await
         }
         self.ledger.note_commit(page.horizon.1);
     }
@@ -268,6 +265,44 @@ impl Interpreter {
         self.lock(collection, 0, &LockRange::Key(key.clone()), LockMode::Write).await;
         let old = self.locked_row(collection, layout, key).await;
         self.ledger.change_row(collection, key.clone(), RowChange { old, new })
+    }
+
+    /// Write many rows at once.
+    pub(super) async fn merge_hosted_rows(
+        &self,
+        collection: HostedCollection,
+        bulk: &Arc<Bulk>,
+    ) -> Result<()> {
+        for tree in 0..bulk.schema().layouts().len() {
+            self.lock(collection, tree, &LockRange::all(), LockMode::Write).await;
+        }
+        let trees = self.ledger.trees(collection);
+        let readable =
+            trees.iter().flat_map(Tree::iter).all(|(_, page)| page.is_readable(self.ledger.visibility()));
+        if !readable {
+            return self.restart().await;
+        }
+        match self.run_job(Job::Merge { bulk: bulk.clone(), trees }).await {
+            JobResult::Merged(merged) => {
+                self.ledger.merge_rows(collection, merged);
+                Ok(())
+            }
+            other => unreachable!("merging gives what was merged, not {other:?}"),
+        }
+    }
+
+    async fn run_job(&self, job: Job) -> JobResult {
+        let number = self.ledger.submit(job);
+        poll_fn(|_| self.ledger.take_job_result(number).map_or(Poll::Pending, Poll::Ready)).await
+    }
+
+    /// What the transaction would see is gone; it begins again.
+    async fn restart<T>(&self) -> T {
+        poll_fn(|_| {
+            self.ledger.want_restart();
+            Poll::Pending
+        })
+        .await
     }
 
     /// Begin a scan of a range of a tree.

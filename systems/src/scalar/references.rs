@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use components::cast;
-use components::chain::{self, Chain, ChainKind, LocalChain};
+use components::chain::ChainKind;
 use components::class::{Class, Instance};
 use components::collection::schema::CollectionKind;
 use components::native::NativeClass;
@@ -105,6 +105,10 @@ impl Interpreter {
                 if let Some(kind) = collection_kind(subject) {
                     return Ok(Prepared::Done(self.load(kind, &key, &value).await?));
                 }
+                if let Some(kind) = chain_kind(subject) {
+                    let chain = self.local_chain(kind, &key, Some(&value), frame.depth).await?;
+                    return Ok(Prepared::Done(chain));
+                }
                 return Ok(Prepared::Write(subject.clone(), Call::Put(key, value)));
             }
             Ref::Op(OpRef::Delete(subject, key)) => {
@@ -115,10 +119,7 @@ impl Interpreter {
                 let key = self.resolve(frame, key.clone()).await?;
                 match chain_kind(subject) {
                     // Made anew each time: a chain in an op is not shared by its calls.
-                    Some(kind) => {
-                        let chain = LocalChain::new(kind, chain::initial(&key)?);
-                        State::Chain(Chain::Local(Arc::new(chain)))
-                    }
+                    Some(kind) => self.local_chain(kind, &key, None, frame.depth).await?,
                     None => self.call(frame, subject, Call::Get(key)).await?,
                 }
             }
@@ -306,7 +307,7 @@ pub(super) fn native_class(link: &Link) -> Option<NativeClass> {
 }
 
 /// The kind of chain that `{"/state/chain/<kind>": [subject]}` makes in an op (page 04 §4.1).
-fn chain_kind(subject: &Subject) -> Option<ChainKind> {
+pub(crate) fn chain_kind(subject: &Subject) -> Option<ChainKind> {
     match subject {
         Subject::Link(link) => native_class(link).and_then(ChainKind::from_class),
         Subject::Id(..) => None,

@@ -1,0 +1,33 @@
+//! Work that takes too long for a tick: it runs beside the world, and its result is an input of a later tick
+//! (DESIGN.md §3).
+
+use std::sync::Arc;
+
+use crate::collection::bulk::Bulk;
+use crate::collection::merge::Merged;
+use crate::collection::page::Tree;
+
+/// Names a job of this process until its result is there.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct JobId(pub u64);
+
+/// What is to be done. It depends on nothing that changes.
+#[derive(Clone, Debug)]
+pub enum Job {
+    /// Merge rows into a collection.
+    Merge {
+        /// The rows.
+        bulk: Arc<Bulk>,
+        /// The collection.
+        trees: Arc<Vec<Tree>>,
+    },
+}
+
+/// What came of a job.
+#[derive(Clone, Debug)]
+pub enum JobResult {
+    /// The collection with the rows merged into it.
+    Merged(Arc<Merged>),
+    /// What is stored cannot be read.
+    Failed(String),
+}
