@@ -12,6 +12,7 @@ mod programs;
 mod random;
 mod rows;
 mod rows_crash;
+mod rows_determinism;
 mod rows_history;
 mod rows_scenarios;
 mod rows_serializability;
