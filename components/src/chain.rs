@@ -237,7 +237,8 @@ pub fn stored(state: &State) -> Result<State> {
 /// beside it under their hash as page 04 §4.4 has it: a transaction is bounded, so they are.
 fn stored_content(content: &CollectionContent) -> CollectionContent {
     let rows = content.rows.iter().map(|row| row.iter().map(stored_value).collect()).collect();
-    CollectionContent { schema: content.schema.clone(), rows, bytes: content.bytes }
+    let (schema, columns) = (content.schema.clone(), content.columns.clone());
+    CollectionContent { schema, columns, is_list: false, rows, bytes: content.bytes }
 }
 
 /// The subject that a resolved state declares: collections by empty ones, or an initial value (page 04 §4.1, §4.6).
@@ -519,12 +520,21 @@ impl Chain {
         }
     }
 
-    /// Whether there is a collection in it that a reply must read.
+    /// Whether there is a collection in it that a reply must read. Of a block chain it shows the history.
     pub fn is_lazy(&self) -> bool {
         match self {
+            _ if self.kind() == ChainKind::Block => false,
             Self::Hosted(..) => false,
             Self::Local(chain) => has_collections(&chain.schema),
             Self::Content(content) => content.subject.is_lazy(),
+        }
+    }
+
+    /// Whether there are rows in it that are read while a reply is sent.
+    pub fn is_streamed(&self) -> bool {
+        match self {
+            Self::Content(content) => content.kind == ChainKind::Sync && content.subject.is_streamed(),
+            Self::Hosted(..) | Self::Local(_) => false,
         }
     }
 }

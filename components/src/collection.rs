@@ -21,6 +21,8 @@ pub mod merge;
 pub mod page;
 pub mod range;
 pub mod schema;
+pub mod seen;
+pub mod snapshot;
 pub mod stored;
 pub mod stream;
 pub mod view;
@@ -91,6 +93,10 @@ impl NamedRow {
 pub struct CollectionContent {
     /// What the rows are.
     pub schema: Arc<Schema>,
+    /// The columns in the order of the rows.
+    pub columns: Arc<[Column]>,
+    /// Whether only the rows are shown, as of a stream.
+    pub is_list: bool,
     /// The rows, in order.
     pub rows: Vec<Row>,
     /// What they take in memory, in bytes.

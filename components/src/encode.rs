@@ -1,12 +1,15 @@
 //! States as JSON and TBON (protocol page 01 §2.4, §3.2, §4.2, §6; page 04 §4.1).
 
+use std::sync::Arc;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use serde::ser::{Serialize, SerializeMap, SerializeSeq, Serializer};
+use serde::ser::{Error as _, Serialize, SerializeMap, SerializeSeq, Serializer};
 
 use crate::chain::{Block, Chain, ChainContent, ChainKind, Mutation, Previous};
-use crate::class::Class;
+use crate::class::{Class, Instance};
 use crate::collection::Row;
+use crate::collection::snapshot::RowsetSnapshot;
 use crate::error::{Error, Result};
 use crate::native::NativeClass;
 use crate::op::{Body, OpDef};
@@ -33,6 +36,116 @@ pub fn to_json_within(state: &State, bytes_max: usize) -> Result<Vec<u8>> {
         Err(cause) if cause.is_io() => Err(too_large(bytes_max)),
         Err(cause) => Err(Error::bad_request(cause)),
     }
+}
+
+/// A part of the JSON text of a state.
+#[derive(Debug)]
+pub enum JsonPart {
+    /// The text itself.
+    Text(Vec<u8>),
+    /// Rows that are still to be read: a list of lists.
+    Rows(Arc<RowsetSnapshot>),
+}
+
+/// A state as JSON text in which the rows that [stream](State::is_streamed) are left out.
+///
+/// # Errors
+/// As [`to_json_within`], for the rest of the text.
+pub fn to_json_parts(state: &State, bytes_max: usize) -> Result<Vec<JsonPart>> {
+    let mut text = PartsWriter { parts: Vec::new(), text: Bounded { bytes: Vec::new(), bytes_max } };
+    text.push(state)?;
+    let PartsWriter { mut parts, text } = text;
+    parts.push(JsonPart::Text(text.bytes));
+    Ok(parts)
+}
+
+struct PartsWriter {
+    parts: Vec<JsonPart>,
+    /// What comes after the parts.
+    text: Bounded,
+}
+
+impl PartsWriter {
+    fn write<V: Serialize + ?Sized>(&mut self, value: &V) -> Result<()> {
+        let bytes_max = self.text.bytes_max;
+        serde_json::to_writer(&mut self.text, value).map_err(|cause| match cause.is_io() {
+            true => too_large(bytes_max),
+            false => Error::bad_request(cause),
+        })
+    }
+
+    fn mark(&mut self, mark: &str) -> Result<()> {
+        std::io::Write::write_all(&mut self.text, mark.as_bytes()).map_err(|_| too_large(self.text.bytes_max))
+    }
+
+    fn push(&mut self, state: &State) -> Result<()> {
+        match state {
+            state if !state.is_streamed() => self.write(state),
+            State::Tuple(items) => {
+                for (i, item) in items.iter().enumerate() {
+                    self.mark(if i == 0 { "[" } else { "," })?;
+                    self.push(item)?;
+                }
+                self.mark("]")
+            }
+            State::Map(items) => {
+                for (i, (name, item)) in items.iter().enumerate() {
+                    self.mark(if i == 0 { "{" } else { "," })?;
+                    self.push_named(name.as_str(), item)?;
+                }
+                self.mark("}")
+            }
+            State::Instance(instance) => {
+                self.mark("{")?;
+                self.write(NativeClass::ObjectInstance.path())?;
+                self.mark(":{")?;
+                self.push_named(&instance_class(instance), instance.data())?;
+                self.mark("}}")
+            }
+            State::Chain(Chain::Content(content)) => {
+                self.mark("{")?;
+                self.write(content.kind.class().path())?;
+                self.mark(":[")?;
+                self.write(&content.schema)?;
+                self.mark(",")?;
+                self.push(&content.subject)?;
+                self.mark("]}")
+            }
+            State::Snapshot(snapshot) if snapshot.is_list => self.push_rows(snapshot),
+            State::Snapshot(snapshot) => {
+                self.mark("{")?;
+                self.write(snapshot.schema.class().path())?;
+                self.mark(":[")?;
+                self.write(&*snapshot.schema)?;
+                self.mark(",")?;
+                self.push_rows(snapshot)?;
+                self.mark("]}")
+            }
+            other => self.write(other),
+        }
+    }
+
+    fn push_named(&mut self, name: &str, item: &State) -> Result<()> {
+        self.write(name)?;
+        self.mark(":")?;
+        self.push(item)
+    }
+
+    fn push_rows(&mut self, snapshot: &Arc<RowsetSnapshot>) -> Result<()> {
+        let bytes = std::mem::take(&mut self.text.bytes);
+        // All texts together are bounded.
+        self.text.bytes_max -= bytes.len();
+        self.parts.push(JsonPart::Text(bytes));
+        self.parts.push(JsonPart::Rows(snapshot.clone()));
+        Ok(())
+    }
+}
+
+/// The name that the class of an instance has in JSON.
+fn instance_class(instance: &Instance) -> String {
+    let class = instance.class();
+    let name = class.link().or(class.parent());
+    name.map_or_else(|| NativeClass::Class.path().to_string(), |link| link.to_string())
 }
 
 /// 413 for a state that is longer than this when it is written.
@@ -124,10 +237,7 @@ impl Serialize for State {
             }
             Self::Class(class) => entry(serializer, NativeClass::ObjectClass.path(), &**class),
             Self::Instance(instance) => {
-                let class = instance.class();
-                let name = class.link().or(class.parent());
-                let name =
-                    name.map_or_else(|| NativeClass::Class.path().to_string(), |link| link.to_string());
+                let name = instance_class(instance);
                 entry(serializer, NativeClass::ObjectInstance.path(), &Entry(&name, instance.data()))
             }
             Self::Chain(chain) => chain.serialize(serializer),
@@ -138,6 +248,9 @@ impl Serialize for State {
             Self::View(view) => entry(serializer, view.schema().class().path(), &[&**view.schema()]),
             Self::Stream(_) => serializer.collect_seq(EMPTY),
             Self::Row(row) => serializer.collect_seq(row.values.iter()),
+            Self::Content(content) if content.is_list => Rows(&content.rows).serialize(serializer),
+            // Rows that are still to be read are written by those who can read them.
+            Self::Snapshot(_) => Err(S::Error::custom("these rows have yet to be read")),
             // Rows on their way in are never shown.
             Self::Bulk(bulk) => entry(serializer, bulk.schema().class().path(), &[&**bulk.schema()]),
             Self::Content(content) => {

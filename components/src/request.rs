@@ -20,6 +20,8 @@ pub struct Request {
     pub body: State,
     /// The transaction that the request opens, if the caller named one.
     pub txn_id: Option<TxnId>,
+    /// Whether the caller takes nothing but rows as the answer: anything else is refused, and then nothing has happened.
+    pub rows_only: bool,
 }
 
 /// The answer to a request.

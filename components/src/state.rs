@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::chain::Chain;
+use crate::chain::{Chain, ChainContent};
 use crate::class::{Class, Instance};
 use crate::collection::bulk::Bulk;
+use crate::collection::snapshot::RowsetSnapshot;
 use crate::collection::stream::Stream;
 use crate::collection::view::View;
 use crate::collection::{Collection, CollectionContent, NamedRow};
@@ -58,6 +59,8 @@ pub enum State {
     Row(Arc<NamedRow>),
     /// The rows of a collection or view, read as a whole: what a reply shows.
     Content(Arc<CollectionContent>),
+    /// The rows of a collection or view as a reply shows them, which are read while it is sent.
+    Snapshot(Arc<RowsetSnapshot>),
     /// Rows to be written into a collection at once.
     Bulk(Arc<Bulk>),
 }
@@ -73,6 +76,8 @@ pub struct Extent {
     has_ref: bool,
     /// Whether there is a collection, view or stream that a reply must read.
     is_lazy: bool,
+    /// Whether there are rows that are read while a reply is sent.
+    is_streamed: bool,
 }
 
 /// The logical size of one state without its content, in bytes.
@@ -91,6 +96,7 @@ impl Extent {
             extent.bytes = extent.bytes.saturating_add(inner.bytes).saturating_add(name_bytes as u64);
             extent.has_ref |= inner.has_ref;
             extent.is_lazy |= inner.is_lazy;
+            extent.is_streamed |= inner.is_streamed;
         }
         extent.depth += 1;
         if extent.depth > STATE_DEPTH_MAX {
@@ -149,12 +155,15 @@ impl State {
             Self::Closure(closure) => closure.extent(),
             Self::Range(bounds) => bounds.0.extent,
             Self::Cluster(_) | Self::Op(_) => leaf(128),
-            Self::Chain(chain) => Extent { is_lazy: chain.is_lazy(), ..leaf(128) },
+            Self::Chain(chain) => {
+                Extent { is_lazy: chain.is_lazy(), is_streamed: chain.is_streamed(), ..leaf(128) }
+            }
             Self::Collection(_) => Extent { is_lazy: true, ..leaf(128) },
             Self::View(view) => Extent { is_lazy: true, ..view.extent() },
             Self::Stream(stream) => Extent { is_lazy: true, ..stream.extent() },
             Self::Row(row) => Extent::of_values(&row.values),
             Self::Content(content) => Extent { bytes: content.bytes, ..leaf(128) },
+            Self::Snapshot(_) => Extent { is_streamed: true, ..leaf(128) },
             Self::Bulk(bulk) => leaf(bulk.rows().bytes()),
         }
     }
@@ -173,6 +182,41 @@ impl State {
     /// Whether this is, or contains, a collection, view or stream that a reply must read.
     pub fn is_lazy(&self) -> bool {
         self.extent().is_lazy
+    }
+
+    /// Whether this is, or contains, rows that are read while a reply is sent.
+    pub fn is_streamed(&self) -> bool {
+        self.extent().is_streamed
+    }
+
+    /// This state with the rows in it that [stream](Self::is_streamed), which `read` reads.
+    ///
+    /// # Errors
+    /// Those of `read`.
+    pub fn with_rows(
+        &self,
+        read: &mut dyn FnMut(&Arc<RowsetSnapshot>) -> Result<CollectionContent>,
+    ) -> Result<State> {
+        Ok(match self {
+            state if !state.is_streamed() => state.clone(),
+            Self::Snapshot(snapshot) => Self::Content(Arc::new(read(snapshot)?)),
+            Self::Tuple(items) => {
+                Self::tuple(items.iter().map(|item| item.with_rows(read)).collect::<Result<_>>()?)?
+            }
+            Self::Map(items) => {
+                let items = items.iter().map(|(name, item)| Ok((name.clone(), item.with_rows(read)?)));
+                Self::map(items.collect::<Result<_>>()?)?
+            }
+            Self::Instance(instance) => {
+                let data = instance.data().with_rows(read)?;
+                Self::Instance(Arc::new(Instance::new(instance.class().clone(), data)?))
+            }
+            Self::Chain(Chain::Content(content)) => {
+                let subject = content.subject.with_rows(read)?;
+                Self::Chain(Chain::Content(Arc::new(ChainContent { subject, ..(**content).clone() })))
+            }
+            other => other.clone(),
+        })
     }
 
     /// The logical size of this state, in bytes.
@@ -274,6 +318,7 @@ impl State {
             Self::Stream(_) => NativeClass::Stream,
             Self::Row(_) => NativeClass::ValueTuple,
             Self::Content(content) => content.schema.class(),
+            Self::Snapshot(snapshot) => snapshot.schema.class(),
             Self::Bulk(bulk) => bulk.schema().class(),
         }
     }

@@ -78,6 +78,8 @@ pub struct Transaction {
     pub authority: Authority,
     /// How often it was begun.
     pub attempts: u32,
+    /// How many transactions had committed when it was begun.
+    pub begun_commit: u64,
     /// The batch that must be durable before the reply may leave: the newest that it has read or written.
     pub durable_after: u64,
     /// What it locks for writing before it begins, because it is expected to write it.

@@ -50,7 +50,7 @@ fn echo() -> Gateway {
     std::thread::spawn(move || {
         for event in inputs {
             if let Event::Request { request, reply } = event {
-                let _ = reply.send(Ok(request.key.into()));
+                let _ = reply.send(Ok(request.key.into()).into());
             }
         }
     });

@@ -61,7 +61,8 @@ fn state(text: &str) -> State {
 }
 
 fn request(verb: Verb, path: &str, key: Value, body: State) -> Request {
-    Request { verb, path: Path::parse(path).expect("a path"), key, body, txn_id: None }
+    let path = Path::parse(path).expect("a path");
+    Request { verb, path, key, body, txn_id: None, rows_only: false }
 }
 
 /// A host and its clock.

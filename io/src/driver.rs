@@ -6,13 +6,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use components::transaction::RequestId;
-use components::{Error, Reply};
-use crossbeam_channel::{Receiver, RecvTimeoutError};
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+use components::{Error, State};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 use world::{Host, Input, Inputs, Outputs};
 
-use crate::gateway::Event;
+use crate::gateway::{Answer, Event, Pins};
 use crate::jobs::Jobs;
 use crate::metrics::Metrics;
 use crate::persistence::Persistence;
@@ -35,20 +35,33 @@ pub enum Ended {
     Failed(String),
 }
 
-/// A reply and who waits for it.
+/// An answer and who waits for it.
 #[derive(Debug)]
-pub struct Answer {
-    sender: oneshot::Sender<Reply>,
-    reply: Reply,
+pub struct Delivery {
+    sender: oneshot::Sender<Answer>,
+    answer: Answer,
+}
+
+/// Where the driver leaves its answers.
+#[derive(Debug)]
+pub struct Answers {
+    deliveries: UnboundedSender<Vec<Delivery>>,
+    pins: Pins,
+}
+
+/// A way for answers from a driver to [`distribute`]. `events` are those of the driver.
+pub fn answers(events: Sender<Event>) -> (Answers, UnboundedReceiver<Vec<Delivery>>) {
+    let (sender, deliveries) = unbounded_channel();
+    (Answers { deliveries: sender, pins: Pins::new(events) }, deliveries)
 }
 
 /// Give answers to those who wait for them, as a task beside theirs: then a tick wakes one thread once, whose other
 /// tasks need no waking, and not a thread for each answer.
-pub async fn distribute(mut answers: UnboundedReceiver<Vec<Answer>>) {
+pub async fn distribute(mut answers: UnboundedReceiver<Vec<Delivery>>) {
     while let Some(answers) = answers.recv().await {
-        for Answer { sender, reply } in answers {
+        for Delivery { sender, answer } in answers {
             // Whoever has gone does not want the answer.
-            let _ = sender.send(reply);
+            let _ = sender.send(answer);
         }
     }
 }
@@ -61,12 +74,12 @@ pub struct Driver {
     host: Host,
     make_host: MakeHost,
     events: Receiver<Event>,
-    answers: UnboundedSender<Vec<Answer>>,
+    answers: Answers,
     persistence: Option<Persistence>,
     jobs: Option<Jobs>,
     metrics: Arc<Metrics>,
     ready: Arc<AtomicBool>,
-    waiting: BTreeMap<RequestId, oneshot::Sender<Reply>>,
+    waiting: BTreeMap<RequestId, oneshot::Sender<Answer>>,
     next_request: u64,
     /// The newest batch that was handed to the storage, and the newest that is durable.
     batch_sent: u64,
@@ -91,7 +104,7 @@ impl Driver {
     pub fn new(
         mut make_host: MakeHost,
         events: Receiver<Event>,
-        answers: UnboundedSender<Vec<Answer>>,
+        answers: Answers,
         persistence: Option<Persistence>,
         jobs: Option<Jobs>,
         metrics: Arc<Metrics>,
@@ -126,8 +139,9 @@ impl Driver {
         };
         self.ready.store(false, Ordering::Relaxed);
         for (_, reply) in std::mem::take(&mut self.waiting) {
-            let _ =
-                reply.send(Err(Error::unavailable("the host is going down; it is not known what happened")));
+            let _ = reply.send(
+                Err(Error::unavailable("the host is going down; it is not known what happened")).into(),
+            );
         }
         if let Some(persistence) = self.persistence.take() {
             // The queue may be full: nobody must wait for room in it any more.
@@ -159,6 +173,7 @@ impl Driver {
                 return Some(Ended::Drained);
             }
         }
+        inputs.extend(self.answers.pins.take().into_iter().map(Input::Unpin));
         let begun = Instant::now();
         let outputs = self.host.tick(Inputs { now_ns: now_ns(), events: inputs });
         self.metrics.count_tick(begun.elapsed().as_micros() as u64);
@@ -185,7 +200,7 @@ impl Driver {
     fn take(&mut self, event: Event, inputs: &mut Vec<Input>) -> Option<Ended> {
         match event {
             Event::Request { reply, .. } if self.drain_by.is_some() => {
-                let _ = reply.send(Err(Error::unavailable("the host is going down")));
+                let _ = reply.send(Err(Error::unavailable("the host is going down")).into());
             }
             Event::Request { request, reply } => {
                 let id = RequestId(self.next_request);
@@ -200,6 +215,8 @@ impl Driver {
                 let gone = self.waiting.iter().filter(|(_, reply)| reply.is_closed()).map(|(id, _)| *id);
                 inputs.extend(gone.map(Input::Cancel));
             }
+            // All of them are taken before each tick.
+            Event::Unpinned => {}
             Event::Durable(sequence) => {
                 self.batch_durable = sequence;
                 inputs.push(Input::Durable(sequence));
@@ -235,13 +252,14 @@ impl Driver {
         }
         let mut answers = Vec::with_capacity(outputs.replies.len());
         for (id, reply) in outputs.replies {
+            let pin = reply.as_ref().is_ok_and(State::is_streamed).then(|| self.answers.pins.pin(id));
             if let Some(sender) = self.waiting.remove(&id) {
-                answers.push(Answer { sender, reply });
+                answers.push(Delivery { sender, answer: Answer { reply, pin } });
             }
         }
         if !answers.is_empty() {
             // If nobody distributes answers any more, nobody waits for one.
-            let _ = self.answers.send(answers);
+            let _ = self.answers.deliveries.send(answers);
         }
         self.is_busy = outputs.is_busy;
         self.next_deadline_ns = outputs.next_deadline_ns;
@@ -267,7 +285,7 @@ impl Driver {
                 Ok(Event::StorageFailed(why)) => {
                     return Some(Ended::Failed(format!("the storage has failed: {why}")));
                 }
-                Ok(Event::Loaded(_) | Event::Hangup) => {}
+                Ok(Event::Loaded(_) | Event::Hangup | Event::Unpinned) => {}
                 Ok(event) => deferred.push(event),
                 Err(_) => return Some(Ended::Drained),
             }

@@ -1,9 +1,14 @@
 //! The way from a connection into the world and back.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
+use components::cluster::Catalog;
+use components::transaction::RequestId;
 use components::{Error, Reply, Request};
 use crossbeam_channel::{Sender, TrySendError};
 use tokio::sync::oneshot;
 
+use crate::storage::Reader;
 use world::Input;
 pub use world::InspectQuery;
 
@@ -18,7 +23,7 @@ pub enum Event {
         /// What to run.
         request: Request,
         /// Where to answer.
-        reply: oneshot::Sender<Reply>,
+        reply: oneshot::Sender<Answer>,
     },
     /// A question of the debug endpoint.
     Inspect {
@@ -29,6 +34,8 @@ pub enum Event {
     },
     /// Some connection went away: look which replies nobody waits for.
     Hangup,
+    /// Some answers that stream are not read any more: [`Pins`] knows which.
+    Unpinned,
     /// The storage has made everything up to this sequence durable.
     Durable(u64),
     /// What the world has asked the storage for.
@@ -39,10 +46,67 @@ pub enum Event {
     Drain,
 }
 
+/// The answer to a request.
+#[derive(Debug)]
+pub struct Answer {
+    /// The reply.
+    pub reply: Reply,
+    /// Held as long as the reply may read pages, if it does.
+    pub pin: Option<Pin>,
+}
+
+impl From<Reply> for Answer {
+    /// An answer that reads no pages.
+    fn from(reply: Reply) -> Self {
+        Self { reply, pin: None }
+    }
+}
+
+/// The answers that are not read any more, of which the world has not been told.
+#[derive(Clone, Debug)]
+pub struct Pins {
+    unpinned: Arc<Mutex<Vec<RequestId>>>,
+    events: Sender<Event>,
+}
+
+impl Pins {
+    /// None so far; `events` wakes the world.
+    pub fn new(events: Sender<Event>) -> Self {
+        Self { unpinned: Arc::default(), events }
+    }
+
+    /// A pin for the answer to this request.
+    pub fn pin(&self, id: RequestId) -> Pin {
+        Pin { id, pins: self.clone() }
+    }
+
+    /// The answers that are not read any more since the last call.
+    pub fn take(&self) -> Vec<RequestId> {
+        std::mem::take(&mut *self.unpinned.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Keeps the pages that an answer reads, until it is dropped.
+#[derive(Debug)]
+pub struct Pin {
+    id: RequestId,
+    pins: Pins,
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        self.pins.unpinned.lock().unwrap_or_else(PoisonError::into_inner).push(self.id);
+        // If the queue is full the world is busy, and looks after what is in it.
+        let _ = self.pins.events.try_send(Event::Unpinned);
+    }
+}
+
 /// A handle to send requests into the world.
 #[derive(Clone, Debug)]
 pub struct Gateway {
     events: Sender<Event>,
+    storage: Option<Reader>,
+    catalog: Arc<Catalog>,
 }
 
 /// Tells the world when a reply is no longer waited for.
@@ -61,9 +125,29 @@ impl Drop for HangupGuard<'_> {
 }
 
 impl Gateway {
-    /// A gateway that sends events to the given channel.
+    /// A gateway that sends events to the given channel, of a host that serves nothing.
     pub fn new(events: Sender<Event>) -> Self {
-        Self { events }
+        Self { events, storage: None, catalog: Arc::default() }
+    }
+
+    /// A gateway whose answers may be read from pages in this storage.
+    pub fn with_storage(self, storage: Option<Reader>) -> Self {
+        Self { storage, ..self }
+    }
+
+    /// Where the pages are that answers are read from.
+    pub fn storage(&self) -> Option<&Reader> {
+        self.storage.as_ref()
+    }
+
+    /// The same gateway, of a host that serves what is in the catalog.
+    pub fn with_catalog(self, catalog: Arc<Catalog>) -> Self {
+        Self { catalog, ..self }
+    }
+
+    /// What the host serves.
+    pub fn catalog(&self) -> &Catalog {
+        &self.catalog
     }
 
     fn send(&self, event: Event) -> Result<(), Error> {
@@ -75,15 +159,16 @@ impl Gateway {
 
     /// Run a request as one transaction.
     ///
-    /// # Errors
-    /// That of the transaction; 503 if the host is full or going down.
-    pub async fn call(&self, request: Request) -> Reply {
+    /// The answer is that of the transaction; 503 if the host is full or going down.
+    pub async fn call(&self, request: Request) -> Answer {
         let (reply, answer) = oneshot::channel();
-        self.send(Event::Request { request, reply })?;
+        if let Err(cause) = self.send(Event::Request { request, reply }) {
+            return Err(cause).into();
+        }
         let mut guard = HangupGuard { events: &self.events, answered: false };
         let answer = answer.await;
         guard.answered = true;
-        answer.unwrap_or_else(|_| Err(Error::unavailable("the host went down before it answered")))
+        answer.unwrap_or_else(|_| Err(Error::unavailable("the host went down before it answered")).into())
     }
 
     /// A frozen copy of (a part of) the world, as JSON.

@@ -1,12 +1,15 @@
 //! The HTTP server: HTTP/1.1 and HTTP/2 without TLS on one port (protocol page 01 §1, §1.9).
 
 mod body;
+pub mod bulk;
 mod connection;
 mod limits;
 mod operator;
 mod reply;
 mod request;
+mod rows;
 mod service;
+mod stream;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -41,6 +44,9 @@ const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
 /// while it is decoded.
 const BIG_MAX: usize = 2;
 
+/// How many chunks of streamed replies are made at once, each on a thread that may wait for the storage.
+const STREAM_CHUNKS_MAX: usize = 8;
+
 /// What all connections share.
 struct Server {
     gateway: Gateway,
@@ -50,6 +56,7 @@ struct Server {
     shutdown: CancellationToken,
     budget: Arc<Budget>,
     big: Semaphore,
+    streams: Semaphore,
     connections: Connections,
     builder: auto::Builder<TokioExecutor>,
 }
@@ -95,6 +102,7 @@ pub async fn serve(
         shutdown: shutdown.clone(),
         budget: Arc::new(Budget::new(config.max_bodies_bytes)),
         big: Semaphore::new(BIG_MAX),
+        streams: Semaphore::new(STREAM_CHUNKS_MAX),
         connections: Connections::default(),
         builder,
         config,

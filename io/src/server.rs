@@ -14,14 +14,13 @@ use components::storage::{Read, Write};
 use crossbeam_channel::bounded;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use world::host::PROGRAM_STACK_BYTES;
 use world::load::{Loaded, load};
 use world::{EFFECTS_BYTES_MAX, Host, HostConfig, Limits};
 
 use crate::config::{Config, PLAIN_DATA_DIR};
-use crate::driver::{Driver, Ended, distribute, now_ns};
+use crate::driver::{Driver, Ended, answers, distribute, now_ns};
 use crate::gateway::{Event, Gateway, QUEUE_EVENTS_MAX};
 use crate::http::{self, serve};
 use crate::jobs::Jobs;
@@ -143,6 +142,7 @@ async fn run_on(
         ..Limits::default()
     };
     let reader: Option<Reader> = store.as_ref().map(Store::reader);
+    let page_reader = reader.clone();
     let (mut loaded, mut writes) =
         load_world(reader.as_ref().map(|reader| reader as &dyn Read), clusters.clone(), &origin)?;
     // Chains and keys that are new are durable before the first request.
@@ -153,6 +153,7 @@ async fn run_on(
         store.commit(&[writes]).map_err(|cause| cause.to_string())?;
     }
     let threads = config.threads;
+    let served = Arc::new(loaded.catalog.clone());
     let mut first = Some(loaded);
     let make_host = Box::new(move || {
         // Every block was read and checked to get here; only after a defect that is done again.
@@ -179,10 +180,9 @@ async fn run_on(
         ),
         None => None,
     };
-    let (answer_sender, answers) = mpsc::unbounded_channel();
-    tokio::spawn(distribute(answers));
-    let driver =
-        Driver::new(make_host, events, answer_sender, persistence, jobs, metrics.clone(), ready.clone())?;
+    let (answers, deliveries) = answers(sender.clone());
+    tokio::spawn(distribute(deliveries));
+    let driver = Driver::new(make_host, events, answers, persistence, jobs, metrics.clone(), ready.clone())?;
     let (ended_sender, ended) = tokio::sync::oneshot::channel();
     thread::Builder::new()
         .name("world".into())
@@ -199,7 +199,7 @@ async fn run_on(
     let shutdown = CancellationToken::new();
     let server = tokio::spawn(serve(
         listener,
-        Gateway::new(sender.clone()),
+        Gateway::new(sender.clone()).with_storage(page_reader).with_catalog(served),
         Arc::new(config.http.clone()),
         metrics,
         ready,

@@ -10,7 +10,7 @@ use components::cluster::{Catalog, ClusterConfig};
 use components::reference::Verb;
 use components::{Map, Number, Path, Reply, Request, State, Value};
 use crossbeam_channel::{Sender, bounded};
-use io::driver::{Driver, Ended, distribute};
+use io::driver::{Driver, Ended, answers, distribute};
 use io::gateway::{Event, Gateway};
 use io::json;
 use io::metrics::Metrics;
@@ -64,12 +64,11 @@ fn start(disk: &SimulatedDisk) -> Running {
         let last_page = Default::default();
         Host::new(HostConfig { catalog, chains, last_page, limits: Limits::default(), threads: 1, now_ns: 0 })
     });
-    let (answer_sender, answers) = tokio::sync::mpsc::unbounded_channel();
+    let (answers, deliveries) = answers(events.clone());
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    std::thread::spawn(move || runtime.block_on(distribute(answers)));
+    std::thread::spawn(move || runtime.block_on(distribute(deliveries)));
     let driver =
-        Driver::new(make_host, receiver, answer_sender, Some(persistence), None, metrics, ready.clone())
-            .unwrap();
+        Driver::new(make_host, receiver, answers, Some(persistence), None, metrics, ready.clone()).unwrap();
     let driver = std::thread::Builder::new().stack_size(PROGRAM_STACK_BYTES).spawn(|| driver.run()).unwrap();
     Running { gateway: Gateway::new(events.clone()), events, driver, ready }
 }
@@ -77,15 +76,16 @@ fn start(disk: &SimulatedDisk) -> Running {
 fn request(verb: Verb, path: &str, parameters: &[(&'static str, i64)]) -> Request {
     let named = parameters.iter().map(|(name, n)| (components::Id::literal(name), Number::I64(*n).into()));
     let body = Map::new(named.collect::<BTreeMap<_, _>>()).unwrap();
-    Request { verb, path: Path::parse(path).unwrap(), key: Value::None, body: State::Map(body), txn_id: None }
+    let (path, key, body) = (Path::parse(path).unwrap(), Value::None, State::Map(body));
+    Request { verb, path, key, body, txn_id: None, rows_only: false }
 }
 
 fn add(gateway: &Gateway, n: i64) -> Reply {
-    block_on(gateway.call(request(Verb::Post, "/app/counter/add", &[("n", n)])))
+    block_on(gateway.call(request(Verb::Post, "/app/counter/add", &[("n", n)]))).reply
 }
 
 fn total(gateway: &Gateway) -> Reply {
-    block_on(gateway.call(request(Verb::Get, "/app/counter/total", &[])))
+    block_on(gateway.call(request(Verb::Get, "/app/counter/total", &[]))).reply
 }
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {

@@ -52,11 +52,11 @@ fn world() -> Gateway {
                 Event::Request { request, reply } if request.path == Path::parse("/slow").unwrap() => {
                     std::thread::spawn(move || {
                         std::thread::sleep(SLOW);
-                        let _ = reply.send(answer(request));
+                        let _ = reply.send(answer(request).into());
                     });
                 }
                 Event::Request { request, reply } => {
-                    let _ = reply.send(answer(request));
+                    let _ = reply.send(answer(request).into());
                 }
                 Event::Inspect { query, reply } => {
                     let _ = reply.send(serde_json::json!({

@@ -185,7 +185,7 @@ impl Interpreter {
     /// A collection or view as its rows are now; any other state as it is.
     async fn read_whole(&self, value: State) -> Result<State> {
         match Rowset::of(&value) {
-            Some(rows) => self.content(&rows, &mut Reservation::new(self.ledger.clone())).await,
+            Some(rows) => self.content(&rows, false, &mut Reservation::new(self.ledger.clone())).await,
             None => Ok(value),
         }
     }

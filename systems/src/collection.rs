@@ -21,6 +21,8 @@ use components::collection::coerce::{btree_row, table_row, value_of};
 use components::collection::key::Key;
 use components::collection::local::LocalCollection;
 use components::collection::schema::{CollectionKind, Schema};
+use components::collection::snapshot::{RowsetSnapshot, Scan, Trees};
+use components::collection::stream::StreamSource;
 use components::collection::view::Rowset;
 use components::collection::{Collection, CollectionContent, Row, Source, row_bytes};
 use components::ledger::Reservation;
@@ -29,12 +31,17 @@ use components::reference::{OpRef, Ref};
 use components::state::STATE_BYTES_MAX;
 use components::{Error, Id, Map, Path, Result, State, Value};
 
+use view::single_scan;
+
 use crate::chain::local_chain_content;
 use crate::futures::BoxFuture;
 use crate::scalar::{
     Call, Interpreter, chain_kind, collection_kind, common, deeper, define_class, no_member, parameter,
     parameters,
 };
+
+/// How many rows a reply has at most that are read in the transaction, if that can be told before.
+const LITTLE_ROWS_MAX: u64 = 256;
 
 /// The constructor that fills a new collection from another one.
 const COPY_FROM: &str = "copy_from";
@@ -221,7 +228,12 @@ impl Interpreter {
         Box::pin(async move {
             if let State::Collection(_) | State::View(_) = &state {
                 let source = Rowset::of(&state).expect("a collection or view");
-                return self.content(&source, memory).await;
+                return self.shown_rows(&source, false, memory).await;
+            }
+            if let State::Stream(stream) = &state
+                && let StreamSource::Rows(source) = stream.source()
+            {
+                return self.shown_rows(source, true, memory).await;
             }
             if !state.is_lazy() {
                 return Ok(state);
@@ -272,8 +284,25 @@ impl Interpreter {
         })
     }
 
+    /// The rows that a reply shows: those of a small result, else a snapshot that is read while it is sent, if one scan
+    /// finds them.
+    async fn shown_rows(&self, source: &Rowset, is_list: bool, memory: &mut Reservation) -> Result<State> {
+        let scan = single_scan(source);
+        if let Some((collection, scan)) = &scan
+            && let Some(trees) = self.snapshot(collection, scan).await
+        {
+            return Ok(self.streamed(source, is_list, collection, scan.clone(), trees));
+        }
+        self.content(source, is_list, memory).await
+    }
+
     /// All rows of a collection or view as they are now.
-    pub(crate) async fn content(&self, source: &Rowset, memory: &mut Reservation) -> Result<State> {
+    pub(crate) async fn content(
+        &self,
+        source: &Rowset,
+        is_list: bool,
+        memory: &mut Reservation,
+    ) -> Result<State> {
         let mut all: Vec<Row> = Vec::new();
         let mut bytes = 0;
         let mut rows = self.open_rows(source).await?;
@@ -283,9 +312,47 @@ impl Interpreter {
             bytes += chunk_bytes;
             all.extend(chunk);
         }
-        let content = CollectionContent { schema: source.schema().clone(), rows: all, bytes };
-        Ok(State::Content(Arc::new(content)))
+        let (schema, columns) = (source.schema().clone(), source.columns().clone());
+        Ok(State::Content(Arc::new(CollectionContent { schema, columns, is_list, rows: all, bytes })))
     }
+
+    /// The trees that a scan reads, unless it reads little of them.
+    async fn snapshot(&self, collection: &Collection, scan: &Scan) -> Option<Trees> {
+        match &collection.source {
+            Source::Hosted(hosted) => self.hosted_snapshot(*hosted, scan).await.map(Trees::Hosted),
+            Source::Local(local) => {
+                let snapshot = local.snapshot();
+                let is_small = snapshot.trees[scan.tree].len() as u64 <= LITTLE_ROWS_MAX;
+                (!is_small && !is_little(scan)).then_some(Trees::Local(snapshot))
+            }
+            Source::Declared => None,
+        }
+    }
+
+    fn streamed(
+        &self,
+        source: &Rowset,
+        is_list: bool,
+        collection: &Collection,
+        scan: Scan,
+        trees: Trees,
+    ) -> State {
+        State::Snapshot(Arc::new(RowsetSnapshot {
+            schema: source.schema().clone(),
+            columns: source.columns().clone(),
+            is_list,
+            collection: collection.schema.clone(),
+            trees,
+            scan,
+            // More than what it holds of the transaction, which is most often nothing.
+            bytes: self.ledger.bytes(),
+        }))
+    }
+}
+
+/// Whether a scan looks at few rows, wherever they are.
+fn is_little(scan: &Scan) -> bool {
+    scan.limit <= LITTLE_ROWS_MAX && scan.conditions.is_empty() && scan.residual.is_empty()
 }
 
 /// Hold more of a reply, up to what a state may be.

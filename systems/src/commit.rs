@@ -11,7 +11,7 @@ use components::lock::{Lock, LockMode, LockRange, LockTable, Resource, TreeId};
 use components::reference::Verb;
 use components::transaction::{Authority, Phase, Program, Transaction};
 use components::versions::{HostedChain, HostedCollections};
-use components::{Error, Path, TxnId};
+use components::{Error, Path, State, TxnId};
 
 use crate::arbitrate::is_refused;
 use crate::intake::restart;
@@ -120,6 +120,9 @@ fn finish(world: &mut World, id: TxnId, entity: Entity) {
     mark(world, id);
     release(world, id);
     let transaction = &mut *world.get_mut::<Transaction>(entity).expect("a transaction");
+    let is_streamed =
+        transaction.outcome.as_ref().is_some_and(|reply| reply.as_ref().is_ok_and(State::is_streamed));
+    let pin = is_streamed.then_some((transaction.request_id, transaction.begun_commit));
     transaction.phase = if is_success { Phase::Committed } else { Phase::Aborted };
     transaction.durable_after = transaction.durable_after.max(seen.unwrap_or(0));
     if is_commit {
@@ -127,6 +130,8 @@ fn finish(world: &mut World, id: TxnId, entity: Entity) {
     }
     let (after, request) = (transaction.durable_after, transaction.request_id);
     world.resource_mut::<Outbox>().ended.push(Ended { request, id, is_commit });
+    // What it saw stays until the answer is read, which may take long after it is given.
+    world.resource_mut::<Registry>().pins.extend(pin);
     world.resource_mut::<Registry>().held.entry(after).or_default().push(entity);
 }
 

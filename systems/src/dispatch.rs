@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use components::cast;
 use components::chain::{Chain, ChainAddress};
+use components::collection::stream::StreamSource;
 use components::decode;
 use components::name::Path;
 use components::native::NativeClass;
@@ -69,7 +70,7 @@ impl Interpreter {
         };
         let is_write = matches!(call, Call::Put(..) | Call::Delete(_));
         let reply = self.dispatch(path, call, 0).await?;
-        if is_write { Ok(State::NONE) } else { self.shown(reply).await }
+        if is_write { Ok(State::NONE) } else { self.shown(reply, request).await }
     }
 
     /// Whether anything could answer at a path, whatever it is called with.
@@ -92,11 +93,11 @@ impl Interpreter {
                 Some(entries) => {
                     let scope = Scope::new(&self.ledger, None);
                     let result = self.run_context(&scope, &entries, 0).await?;
-                    self.shown(result).await
+                    self.shown(result, request).await
                 }
                 None => {
                     let data = self.resolve_body(&request.body).await?;
-                    self.shown(data).await
+                    self.shown(data, request).await
                 }
             },
             Verb::Get if request.key.is_none() => Ok(Value::Bytes(self.catalog.public_key.into()).into()),
@@ -108,7 +109,13 @@ impl Interpreter {
 
     /// A reply with the content of what it only names: chains of this host. Each is read once, however often it is
     /// named.
-    async fn shown(&self, state: State) -> Result<State> {
+    async fn shown(&self, state: State, request: &Request) -> Result<State> {
+        if request.rows_only && !is_rows(&state) {
+            return Err(Error::bad_request(format_args!(
+                "only a collection, a view or a stream of rows has the form that was asked for, not {}",
+                cast::describe(&state)
+            )));
+        }
         self.step_through(&state).await;
         let state = self.materialized(state).await?;
         let mut names = BTreeSet::new();
@@ -118,6 +125,7 @@ impl Interpreter {
         let mut contents = BTreeMap::new();
         for address in names {
             let content = self.hosted_chain_content(&address).await?;
+            let content = self.materialized(content).await?;
             contents.insert(address, content);
         }
         Ok(with_contents(&state, &contents)?.unwrap_or(state))
@@ -177,6 +185,15 @@ impl Interpreter {
             Call::Post(parameters) if parameters.is_empty() => Ok(State::NONE),
             call => Err(call.not_allowed("/")),
         }
+    }
+}
+
+/// Whether a reply is nothing but rows.
+fn is_rows(state: &State) -> bool {
+    match state {
+        State::Collection(_) | State::View(_) => true,
+        State::Stream(stream) => matches!(stream.source(), StreamSource::Rows(_)),
+        _ => false,
     }
 }
 

@@ -32,6 +32,9 @@ pub fn intake(world: &mut World) {
         match event {
             Input::Request { id, request } => begin(world, id, request, now_ns),
             Input::Cancel(id) => cancel(world, id),
+            Input::Unpin(id) => {
+                world.resource_mut::<Registry>().pins.remove(&id);
+            }
             Input::Durable(sequence) => {
                 let registry = &mut *world.resource_mut::<Registry>();
                 assert!(sequence >= registry.durable, "what is durable stays durable");
@@ -129,6 +132,7 @@ fn begin(world: &mut World, request_id: RequestId, request: Request, now_ns: u64
         phase: Phase::Running,
         authority,
         attempts: 0,
+        begun_commit: 0,
         durable_after: 0,
         expected_writes: expectation.values.into_iter().map(Resource::value).collect(),
         for_update: expectation.for_update,
@@ -146,8 +150,10 @@ fn begin(world: &mut World, request_id: RequestId, request: Request, now_ns: u64
 /// Begin (an attempt of) a transaction under its id.
 fn start(world: &mut World, entity: Entity) {
     let catalog = world.resource::<Hosting>().0.clone();
+    let begun_commit = world.resource::<Registry>().commit_count;
     let transaction = &mut *world.get_mut::<Transaction>(entity).expect("a transaction");
     transaction.attempts += 1;
+    transaction.begun_commit = begun_commit;
     transaction.outcome = None;
     let id = transaction.id;
     let request = transaction.request.clone();

@@ -305,11 +305,13 @@ pub fn retire(world: &mut World, page: PageId) {
 
 /// Let go of the bases that nobody can read any more.
 pub fn release(world: &mut World) {
+    let oldest_pin = world.resource::<Registry>().oldest_pin();
     loop {
         let registry = &mut *world.resource_mut::<Registry>();
-        let (oldest_active, oldest_snapshot) = (registry.oldest_active(), registry.oldest_snapshot());
+        let oldest_active = registry.oldest_active();
+        let oldest_commit = registry.oldest_snapshot().min(oldest_pin);
         match registry.retired_pages.front() {
-            Some(retired) if retired.last_id < oldest_active && retired.commit < oldest_snapshot => {}
+            Some(retired) if retired.last_id < oldest_active && retired.commit < oldest_commit => {}
             _ => return,
         }
         let RetiredPage { page, .. } = registry.retired_pages.pop_front().expect("a retired page");

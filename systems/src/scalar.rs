@@ -193,9 +193,12 @@ impl Interpreter {
                 }
                 State::Stream(stream) => self.route_stream(stream, path, call, depth).await,
                 State::Row(row) => self.route_row(row, path, call, depth).await,
-                State::Op(_) | State::Closure(_) | State::Ref(_) | State::Content(_) | State::Bulk(_) => {
-                    common(&subject, path, call)
-                }
+                State::Op(_)
+                | State::Closure(_)
+                | State::Ref(_)
+                | State::Content(_)
+                | State::Snapshot(_)
+                | State::Bulk(_) => common(&subject, path, call),
             }
         })
     }

@@ -30,6 +30,8 @@ pub enum Input {
     },
     /// Nobody waits for the answer to this request any more.
     Cancel(RequestId),
+    /// The answer to this request, which [streams](components::State::is_streamed), is not read any more.
+    Unpin(RequestId),
     /// Every batch up to this sequence is durable.
     Durable(u64),
     /// A block that was asked for, or why it cannot be read.
@@ -286,6 +288,8 @@ pub struct Registry {
     pub page_readers: BTreeMap<PageId, BTreeSet<TxnId>>,
     /// Bases that no newest version has any more: until which transaction and which snapshot somebody may read them.
     pub retired_pages: VecDeque<RetiredPage>,
+    /// Answers that are still to be read from pages, with the number of the last commit when their transaction began.
+    pub pins: BTreeMap<RequestId, u64>,
     /// The batch of each commit that is not known to be durable.
     pub commit_batches: BTreeMap<u64, u64>,
     /// Pages that were asked for and have not come yet.
@@ -339,6 +343,11 @@ impl Registry {
     /// The snapshot before which no transaction reads.
     pub fn oldest_snapshot(&self) -> u64 {
         self.snapshots.keys().next().copied().unwrap_or(u64::MAX)
+    }
+
+    /// The least commit after which a page was retired that an answer may still be read from.
+    pub fn oldest_pin(&self) -> u64 {
+        self.pins.values().min().copied().unwrap_or(u64::MAX)
     }
 
     /// The batch that makes a commit durable, if it is not known to be durable.

@@ -41,7 +41,8 @@ pub fn request(verb: Verb, path: &str, key: serde_json::Value, body: serde_json:
         }
         Verb::Get | Verb::Delete => State::NONE,
     };
-    Request { verb, path: Path::parse(path).expect("a path"), key, body, txn_id: None }
+    let path = Path::parse(path).expect("a path");
+    Request { verb, path, key, body, txn_id: None, rows_only: false }
 }
 
 /// GET without a key.

@@ -254,7 +254,8 @@ impl Host {
             hash.update(&text);
         }
         let registry = self.world.resource::<Registry>();
-        hash.update(format!("{:?} {:?}", registry.deadlines, registry.chosen_ids).as_bytes());
+        let (deadlines, pins) = (&registry.deadlines, &registry.pins);
+        hash.update(format!("{deadlines:?} {:?} {pins:?}", registry.chosen_ids).as_bytes());
         hash.update(format!("{:?}", self.world.resource::<Expectations>()).as_bytes());
         hash.update(&registry.last_id.to_bytes());
         hash.update(&registry.commit_count.to_be_bytes());
@@ -402,7 +403,8 @@ mod tests {
 
     fn ask(id: u64, verb: Verb, body: i64) -> Input {
         let path = Path::parse("/app/n").expect("a path");
-        let request = Request { verb, path, key: Value::None, body: Number::I64(body).into(), txn_id: None };
+        let (key, body) = (Value::None, Number::I64(body).into());
+        let request = Request { verb, path, key, body, txn_id: None, rows_only: false };
         Input::Request { id: RequestId(id), request }
     }
 

@@ -40,8 +40,13 @@ pub fn value_of(state: &State) -> Result<Value> {
 /// # Errors
 /// 400 that names the column, if the value cannot be cast, is out of range or is too long; 501 for a number as bytes.
 pub fn coerce(column: &Column, value: &Value, rule: Rule) -> Result<Value> {
-    let coerced = into_class(column.class, value, rule).and_then(|value| check_len(column, value));
-    coerced.map_err(|cause| cause.context(format_args!("the column {}", column.name)))
+    into_column(column, value, rule)
+        .map_err(|cause| cause.context(format_args!("the column {}", column.name)))
+}
+
+/// As [`coerce`], but the errors do not name the column.
+pub(super) fn into_column(column: &Column, value: &Value, rule: Rule) -> Result<Value> {
+    into_class(column.class, value, rule).and_then(|value| check_len(column, value))
 }
 
 /// A value that is compared with those of a column; it may be longer than any of them.
@@ -83,7 +88,7 @@ pub fn table_row(schema: &Schema, values: &[Value]) -> Result<Row> {
     columns.iter().zip(values).map(|(column, value)| coerce(column, value, Rule::Strict)).collect()
 }
 
-fn check_count(what: &str, actual: usize, expected: usize) -> Result<()> {
+pub(super) fn check_count(what: &str, actual: usize, expected: usize) -> Result<()> {
     if actual == expected {
         return Ok(());
     }

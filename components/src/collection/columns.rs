@@ -4,6 +4,7 @@
 //!  builder  rows become columns                 search  keys are found
 //!  codec    the stored form, and its values     filter  conditions, all rows at once; statistics to skip pages by
 //!  fold     changes become new pages; sorting   export  JSON and Arrow
+//!  import   Arrow arrays and other values from clients, checked
 //! ```
 //!
 //! Numbers of one width, text and bytes are Arrow buffers; any other value is a few self-describing bytes ([`codec`]).
@@ -13,6 +14,7 @@ pub mod codec;
 mod export;
 mod filter;
 mod fold;
+mod import;
 mod native;
 mod search;
 #[cfg(test)]
@@ -32,9 +34,10 @@ use crate::value::Value;
 
 pub use builder::ColumnsBuilder;
 pub use codec::{decode_value, encode_value};
-pub use export::arrow_type;
+pub use export::{arrow_fields, arrow_type, write_csv_header};
 pub use filter::{STATISTICS_TEXT_BYTES, Selection, may_match};
 pub use fold::{PAGE_BYTES, PAGE_ROWS, PageSize, cut, fold, sort};
+pub use import::{Cell, Import, check_arrow_type};
 
 use native::Native;
 

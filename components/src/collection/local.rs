@@ -1,9 +1,11 @@
 //! Collections that live as long as their transaction.
 
+use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::bound::Condition;
 use super::change::changes;
-use super::key::Key;
+use super::key::{Key, KeyRange};
 use super::schema::Schema;
 use super::{Row, row_bytes};
 use crate::error::Result;
@@ -103,6 +105,45 @@ impl LocalCollection {
         }
         Ok(())
     }
+}
+
+/// Look at some rows of a tree, and take them off the range: those that meet the conditions, and how many were looked at.
+pub fn read_chunk(
+    tree: &Tree,
+    range: &mut KeyRange,
+    is_reversed: bool,
+    conditions: &[Condition],
+    chunk_rows: usize,
+) -> (Vec<Row>, usize) {
+    let start = Bound::Included(&range.start);
+    let end = range.end.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+    let entries = tree.range::<_, Key>((start, end));
+    let mut rows = Vec::new();
+    let mut last = None;
+    let mut looked_at = 0;
+    let mut look_at = |(key, row): (&Key, &Row)| {
+        looked_at += 1;
+        if conditions.iter().all(|condition| condition.is_met(row)) {
+            rows.push(row.clone());
+        }
+        last = Some(key.clone());
+    };
+    if is_reversed {
+        entries.rev().take(chunk_rows).for_each(&mut look_at);
+    } else {
+        entries.take(chunk_rows).for_each(&mut look_at);
+    }
+    match last {
+        Some(last) if looked_at == chunk_rows => {
+            if is_reversed {
+                range.end = Some(last);
+            } else {
+                range.start = last.next();
+            }
+        }
+        _ => range.end = Some(range.start.clone()),
+    }
+    (rows, looked_at)
 }
 
 #[cfg(test)]

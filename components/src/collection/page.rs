@@ -219,8 +219,9 @@ pub struct Page {
 /// What a reader finds for a key.
 #[derive(Clone, Debug)]
 pub enum Found {
-    /// This row, or none; and the number of the commit that says so, if the base does not.
-    Row(Option<Row>, Option<u64>),
+    /// This row, or none; and the number of a commit with which that is so: that of the row, or one with which everything
+    /// in the base is.
+    Row(Option<Row>, u64),
     /// That is only known when the base is in memory.
     NotResident(Arc<PageCell>),
 }
@@ -256,28 +257,53 @@ impl Page {
 
     /// The row of a key as a reader sees it.
     pub fn find(&self, layout: &Layout, key: &[u8], visibility: Visibility) -> Found {
-        let end = self.delta.partition_point(|entry| *entry.key <= *key);
-        let versions = self.delta[..end].iter().rev().take_while(|entry| *entry.key == *key);
-        for entry in versions {
-            if entry.is_visible(visibility) {
-                return Found::Row(entry.row.clone(), Some(entry.commit));
-            }
+        if let Some(entry) = self.find_change(key, visibility) {
+            return Found::Row(entry.row.clone(), entry.commit.max(self.horizon.1));
         }
         match &self.base {
-            None => Found::Row(None, None),
+            None => Found::Row(None, self.horizon.1),
             Some(cell) => match cell.content() {
-                Some(columns) => Found::Row(columns.find(layout, key).map(|i| columns.row(i)), None),
+                Some(columns) => {
+                    Found::Row(columns.find(layout, key).map(|i| columns.row(i)), self.horizon.1)
+                }
                 None => Found::NotResident(cell.clone()),
             },
         }
     }
 
+    /// As [`Self::find`], in a base whose content is at hand.
+    pub fn find_in(
+        &self,
+        layout: &Layout,
+        key: &[u8],
+        visibility: Visibility,
+        base: Option<&Columns>,
+    ) -> Option<Row> {
+        match self.find_change(key, visibility) {
+            Some(entry) => entry.row.clone(),
+            None => base.and_then(|base| base.find(layout, key).map(|i| base.row(i))),
+        }
+    }
+
+    /// What a reader sees of a key on top of the base.
+    fn find_change(&self, key: &[u8], visibility: Visibility) -> Option<&DeltaEntry> {
+        let end = self.delta.partition_point(|entry| *entry.key <= *key);
+        let mut versions = self.delta[..end].iter().rev().take_while(|entry| *entry.key == *key);
+        versions.find(|entry| entry.is_visible(visibility))
+    }
+
+    /// The newest commit that a reader may see in this page.
+    pub fn newest_seen(&self, visibility: Visibility) -> u64 {
+        let seen = self.delta.iter().filter(|entry| entry.is_visible(visibility));
+        seen.map(|entry| entry.commit).max().unwrap_or(0).max(self.horizon.1)
+    }
+
     /// The changes that a reader sees on top of the base, one for each key of the range, in order, and the newest
-    /// commit among them.
+    /// commit among them and in the base.
     pub fn changes(&self, range: &KeyRange, visibility: Visibility) -> (Vec<(Key, Option<Row>)>, u64) {
         let start = self.delta.partition_point(|entry| entry.key < range.start);
         let mut changes: Vec<(Key, Option<Row>)> = Vec::new();
-        let mut newest = 0;
+        let mut newest = self.horizon.1;
         for entry in self.delta[start..].iter().take_while(|entry| range.contains(&entry.key)) {
             if !entry.is_visible(visibility) {
                 continue;

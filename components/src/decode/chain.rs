@@ -169,14 +169,15 @@ pub fn stored(document: Document) -> Result<State> {
 
 /// The rows of a collection that a mutation has written.
 fn stored_content(kind: CollectionKind, schema: Document, rows: &[Document]) -> Result<State> {
-    let schema = Schema::declared(kind, &Decoder::SCALAR.decode(schema)?)?.into();
+    let schema = Arc::new(Schema::declared(kind, &Decoder::SCALAR.decode(schema)?)?);
     let row = |row: &Document| match stored(*row)?.to_value() {
         Some(Value::Tuple(values)) => Ok(values),
         _ => Err(Error::bad_request("a stored row is a list of values")),
     };
     let rows = rows.iter().map(row).collect::<Result<Vec<Row>>>()?;
     let bytes = rows.iter().map(|row| row_bytes(row)).sum();
-    Ok(State::Content(Arc::new(CollectionContent { schema, rows, bytes })))
+    let columns = schema.columns().clone();
+    Ok(State::Content(Arc::new(CollectionContent { schema, columns, is_list: false, rows, bytes })))
 }
 
 /// Decode what [`crate::encode::StoredMutations`] wrote.

@@ -10,7 +10,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
@@ -46,6 +46,8 @@ pub(super) struct Activity {
     header_at_ms: AtomicU64,
     http2: AtomicBool,
     command: AtomicU8,
+    /// The replies that are being sent while they are made.
+    streams: Mutex<Vec<Weak<Progress>>>,
     /// Wakes the task of this connection; it never moves to another task.
     waker: OnceLock<Waker>,
 }
@@ -59,6 +61,7 @@ impl Activity {
             header_at_ms: AtomicU64::new(0),
             http2: AtomicBool::new(false),
             command: AtomicU8::new(RUN),
+            streams: Mutex::default(),
             waker: OnceLock::new(),
         }
     }
@@ -90,6 +93,36 @@ impl Activity {
         RequestGuard(self.clone())
     }
 
+    /// Note that the client waits for us, whatever else it does.
+    pub(super) fn busy(self: &Arc<Self>) -> RequestGuard {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        RequestGuard(self.clone())
+    }
+
+    /// Note that a reply is sent while it is made.
+    pub(super) fn stream(&self) -> Arc<Progress> {
+        let progress = Arc::new(Progress { opened: self.opened, taken_at_ms: AtomicU64::new(0) });
+        let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        streams.retain(|stream| stream.strong_count() > 0);
+        streams.push(Arc::downgrade(&progress));
+        progress
+    }
+
+    /// Whether the client has stopped to read some reply that is being made for it.
+    fn is_stalled(&self, reply_idle_timeout_ms: u64) -> bool {
+        let streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        let now_ms = self.now_ms();
+        // On HTTP/1.1 every byte that is written belongs to the one reply.
+        let written_at_ms = match self.http2.load(Ordering::Relaxed) {
+            true => 0,
+            false => self.bytes_at_ms.load(Ordering::Relaxed),
+        };
+        streams.iter().filter_map(Weak::upgrade).any(|stream| {
+            let taken_at_ms = stream.taken_at_ms.load(Ordering::Relaxed);
+            taken_at_ms > 0 && now_ms.saturating_sub(taken_at_ms.max(written_at_ms)) > reply_idle_timeout_ms
+        })
+    }
+
     fn is_expired(&self, header_timeout_ms: u64, idle_timeout_ms: u64) -> bool {
         // Requests that run have time limits of their own.
         if self.requests.load(Ordering::Relaxed) > 0 {
@@ -112,8 +145,28 @@ impl Activity {
     }
 }
 
+/// How a reply that is sent while it is made gets on.
+pub(super) struct Progress {
+    opened: Instant,
+    /// When the client took the last chunk, in milliseconds after the connection was opened; 0 while it waits for us.
+    taken_at_ms: AtomicU64,
+}
+
+impl Progress {
+    /// There is nothing to take.
+    pub(super) fn wait_for_host(&self) {
+        self.taken_at_ms.store(0, Ordering::Relaxed);
+    }
+
+    /// A chunk was taken, and the next one is being made.
+    pub(super) fn wait_for_client(&self) {
+        let now_ms = u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX).max(1);
+        self.taken_at_ms.store(now_ms, Ordering::Relaxed);
+    }
+}
+
 /// Ends a request of a connection.
-struct RequestGuard(Arc<Activity>);
+pub(super) struct RequestGuard(Arc<Activity>);
 
 impl Drop for RequestGuard {
     fn drop(&mut self) {
@@ -141,7 +194,7 @@ impl Connections {
 
     /// Close what is idle or slow, for ever.
     pub(super) async fn watch(&self, server: &Server) {
-        let HttpConfig { header_timeout_ms, idle_timeout_ms, .. } = *server.config;
+        let HttpConfig { header_timeout_ms, idle_timeout_ms, reply_idle_timeout_ms, .. } = *server.config;
         loop {
             tokio::time::sleep(WATCH_INTERVAL).await;
             let longest_ms = if self.full.load(Ordering::Relaxed) { FULL_TIMEOUT_MS } else { u64::MAX };
@@ -149,7 +202,7 @@ impl Connections {
                 for activity in open.values() {
                     let (header_ms, idle_ms) =
                         (header_timeout_ms.min(longest_ms), idle_timeout_ms.min(longest_ms));
-                    if activity.is_expired(header_ms, idle_ms) {
+                    if activity.is_expired(header_ms, idle_ms) || activity.is_stalled(reply_idle_timeout_ms) {
                         server.metrics.connections_expired.fetch_add(1, Ordering::Relaxed);
                         activity.command(CLOSE);
                     }
@@ -205,9 +258,9 @@ pub(super) async fn run(stream: TcpStream, server: Arc<Server>) {
     let io = Watched { stream: TokioIo::new(stream), activity: activity.clone() };
     let service = service_fn(|request: hyper::Request<hyper::body::Incoming>| {
         let guard = activity.request(request.version() == hyper::Version::HTTP_2);
-        let server = server.clone();
+        let (server, activity) = (server.clone(), activity.clone());
         async move {
-            let reply = service::respond(&server, request).await;
+            let reply = service::respond(&server, &activity, request).await;
             drop(guard);
             Ok::<_, Infallible>(reply)
         }

@@ -35,6 +35,10 @@ pub const BODY_TIMEOUT_MS: u64 = 120_000;
 /// How long a connection stays open without a request, or with a reply that the client does not read.
 pub const IDLE_TIMEOUT_MS: u64 = 75_000;
 
+/// How long a client may leave a reply unread that is made while it is sent: as long as that goes on, what the reply
+/// shows is kept.
+pub const REPLY_IDLE_TIMEOUT_MS: u64 = 30_000;
+
 /// How long requests that run have to finish when the server stops.
 pub const DRAIN_TIMEOUT_MS: u64 = 1_000;
 
@@ -48,7 +52,7 @@ pub struct HttpConfig {
     /// Largest body of a request, in bytes; beyond it the answer is 413.
     #[arg(long = "max_body_bytes", value_name = "BYTES", default_value_t = BODY_BYTES_MAX)]
     pub max_body_bytes: usize,
-    /// Largest reply, in bytes; beyond it the answer is 413.
+    /// Largest reply, in bytes, not counting rows that are streamed; beyond it the answer is 413.
     #[arg(long = "max_reply_bytes", value_name = "BYTES", default_value_t = REPLY_BYTES_MAX)]
     pub max_reply_bytes: usize,
     /// Bytes of all request bodies, of what they decode to, and of large replies that wait; beyond it 503.
@@ -76,6 +80,9 @@ pub struct HttpConfig {
     /// Time that a connection stays open without a request, in milliseconds.
     #[arg(long = "idle_timeout_ms", value_name = "MS", default_value_t = IDLE_TIMEOUT_MS)]
     pub idle_timeout_ms: u64,
+    /// Time that a client may leave a streamed reply unread, in milliseconds; then its connection is closed.
+    #[arg(long = "reply_idle_timeout_ms", value_name = "MS", default_value_t = REPLY_IDLE_TIMEOUT_MS)]
+    pub reply_idle_timeout_ms: u64,
     /// Time for running requests to finish when the host stops, in milliseconds.
     #[arg(long = "drain_timeout_ms", value_name = "MS", default_value_t = DRAIN_TIMEOUT_MS)]
     pub drain_timeout_ms: u64,
@@ -101,6 +108,7 @@ impl Default for HttpConfig {
             body_idle_timeout_ms: BODY_IDLE_TIMEOUT_MS,
             body_timeout_ms: BODY_TIMEOUT_MS,
             idle_timeout_ms: IDLE_TIMEOUT_MS,
+            reply_idle_timeout_ms: REPLY_IDLE_TIMEOUT_MS,
             drain_timeout_ms: DRAIN_TIMEOUT_MS,
         }
     }

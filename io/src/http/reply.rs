@@ -12,14 +12,22 @@ use hyper::{Response, StatusCode};
 
 use super::body::{Budget, Charge};
 use super::request::TBON;
+use super::rows::RowsForm;
+use super::stream::{ReplyBody, Streamed};
 
 /// A reply up to this size is not charged.
 const UNCHARGED_BYTES_MAX: usize = 64 * 1024;
 
-/// A reply as the server sends it: whole, so its length is known.
-pub(super) type HttpReply = Response<Full<Bytes>>;
+/// A reply as the server sends it.
+pub(super) type HttpReply = Response<ReplyBody>;
 
-const JSON_TYPE: HeaderValue = HeaderValue::from_static("application/json");
+/// The type of Arrow IPC streams.
+pub(super) const ARROW: &str = "application/vnd.apache.arrow.stream";
+
+/// The type of CSV.
+pub(super) const CSV: &str = "text/csv";
+
+pub(super) const JSON_TYPE: HeaderValue = HeaderValue::from_static("application/json");
 
 /// Whether the client asks for TBON; `Accept-Encoding` selects it too, as hosts use it (page 01 §1.3).
 pub(super) fn wants_tbon(headers: &HeaderMap) -> bool {
@@ -36,8 +44,34 @@ pub(super) fn wants_tbon(headers: &HeaderMap) -> bool {
     })
 }
 
-fn response(status: StatusCode, content_type: HeaderValue, body: impl Into<Bytes>) -> HttpReply {
-    let mut reply = Response::new(Full::new(body.into()));
+/// The form of rows that the client likes best, if it is one of their own. What it says of other forms is read as if it
+/// were about JSON.
+pub(super) fn wanted_rows(headers: &HeaderMap) -> Option<RowsForm> {
+    let mut best: (u16, Option<RowsForm>) = (0, None);
+    for list in headers.get_all(ACCEPT) {
+        for item in list.as_bytes().split(|byte| *byte == b',') {
+            let mut parts = item.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
+            let name = parts.next().unwrap_or_default();
+            let form = [(ARROW, RowsForm::Arrow), (CSV, RowsForm::Csv)]
+                .into_iter()
+                .find_map(|(text, form)| name.eq_ignore_ascii_case(text.as_bytes()).then_some(form));
+            let quality = parts.find_map(|parameter| parameter.strip_prefix(b"q=")).map_or(1000, thousandths);
+            if quality > best.0 {
+                best = (quality, form);
+            }
+        }
+    }
+    best.1
+}
+
+/// A number from 0 to 1 with three digits at most, in thousandths; anything else is 1.
+fn thousandths(text: &[u8]) -> u16 {
+    let text = std::str::from_utf8(text).unwrap_or_default();
+    text.parse().map_or(1000, |quality: f32| (quality.clamp(0.0, 1.0) * 1000.0) as u16)
+}
+
+pub(super) fn response(status: StatusCode, content_type: HeaderValue, body: impl Into<Bytes>) -> HttpReply {
+    let mut reply = Response::new(ReplyBody::Whole(Full::new(body.into())));
     *reply.status_mut() = status;
     reply.headers_mut().insert(CONTENT_TYPE, content_type);
     reply
@@ -75,6 +109,13 @@ impl AsRef<[u8]> for ChargedReply {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
     }
+}
+
+/// A reply that is sent while it is made, from its first chunk on.
+pub(super) fn streamed(content_type: HeaderValue, body: Streamed) -> HttpReply {
+    let mut reply = Response::new(ReplyBody::Streamed(Box::new(body)));
+    reply.headers_mut().insert(CONTENT_TYPE, content_type);
+    reply
 }
 
 /// A large reply is charged until the client has read it: clients may be slow, and many.

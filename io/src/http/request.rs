@@ -97,9 +97,14 @@ fn form_decode(text: &str) -> Cow<'_, [u8]> {
 
 /// Whether the body is TBON: JSON is assumed of every other type, and without one (page 01 §1.3).
 pub(super) fn is_tbon(headers: &HeaderMap) -> bool {
+    is_content_type(headers, TBON)
+}
+
+/// Whether the body is said to be of a type.
+pub(super) fn is_content_type(headers: &HeaderMap, name: &str) -> bool {
     headers.get(CONTENT_TYPE).is_some_and(|content_type| {
-        let name = content_type.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default();
-        name.trim_ascii().eq_ignore_ascii_case(TBON.as_bytes())
+        let said = content_type.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default();
+        said.trim_ascii().eq_ignore_ascii_case(name.as_bytes())
     })
 }
 
@@ -127,7 +132,7 @@ pub(super) fn body(mut bytes: Vec<u8>, is_tbon: bool) -> Result<(State, u64)> {
 }
 
 /// A defect of a decoder is an answer, not the end of a connection.
-fn guarded<T>(decode: impl FnOnce() -> Result<T>) -> Result<T> {
+pub(super) fn guarded<T>(decode: impl FnOnce() -> Result<T>) -> Result<T> {
     catch_unwind(AssertUnwindSafe(decode))
         .unwrap_or_else(|_| Err(Error::internal("the decoder panicked: this is a defect of the host")))
 }

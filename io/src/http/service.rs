@@ -1,15 +1,21 @@
 //! From a request to its reply: the operators' endpoints here, everything else through the gateway.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use components::reference::Verb;
 use components::{Error, Request, Result, State};
-use hyper::Method;
 use hyper::body::{Body, Incoming};
 use hyper::http::request::Parts;
+use hyper::{Method, StatusCode};
 
+use super::body::Charge;
+use super::connection::Activity;
 use super::reply::HttpReply;
-use super::{INLINE_BYTES_MAX, Server, body, operator, reply, request};
+use super::rows::{Encoder, RowsForm, STREAM_BYTES};
+use super::stream::{Production, Streamed, produce};
+use super::{INLINE_BYTES_MAX, Server, body, bulk, operator, reply, request, rows};
+use crate::gateway::{Answer, Pin};
 
 /// Counts a request as long as it runs.
 struct InFlight<'a>(&'a AtomicU64);
@@ -21,13 +27,17 @@ impl Drop for InFlight<'_> {
 }
 
 /// Answer a request.
-pub(super) async fn respond(server: &Server, request: hyper::Request<Incoming>) -> HttpReply {
+pub(super) async fn respond(
+    server: &Arc<Server>,
+    activity: &Arc<Activity>,
+    request: hyper::Request<Incoming>,
+) -> HttpReply {
     let (head, mut incoming) = request.into_parts();
     server.metrics.requests_in_flight.fetch_add(1, Relaxed);
     let in_flight = InFlight(&server.metrics.requests_in_flight);
     let reply = match operator::respond(server, &head).await {
         Some(reply) => reply,
-        None => match call(server, &head, &mut incoming).await {
+        None => match call(server, activity, &head, &mut incoming).await {
             Ok(reply) => reply,
             Err(error) => reply::error(&error),
         },
@@ -42,21 +52,42 @@ pub(super) async fn respond(server: &Server, request: hyper::Request<Incoming>) 
 }
 
 /// Run a request as a transaction of the world.
-async fn call(server: &Server, head: &Parts, incoming: &mut Incoming) -> Result<HttpReply> {
+async fn call(
+    server: &Arc<Server>,
+    activity: &Arc<Activity>,
+    head: &Parts,
+    incoming: &mut Incoming,
+) -> Result<HttpReply> {
     let verb = request::verb(&head.method)?;
     request::authorize(&head.headers)?;
     let decoded = request::head(verb, &head.uri)?;
+    // A write has nothing to show in any form.
+    let wanted_rows = match verb {
+        Verb::Get | Verb::Post => reply::wanted_rows(&head.headers),
+        Verb::Put | Verb::Delete => None,
+    };
     // The body and what it decodes to are charged until the reply is made: until then the world may hold them.
     let (state, _charge) = match verb {
         Verb::Get | Verb::Delete => (State::NONE, None),
         Verb::Put | Verb::Post => {
+            let rows = bulk::expected(server.gateway.catalog(), &head.headers, &decoded)?;
             let (bytes, mut charge) = body::read(incoming, &server.config, &server.budget).await?;
             server.metrics.request_body_bytes.fetch_add(bytes.len() as u64, Relaxed);
             let is_tbon = request::is_tbon(&head.headers);
-            let size_bytes = bytes.len();
-            let (state, decoded_bytes) =
-                big(server, size_bytes, move || request::body(bytes, is_tbon)).await??;
-            charge.add(usize::try_from(decoded_bytes).unwrap_or(usize::MAX))?;
+            let size_bytes = rows.as_ref().map_or(bytes.len(), |rows| rows.size_bytes(bytes.len()));
+            let (state, charge) = big(server, size_bytes, move || {
+                let bytes = match rows {
+                    Some(rows) => match rows.decode(bytes, &mut charge)? {
+                        Ok(rows) => return Ok((rows, charge)),
+                        Err(bytes) => bytes,
+                    },
+                    None => bytes,
+                };
+                let (state, decoded_bytes) = request::body(bytes, is_tbon)?;
+                charge.add(usize::try_from(decoded_bytes).unwrap_or(usize::MAX))?;
+                Ok::<_, Error>((state, charge))
+            })
+            .await??;
             (state, Some(charge))
         }
     };
@@ -66,12 +97,55 @@ async fn call(server: &Server, head: &Parts, incoming: &mut Incoming) -> Result<
         key: decoded.key,
         body: state,
         txn_id: decoded.txn_id,
+        rows_only: wanted_rows.is_some(),
     };
-    let answer = server.gateway.call(request).await;
+    let Answer { reply: answer, pin } = server.gateway.call(request).await;
     let wants_tbon = reply::wants_tbon(&head.headers);
+    if let Ok(state) = &answer
+        && (state.is_streamed() || wanted_rows.is_some())
+    {
+        return stream(server, activity, state.clone(), pin, wanted_rows, wants_tbon).await;
+    }
     let size_bytes = answer.as_ref().map_or(0, |state| usize::try_from(state.bytes()).unwrap_or(usize::MAX));
     let (bytes_max, budget) = (server.config.max_reply_bytes, server.budget.clone());
     big(server, size_bytes, move || reply::reply(answer, wants_tbon, bytes_max, &budget)).await
+}
+
+/// Send a reply while it is made, from its first chunk on; as a whole if it has just one.
+async fn stream(
+    server: &Arc<Server>,
+    activity: &Arc<Activity>,
+    state: State,
+    pin: Option<Pin>,
+    wanted_rows: Option<RowsForm>,
+    wants_tbon: bool,
+) -> Result<HttpReply> {
+    let mut charge = Charge::new(&server.budget);
+    charge.add(STREAM_BYTES)?;
+    let storage = server.gateway.storage().cloned();
+    let (bytes_max, budget) = (server.config.max_reply_bytes, server.budget.clone());
+    if wants_tbon && wanted_rows.is_none() {
+        let whole = move || {
+            let _pin = pin;
+            let state = rows::read(&state, storage.as_ref(), bytes_max)?;
+            Ok(reply::reply(Ok(state), true, bytes_max, &budget))
+        };
+        return big(server, usize::MAX, whole).await?;
+    }
+    let begin = move || match wanted_rows {
+        Some(form) => Encoder::rows(&state, form, storage),
+        None => Encoder::json(&state, bytes_max, storage),
+    };
+    let encoder = big(server, usize::MAX, begin).await??;
+    charge.add(encoder.bytes())?;
+    let content_type = encoder.content_type();
+    let production = Box::new(Production { encoder, _pin: pin, _charge: charge });
+    let (production, first) = produce(server.clone(), activity.clone(), production).await?;
+    let first = first?.unwrap_or_default();
+    if production.encoder.is_done() {
+        return Ok(reply::response(StatusCode::OK, content_type, first));
+    }
+    Ok(reply::streamed(content_type, Streamed::new(server.clone(), activity.clone(), first, production)))
 }
 
 /// Do work that grows with `size_bytes`: here if that is little, else on a thread where it stalls nobody.

@@ -1,10 +1,8 @@
 //! How the rows of a collection are read and written, wherever they are.
 
-use std::ops::Bound;
-
 use components::collection::bound::Condition;
 use components::collection::key::{Key, KeyRange};
-use components::collection::local::{Snapshot, Tree};
+use components::collection::local::{Snapshot, read_chunk};
 use components::collection::{Collection, Row, Source};
 use components::{Error, Result};
 
@@ -186,43 +184,4 @@ impl Interpreter {
         }
         Ok(count)
     }
-}
-
-/// Look at some rows, and take them off the range: those that meet the conditions, and how many were looked at.
-fn read_chunk(
-    tree: &Tree,
-    range: &mut KeyRange,
-    is_reversed: bool,
-    conditions: &[Condition],
-    chunk_rows: usize,
-) -> (Vec<Row>, usize) {
-    let start = Bound::Included(&range.start);
-    let end = range.end.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
-    let entries = tree.range::<_, Key>((start, end));
-    let mut rows = Vec::new();
-    let mut last = None;
-    let mut looked_at = 0;
-    let mut look_at = |(key, row): (&Key, &Row)| {
-        looked_at += 1;
-        if conditions.iter().all(|condition| condition.is_met(row)) {
-            rows.push(row.clone());
-        }
-        last = Some(key.clone());
-    };
-    if is_reversed {
-        entries.rev().take(chunk_rows).for_each(&mut look_at);
-    } else {
-        entries.take(chunk_rows).for_each(&mut look_at);
-    }
-    match last {
-        Some(last) if looked_at == chunk_rows => {
-            if is_reversed {
-                range.end = Some(last);
-            } else {
-                range.start = last.next();
-            }
-        }
-        _ => range.end = Some(range.start.clone()),
-    }
-    (rows, looked_at)
 }

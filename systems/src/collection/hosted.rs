@@ -2,7 +2,6 @@
 //! written itself.
 
 use std::future::poll_fn;
-use std::ops::Range;
 use std::sync::Arc;
 use std::task::Poll;
 
@@ -10,20 +9,26 @@ use components::Result;
 use components::collection::bound::Condition;
 use components::collection::bulk::Bulk;
 use components::collection::change::RowChange;
-use components::collection::columns::{Columns, Selection};
+use components::collection::columns::Columns;
 use components::collection::key::{Key, KeyRange};
 use components::collection::page::{Found, Page, PageCell, Placed, Tree};
 use components::collection::schema::Layout;
+use components::collection::seen::{SeenPage, has_own};
+use components::collection::snapshot::Scan;
 use components::collection::{HostedCollection, Row};
 use components::job::{Job, JobResult};
 use components::ledger::{OwnRows, RowsSnapshot};
 use components::lock::{LockMode, LockRange};
 
 use super::access::Touched;
+use super::is_little;
 use crate::scalar::Interpreter;
 
 /// From how many rows of an index on the whole range of their keys is locked, and not one after the other.
 const ROWS_LOCKED_ONE_BY_ONE_MAX: usize = 32;
+
+/// A scan of so many pages at most is read in the transaction: its reply is most often small.
+const LITTLE_PAGES_MAX: usize = 2;
 
 /// How many rows a scan that only counts looks at for one unit of fuel: they are tested many at a time.
 const COUNTED_ROWS_PER_FUEL: usize = 1_024;
@@ -52,120 +57,6 @@ impl HostedScan {
 
     fn layout(&self) -> &Layout {
         &self.snapshot.schema.layouts()[self.tree]
-    }
-}
-
-/// The rows of one page in a range as a transaction sees them: those of the base, but for the ones that are changed.
-#[derive(Debug)]
-pub(crate) struct SeenPage {
-    base: Option<Arc<Columns>>,
-    /// The rows of the base that are in the range.
-    rows: Range<usize>,
-    /// The changed rows that are in the range: where they would be in the base, whether they are, and what they are.
-    changes: Vec<(usize, bool, Option<Row>)>,
-}
-
-impl SeenPage {
-    fn new(
-        layout: &Layout,
-        page: &Page,
-        base: Option<Arc<Columns>>,
-        range: &KeyRange,
-        own: &OwnRows,
-        visibility: components::collection::page::Visibility,
-    ) -> (Self, u64) {
-        let (committed, newest) = page.changes(range, visibility);
-        let end = range.end.as_ref().map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
-        let own = own.range::<_, Key>((std::ops::Bound::Included(&range.start), end));
-        let own: Vec<(&Key, &Option<Row>)> = own.collect();
-        let rows = match &base {
-            None => 0..0,
-            Some(base) => {
-                let start = if range.start.is_empty() { 0 } else { base.lower_bound(layout, &range.start) };
-                start..range.end.as_ref().map_or(base.len(), |end| base.lower_bound(layout, end))
-            }
-        };
-        let mut changes = Vec::with_capacity(committed.len() + own.len());
-        let mut own = own.into_iter().peekable();
-        let mut push = |key: &Key, row: Option<Row>| {
-            let (at, is_there) = match &base {
-                None => (0, false),
-                Some(base) => match base.find(layout, key) {
-                    Some(at) => (at, true),
-                    None => (base.lower_bound(layout, key), false),
-                },
-            };
-            changes.push((at, is_there, row));
-        };
-        // What the transaction has written itself hides what is committed.
-        for (key, row) in committed {
-            while let Some((own_key, own_row)) = own.next_if(|(own_key, _)| **own_key < key) {
-                push(own_key, own_row.clone());
-            }
-            match own.next_if(|(own_key, _)| **own_key == key) {
-                Some((_, own_row)) => push(&key, own_row.clone()),
-                None => push(&key, row),
-            }
-        }
-        for (key, row) in own {
-            push(key, row.clone());
-        }
-        (Self { base, rows, changes }, newest)
-    }
-
-    fn selection(&self, conditions: &[Condition]) -> Option<Selection> {
-        self.base.as_ref().map(|base| {
-            if conditions.is_empty() {
-                Selection::all(self.rows.clone())
-            } else {
-                base.select(conditions, self.rows.clone())
-            }
-        })
-    }
-
-    /// How many rows meet the conditions.
-    pub(crate) fn count(&self, conditions: &[Condition]) -> u64 {
-        let selection = self.selection(conditions);
-        let mut count = selection.as_ref().map_or(0, Selection::count);
-        for (at, is_there, row) in &self.changes {
-            if *is_there && selection.as_ref().is_some_and(|selection| selection.contains(*at)) {
-                count -= 1;
-            }
-            if row.as_ref().is_some_and(|row| conditions.iter().all(|condition| condition.is_met(row))) {
-                count += 1;
-            }
-        }
-        count as u64
-    }
-
-    /// The rows that meet the conditions, in order.
-    pub(crate) fn rows(&self, conditions: &[Condition]) -> Vec<Row> {
-        let selection = self.selection(conditions);
-        let mut rows = Vec::with_capacity(selection.as_ref().map_or(0, Selection::count));
-        let mut changes = self.changes.iter().peekable();
-        let push_change = |rows: &mut Vec<Row>, row: &Option<Row>| {
-            if let Some(row) = row
-                && conditions.iter().all(|condition| condition.is_met(row))
-            {
-                rows.push(row.clone());
-            }
-        };
-        if let (Some(base), Some(selection)) = (&self.base, &selection) {
-            for i in selection.rows() {
-                let mut is_changed = false;
-                while let Some((at, is_there, row)) = changes.next_if(|(at, ..)| *at <= i) {
-                    is_changed |= *at == i && *is_there;
-                    push_change(&mut rows, row);
-                }
-                if !is_changed {
-                    rows.push(base.row(i));
-                }
-            }
-        }
-        for (_, _, row) in changes {
-            push_change(&mut rows, row);
-        }
-        rows
     }
 }
 
@@ -232,7 +123,7 @@ impl Interpreter {
                     if let Some(cell) = &page.base {
                         self.ledger.note_page(cell);
                     }
-                    commit.into_iter().for_each(|commit| self.ledger.note_commit(commit));
+                    self.ledger.note_commit(commit);
                     return row;
                 }
                 Found::NotResident(cell) => {
@@ -371,7 +262,7 @@ impl Interpreter {
         }
         let (seen, newest) = SeenPage::new(layout, &page, base, &part, scan.own(), self.ledger.visibility());
         self.ledger.note_commit(newest);
-        let looked_at = seen.rows.len() + seen.changes.len();
+        let looked_at = seen.len();
         let mut rows = seen.rows(conditions);
         if is_reversed {
             rows.reverse();
@@ -412,6 +303,36 @@ impl Interpreter {
         rows
     }
 
+    /// A collection as it is now, for whoever reads a scan of it when the transaction has ended: all that it reads is
+    /// locked until then, and there. None if that is little, of which only what is found should be locked.
+    pub(super) async fn hosted_snapshot(
+        &self,
+        collection: HostedCollection,
+        scan: &Scan,
+    ) -> Option<RowsSnapshot> {
+        let begun = self.hosted_scan(collection, scan.tree, &scan.range).await;
+        if is_little(scan) || begun.tree().pages_in(&scan.range).nth(LITTLE_PAGES_MAX).is_none() {
+            return None;
+        }
+        let mut read = vec![(scan.tree, scan.range.clone())];
+        if scan.completes {
+            read.push((0, KeyRange::all()));
+            self.lock(collection, 0, &LockRange::all(), LockMode::Read).await;
+        }
+        let snapshot = self.ledger.rows(collection);
+        let visibility = self.ledger.visibility();
+        for (tree, range) in &read {
+            for (_, page) in snapshot.trees[*tree].pages_in(range) {
+                self.step(0).await;
+                if !page.is_readable(visibility) {
+                    self.restart::<()>().await;
+                }
+                self.ledger.note_commit(page.newest_seen(visibility));
+            }
+        }
+        Some(snapshot)
+    }
+
     /// How many rows of a range of a tree meet the conditions, and what was looked at.
     pub(super) async fn hosted_count(
         &self,
@@ -433,14 +354,14 @@ impl Interpreter {
                 conditions.is_empty() && part == place && !has_own && page.is_all_visible(visibility);
             if is_whole {
                 count += page.rows;
-                self.ledger.note_commit(page.newest_commit());
+                self.ledger.note_commit(page.newest_seen(visibility));
                 self.step(0).await;
             } else if has_own || page.statistics.may_match(conditions) {
                 let base = self.base(&page).await;
                 let (seen, newest) = SeenPage::new(scan.layout(), &page, base, &part, scan.own(), visibility);
                 self.ledger.note_commit(newest);
                 count += seen.count(conditions);
-                let looked_at = seen.rows.len() + seen.changes.len();
+                let looked_at = seen.len();
                 touched.pages_read += 1;
                 touched.rows_read += looked_at as u64;
                 self.step(crate::scalar::ITEMS_PER_FUEL * (looked_at / COUNTED_ROWS_PER_FUEL)).await;
@@ -452,9 +373,4 @@ impl Interpreter {
         }
         (count, touched)
     }
-}
-
-fn has_own(own: &OwnRows, range: &KeyRange) -> bool {
-    let end = range.end.as_ref().map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
-    !range.is_empty() && own.range::<_, Key>((std::ops::Bound::Included(&range.start), end)).next().is_some()
 }

@@ -6,8 +6,9 @@ use components::collection::bound::Condition;
 use components::collection::declare::PRIMARY;
 use components::collection::key::{KeyRange, encode};
 use components::collection::schema::Schema;
+use components::collection::snapshot::Scan;
 use components::collection::view::{Rowset, View};
-use components::collection::{Row, row_bytes};
+use components::collection::{Collection, Row, row_bytes};
 use components::ledger::Reservation;
 use components::{Id, Number, Result, State, Value};
 
@@ -67,6 +68,62 @@ fn index_name(schema: &Schema, tree: usize) -> Id {
     }
 }
 
+/// The collection that a rowset is about, and the one scan that finds its rows in order, if there is such a scan.
+pub(crate) fn single_scan(rows: &Rowset) -> Option<(&Collection, Scan)> {
+    match rows {
+        Rowset::Collection(collection) => {
+            let scan = Scan {
+                tree: 0,
+                range: KeyRange::all(),
+                is_reversed: false,
+                conditions: Vec::new(),
+                completes: false,
+                residual: Vec::new(),
+                output: None,
+                limit: u64::MAX,
+            };
+            Some((collection, scan))
+        }
+        Rowset::View(view) => {
+            let Rowset::Collection(collection) = view.base() else {
+                return None;
+            };
+            let (scan, sorted_by) = scan_of(collection, view, view.order());
+            sorted_by.is_none().then_some((collection, scan))
+        }
+    }
+}
+
+/// The scan that finds the rows of a view of a collection, and by which values of them they must be sorted then, if they
+/// must.
+fn scan_of(collection: &Collection, view: &View, order: Option<&[usize]>) -> (Scan, Option<Vec<usize>>) {
+    let schema = &collection.schema;
+    let output: Vec<usize> = match view.selection() {
+        Some(positions) => positions.to_vec(),
+        None => (0..schema.columns().len()).collect(),
+    };
+    let plan = plan(schema, view.conditions(), order, view.is_reversed(), &output);
+    let layout = &schema.layouts()[plan.tree];
+    let place = |column: usize| match plan.completes {
+        true => column,
+        false => layout.place(column).expect("a tree with all columns that are needed"),
+    };
+    let width = if plan.completes { schema.columns().len() } else { layout.columns.len() };
+    let output: Vec<usize> = output.into_iter().map(place).collect();
+    let is_whole = output.len() == width && output.is_sorted();
+    let scan = Scan {
+        tree: plan.tree,
+        range: plan.range,
+        is_reversed: plan.is_reversed,
+        conditions: plan.conditions,
+        completes: plan.completes,
+        residual: plan.residual,
+        output: if is_whole { None } else { Some(output) },
+        limit: view.limit().unwrap_or(u64::MAX),
+    };
+    (scan, order.filter(|_| plan.sorts).map(|order| order.iter().map(|i| place(*i)).collect()))
+}
+
 impl Interpreter {
     /// Begin to read rows.
     pub(crate) async fn open_rows(&self, rows: &Rowset) -> Result<Rows> {
@@ -124,33 +181,20 @@ impl Interpreter {
     /// Begin to read rows of a collection itself, and say in which order they must be brought, if they must.
     async fn open_base(
         &self,
-        collection: &components::collection::Collection,
+        collection: &Collection,
         view: &View,
         order: Option<&[usize]>,
     ) -> Result<(Rows, Option<Vec<usize>>)> {
-        let schema = &collection.schema;
-        let output: Vec<usize> = match view.selection() {
-            Some(positions) => positions.to_vec(),
-            None => (0..schema.columns().len()).collect(),
-        };
-        let plan = plan(schema, view.conditions(), order, view.is_reversed(), &output);
-        let cursor = self.open(collection, plan.tree, plan.range, plan.is_reversed, &plan.conditions).await?;
-        let layout = &schema.layouts()[plan.tree];
-        let place = |column: usize| match plan.completes {
-            true => column,
-            false => layout.place(column).expect("a tree with all columns that are needed"),
-        };
-        let width = if plan.completes { schema.columns().len() } else { layout.columns.len() };
-        let output: Vec<usize> = output.into_iter().map(place).collect();
-        let is_whole = output.len() == width && output.is_sorted();
+        let (scan, sorted_by) = scan_of(collection, view, order);
+        let cursor = self.open(collection, scan.tree, scan.range, scan.is_reversed, &scan.conditions).await?;
         let rows = Rows {
-            source: RowsSource::Tree(Box::new(cursor), plan.completes),
-            conditions: plan.residual,
-            output: if is_whole { None } else { Some(output) },
+            source: RowsSource::Tree(Box::new(cursor), scan.completes),
+            conditions: scan.residual,
+            output: scan.output,
             left: u64::MAX,
-            index: index_name(schema, plan.tree),
+            index: index_name(&collection.schema, scan.tree),
         };
-        Ok((rows, order.filter(|_| plan.sorts).map(|order| order.iter().map(|i| place(*i)).collect())))
+        Ok((rows, sorted_by))
     }
 
     /// Read all rows and bring them into the order of these positions in the rows of the source, as far as the limit

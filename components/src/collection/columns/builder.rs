@@ -23,7 +23,7 @@ pub struct ColumnsBuilder {
 
 /// A column that is being built.
 #[derive(Debug)]
-enum Growing {
+pub(super) enum Growing {
     Bool(BooleanBufferBuilder),
     I16(Vec<i16>),
     I32(Vec<i32>),
@@ -41,10 +41,10 @@ enum Growing {
 
 /// Contents of any length, one after the other.
 #[derive(Debug)]
-struct Contents {
+pub(super) struct Contents {
     /// Where each one begins, and where the last one ends.
     offsets: Vec<i32>,
-    bytes: Vec<u8>,
+    pub(super) bytes: Vec<u8>,
 }
 
 impl Contents {
@@ -55,12 +55,12 @@ impl Contents {
     }
 
     /// What was appended to the bytes is one content.
-    fn end(&mut self) {
+    pub(super) fn end(&mut self) {
         let end = i32::try_from(self.bytes.len()).expect("a column of at most 2 GiB");
         self.offsets.push(end);
     }
 
-    fn push(&mut self, content: &[u8]) {
+    pub(super) fn push(&mut self, content: &[u8]) {
         self.bytes.extend_from_slice(content);
         self.end();
     }
@@ -88,7 +88,7 @@ impl Contents {
 }
 
 impl Growing {
-    fn new(class: ColumnType, capacity: usize) -> Self {
+    pub(super) fn new(class: ColumnType, capacity: usize) -> Self {
         match class {
             ColumnType::Number(NumberType::Bool) => Self::Bool(BooleanBufferBuilder::new(capacity)),
             ColumnType::Number(NumberType::I16) => Self::I16(Vec::with_capacity(capacity)),
@@ -111,7 +111,7 @@ impl Growing {
         }
     }
 
-    fn push(&mut self, class: ColumnType, value: &Value) {
+    pub(super) fn push(&mut self, class: ColumnType, value: &Value) {
         match (self, value) {
             (Self::Bool(values), Value::Number(Number::Bool(x))) => values.append(*x),
             (Self::I16(values), Value::Number(Number::I16(x))) => values.push(*x),
@@ -189,7 +189,7 @@ impl Growing {
         )
     }
 
-    fn finish(self) -> Column {
+    pub(super) fn finish(self) -> Column {
         match self {
             Self::Bool(values) => Column::Bool(BooleanBuffer::from(values)),
             Self::I16(values) => Column::I16(values.into()),

@@ -1,4 +1,4 @@
-//! Rows as JSON text, and columns as Arrow arrays for other programs.
+//! Rows as JSON and CSV text, and columns as Arrow arrays for other programs.
 
 use std::sync::Arc;
 
@@ -6,16 +6,18 @@ use arrow_array::types::{
     ArrowPrimitiveType, Float32Type, Float64Type, Int16Type, Int32Type, Int64Type, UInt8Type, UInt16Type,
     UInt32Type, UInt64Type,
 };
-use arrow_array::{Array, ArrayRef, BooleanArray, PrimitiveArray, StringArray};
+use arrow_array::{
+    Array, ArrayRef, BooleanArray, PrimitiveArray, RecordBatch, RecordBatchOptions, StringArray,
+};
 use arrow_buffer::ScalarBuffer;
-use arrow_schema::DataType;
+use arrow_schema::{DataType, Field};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::Serialize;
 
 use super::native::Native;
 use super::{Column, Columns, codec, match_column};
-use crate::collection::schema::ColumnType;
+use crate::collection::schema::{self, ColumnType};
 use crate::error::{Error, Result};
 use crate::number::NumberType;
 use crate::value::Value;
@@ -42,6 +44,43 @@ pub fn arrow_type(class: ColumnType) -> DataType {
         | ColumnType::None
         | ColumnType::Value => DataType::Utf8,
     }
+}
+
+/// The Arrow schema of some columns.
+pub fn arrow_fields(columns: &[schema::Column]) -> arrow_schema::Schema {
+    let field = |column: &schema::Column| {
+        // Only these hold nothing.
+        let is_nullable = matches!(column.class, ColumnType::None | ColumnType::Value);
+        Field::new(column.name.as_str(), arrow_type(column.class), is_nullable)
+    };
+    arrow_schema::Schema::new(columns.iter().map(field).collect::<Vec<_>>())
+}
+
+/// Append the header of CSV: the names of the columns.
+pub fn write_csv_header(columns: &[schema::Column], out: &mut Vec<u8>) {
+    for (i, column) in columns.iter().enumerate() {
+        if i > 0 {
+            out.push(b',');
+        }
+        write_field(out, column.name.as_str());
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Append a text as a field of CSV: in quotes if it would be read as something else.
+fn write_field(out: &mut Vec<u8>, text: &str) {
+    let is_plain = |byte: u8| !matches!(byte, b',' | b'"' | b'\r' | b'\n');
+    if !text.is_empty() && text.bytes().all(is_plain) {
+        return out.extend_from_slice(text.as_bytes());
+    }
+    out.push(b'"');
+    for (i, part) in text.split('"').enumerate() {
+        if i > 0 {
+            out.extend_from_slice(b"\"\"");
+        }
+        out.extend_from_slice(part.as_bytes());
+    }
+    out.push(b'"');
 }
 
 impl Columns {
@@ -109,6 +148,72 @@ impl Columns {
             }
             Column::Encoded(contents) => write(out, &codec::value(contents.value(row))),
         )
+    }
+
+    /// Append a value as a field of CSV (RFC 4180): text as it is, in quotes where it must be; bytes in base64; nothing
+    /// for nothing, which is not the empty text; any other value as in JSON, but NaN and infinity have a form here.
+    ///
+    /// # Panics
+    /// If there is no such column or row.
+    pub fn write_csv(&self, column: usize, row: usize, out: &mut Vec<u8>) {
+        match &self.columns[column] {
+            Column::String(texts) => write_field(out, texts.value(row)),
+            Column::Encoded(contents) => match codec::value(contents.value(row)) {
+                Value::None => {}
+                Value::String(text) => write_field(out, &text),
+                Value::Id(id) => write_field(out, id.as_str()),
+                Value::Link(link) => write_field(out, &link.to_string()),
+                Value::Bytes(bytes) => out.extend_from_slice(BASE64.encode(&bytes).as_bytes()),
+                // What JSON has no form for is shown as people see it.
+                value => match serde_json::to_string(&value) {
+                    Ok(json) => write_field(out, &json),
+                    Err(_) => write_field(out, &value.to_string()),
+                },
+            },
+            Column::Bytes(contents) => {
+                out.extend_from_slice(BASE64.encode(contents.value(row)).as_bytes());
+            }
+            _ => {
+                let start = out.len();
+                if self.write_json(column, row, out).is_err() {
+                    out.truncate(start);
+                    out.extend_from_slice(self.value(column, row).to_string().as_bytes());
+                }
+            }
+        }
+    }
+
+    /// Append a row as a record of CSV, with the line break that ends it.
+    ///
+    /// # Panics
+    /// If there is no such row.
+    pub fn write_csv_row(&self, row: usize, out: &mut Vec<u8>) {
+        let start = out.len();
+        for column in 0..self.columns.len() {
+            if column > 0 {
+                out.push(b',');
+            }
+            self.write_csv(column, row, out);
+        }
+        // A line of nothing is no record to many readers.
+        if out.len() == start {
+            out.extend_from_slice(b"\"\"");
+        }
+        out.extend_from_slice(b"\r\n");
+    }
+
+    /// All columns as a batch of an [`arrow_fields`] schema.
+    ///
+    /// # Errors
+    /// As [`Self::array`].
+    ///
+    /// # Panics
+    /// If the schema is another one.
+    pub fn batch(&self, schema: &Arc<arrow_schema::Schema>) -> Result<RecordBatch> {
+        let arrays = (0..self.columns.len()).map(|column| self.array(column)).collect::<Result<Vec<_>>>()?;
+        let options = RecordBatchOptions::new().with_row_count(Some(self.len));
+        let batch = RecordBatch::try_new_with_options(schema.clone(), arrays, &options);
+        Ok(batch.expect("arrays of the types of the schema"))
     }
 
     /// Append the JSON text of a row: a list of the values at some positions.

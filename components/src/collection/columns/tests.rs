@@ -15,7 +15,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 /// One column type for each kind of column, and then those that share a kind.
-const TYPES: [ColumnType; 18] = [
+pub(super) const TYPES: [ColumnType; 18] = [
     ColumnType::Number(NumberType::Bool),
     ColumnType::Number(NumberType::I16),
     ColumnType::Number(NumberType::I32),
@@ -55,7 +55,7 @@ fn any_number() -> impl Strategy<Value = Number> {
     ]
 }
 
-fn any_text() -> impl Strategy<Value = String> {
+pub(super) fn any_text() -> impl Strategy<Value = String> {
     prop_oneof![
         "[a-c\u{0}\u{ff}é\u{10ffff}]{0,3}",
         ".{0,5}",
@@ -64,14 +64,14 @@ fn any_text() -> impl Strategy<Value = String> {
     ]
 }
 
-fn any_bytes() -> impl Strategy<Value = Vec<u8>> {
+pub(super) fn any_bytes() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
         prop::collection::vec(prop::sample::select(vec![0u8, 1, 254, 255]), 0..4),
         (30..40usize, 254u8..).prop_map(|(len, byte)| vec![byte; len]),
     ]
 }
 
-fn any_value() -> impl Strategy<Value = Value> {
+pub(super) fn any_value() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::None),
         any::<bool>().prop_map(Value::from),
@@ -87,7 +87,7 @@ fn any_value() -> impl Strategy<Value = Value> {
     })
 }
 
-fn any_value_of(class: ColumnType) -> BoxedStrategy<Value> {
+pub(super) fn any_value_of(class: ColumnType) -> BoxedStrategy<Value> {
     match class {
         ColumnType::Number(NumberType::Bool) => any::<bool>().prop_map(Value::from).boxed(),
         ColumnType::Number(NumberType::F32) => {

@@ -1,0 +1,167 @@
+//! Bodies that are many rows of one hosted collection, decoded into columns before they reach the world.
+//!
+//! A PUT without a key, at the path of the collection itself, takes an Arrow IPC stream, CSV, or a JSON list of rows.
+
+mod arrow;
+mod csv;
+mod json;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use components::cluster::{Catalog, Member};
+use components::collection::bulk::Bulk;
+use components::collection::schema::{CollectionKind, Column, Schema};
+use components::reference::Verb;
+use components::{Error, Id, Path, Result, State};
+use hyper::HeaderMap;
+
+pub use self::arrow::arrow;
+pub use self::csv::csv;
+pub use self::json::json;
+
+use super::body::Charge;
+use super::request::{Head, guarded, is_content_type};
+
+/// The memory of one row while rows are sorted, in bytes.
+const SORTED_ROW_BYTES: usize = 24;
+
+/// How much memory may be taken before it is charged, in bytes.
+const UNCHARGED_BYTES_MAX: usize = 64 * 1024;
+
+/// How rows are written.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Form {
+    Arrow,
+    Csv,
+    Json,
+}
+
+impl Form {
+    fn content_type(self) -> &'static str {
+        match self {
+            Self::Arrow => "application/vnd.apache.arrow.stream",
+            Self::Csv => "text/csv",
+            Self::Json => "application/json",
+        }
+    }
+}
+
+/// The rows that a body is expected to hold.
+pub(super) struct Expected {
+    form: Form,
+    schema: Arc<Schema>,
+}
+
+/// The rows that the body of a request holds by its head; none if it is any other body.
+///
+/// # Errors
+/// 400 if the body is of a type that only rows have, and the request does not write rows.
+pub(super) fn expected(catalog: &Catalog, headers: &HeaderMap, head: &Head) -> Result<Option<Expected>> {
+    let is_form = |form: &Form| is_content_type(headers, form.content_type());
+    let Some(form) = [Form::Arrow, Form::Csv, Form::Json].into_iter().find(is_form) else { return Ok(None) };
+    let schema = match (head.verb, head.key.is_none()) {
+        (Verb::Put, true) => collection(catalog, head.path.segments()),
+        _ => None,
+    };
+    match schema {
+        Some(schema) => Ok(Some(Expected { form, schema })),
+        None if form == Form::Json => Ok(None),
+        None => Err(refused(form, head)),
+    }
+}
+
+fn refused(form: Form, head: &Head) -> Error {
+    let (content_type, path): (_, &Path) = (form.content_type(), &head.path);
+    let why = match (head.verb, head.key.is_none()) {
+        (Verb::Put, true) => format!("{path} is not a hosted collection"),
+        (Verb::Put, false) => "this PUT has a key".to_string(),
+        _ => "this is no PUT".to_string(),
+    };
+    Error::bad_request(format_args!(
+        "a PUT of {content_type} takes rows, without a key, into a hosted collection: {why}"
+    ))
+}
+
+/// The schema of the hosted collection at a path.
+fn collection(catalog: &Catalog, path: &[Id]) -> Option<Arc<Schema>> {
+    let (_, cluster, rest) = catalog.find(path)?;
+    let (name, rest) = rest.split_first()?;
+    let Member::Chain(id) = cluster.members.get(name)? else { return None };
+    let spec = catalog.chains.get(id)?;
+    match (&spec.schema, rest) {
+        (State::Collection(collection), []) => Some(collection.schema.clone()),
+        (State::Tuple(items), [place]) => {
+            let schemas = spec.collections();
+            let place: usize = place.as_str().parse().ok()?;
+            // A tuple with anything else in it is a value.
+            schemas.get(place).filter(|_| schemas.len() == items.len()).cloned()
+        }
+        _ => None,
+    }
+}
+
+impl Expected {
+    /// Whether a body of so few bytes may become rows of many.
+    pub(super) fn size_bytes(&self, body_bytes: usize) -> usize {
+        if self.form == Form::Arrow { usize::MAX } else { body_bytes }
+    }
+
+    /// Decode a body into rows, sorted by key; gives it back if it turns out to be an ordinary one.
+    ///
+    /// # Errors
+    /// 400 that names the row, counted from 1, and the column; 413 or 503 if the rows take too much memory.
+    pub(super) fn decode(
+        self,
+        bytes: Vec<u8>,
+        charge: &mut Charge,
+    ) -> Result<std::result::Result<State, Vec<u8>>> {
+        let Self { form, schema } = self;
+        let decoded = guarded(|| {
+            let mut take = |bytes: usize| charge.add(bytes);
+            let rows = match form {
+                Form::Arrow => arrow(&schema, bytes, &mut take)?,
+                Form::Csv => csv(&schema, &bytes, &mut take)?,
+                Form::Json => match json(&schema, &bytes, &mut take)? {
+                    Some(rows) => rows,
+                    None => return Ok(Err(bytes)),
+                },
+            };
+            take(rows.bytes().saturating_add(rows.len().saturating_mul(SORTED_ROW_BYTES)))?;
+            Ok(Ok(State::Bulk(Arc::new(Bulk::new(schema, rows)))))
+        });
+        decoded.map_err(|error: Error| error.context("in the body"))
+    }
+}
+
+/// Which column of a schema each name means: all of them are there, once each, in any order.
+///
+/// # Errors
+/// 400 that names a column that is missing, repeated or unknown.
+fn positions<'a>(schema: &Schema, names: impl Iterator<Item = &'a str>) -> Result<Vec<usize>> {
+    let mut is_there = vec![false; schema.columns().len()];
+    let mut positions = Vec::with_capacity(is_there.len());
+    for name in names {
+        let position = schema.position(name).ok_or_else(|| {
+            Error::bad_request(format_args!("there is no column {name:?} in this {}", kind(schema)))
+        })?;
+        if std::mem::replace(&mut is_there[position], true) {
+            return Err(Error::bad_request(format_args!("the column {name} occurs twice")));
+        }
+        positions.push(position);
+    }
+    match schema.columns().iter().zip(is_there).find(|(_, is_there)| !is_there) {
+        Some((Column { name, .. }, _)) => {
+            Err(Error::bad_request(format_args!("the column {name} is missing")))
+        }
+        None => Ok(positions),
+    }
+}
+
+fn kind(schema: &Schema) -> &'static str {
+    match schema.kind() {
+        CollectionKind::BTree => "BTree",
+        CollectionKind::Table => "table",
+    }
+}

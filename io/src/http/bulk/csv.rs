@@ -1,0 +1,79 @@
+//! Rows out of CSV text (RFC 4180).
+
+use std::sync::Arc;
+
+use components::collection::columns::{Cell, Columns, Import};
+use components::collection::schema::{ColumnType, Schema};
+use components::{Error, Number, NumberType, Result};
+
+use super::{UNCHARGED_BYTES_MAX, positions};
+
+/// Decode CSV text with a header of the names of the columns of the schema, in any order. An empty field is an empty
+/// text, and no number. `charge` is asked for the memory of the rows, in bytes.
+///
+/// # Errors
+/// 400 if it is malformed or of other columns; as [`Import::push`], with the rows counted after the header.
+pub fn csv(
+    schema: &Arc<Schema>,
+    bytes: &[u8],
+    charge: &mut dyn FnMut(usize) -> Result<()>,
+) -> Result<Columns> {
+    let not_utf8 = |cause: std::str::Utf8Error| {
+        Error::bad_request(format_args!("the CSV is not UTF-8 at byte {}", cause.valid_up_to()))
+    };
+    std::str::from_utf8(bytes).map_err(not_utf8)?;
+    // The reader takes a text that ends within quotes.
+    if bytes.iter().filter(|byte| **byte == b'"').count() % 2 != 0 {
+        return Err(Error::bad_request("the CSV ends within quotes, or a quote in a field is not doubled"));
+    }
+    let mut reader = ::csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(bytes);
+    let mut record = ::csv::ByteRecord::new();
+    let mut next = |record: &mut ::csv::ByteRecord| {
+        reader
+            .read_byte_record(record)
+            .map_err(|cause| Error::bad_request(format_args!("the CSV cannot be read: {cause}")))
+    };
+    if !next(&mut record)? {
+        return Err(Error::bad_request("the CSV has no header with the names of its columns"));
+    }
+    let names: Vec<&str> =
+        record.iter().map(std::str::from_utf8).collect::<std::result::Result<_, _>>().map_err(not_utf8)?;
+    let positions = positions(schema, names.into_iter())?;
+    let mut import = Import::new(schema.clone());
+    let mut charged_bytes = 0;
+    while next(&mut record)? {
+        if record.len() == positions.len() {
+            for (position, field) in positions.iter().zip(record.iter()) {
+                // Fields are cut at ASCII characters.
+                let text = std::str::from_utf8(field).map_err(not_utf8)?;
+                match cell(schema.columns()[*position].class, text) {
+                    Ok(cell) => import.push(*position, cell)?,
+                    Err(cause) => return Err(import.refused(*position, &cause)),
+                }
+            }
+        }
+        import.end_row(record.len())?;
+        if import.bytes() - charged_bytes > UNCHARGED_BYTES_MAX {
+            charge(import.bytes() - charged_bytes)?;
+            charged_bytes = import.bytes();
+        }
+    }
+    charge(import.bytes() - charged_bytes)?;
+    Ok(import.finish())
+}
+
+fn cell(class: ColumnType, text: &str) -> Result<Cell<'_>> {
+    let ColumnType::Number(class) = class else { return Ok(Cell::Text(text)) };
+    // Other numbers than these are parsed where text becomes a number.
+    let is_integer = text.strip_prefix('-').unwrap_or(text).bytes().all(|byte| byte.is_ascii_digit());
+    match text {
+        "" => Err(Error::bad_request("an empty field is not a number")),
+        "false" if class == NumberType::Bool => Ok(Cell::Number(Number::Bool(false))),
+        "true" if class == NumberType::Bool => Ok(Cell::Number(Number::Bool(true))),
+        text if is_integer => match text.parse() {
+            Ok(number) => Ok(Cell::Number(Number::I64(number))),
+            Err(_) => Ok(Cell::Text(text)),
+        },
+        text => Ok(Cell::Text(text)),
+    }
+}

@@ -1,0 +1,404 @@
+use std::sync::{Arc, LazyLock};
+
+use arrow_array::{ArrayRef, Int8Array, Int32Array, Int64Array, RecordBatch, StringArray, UInt64Array};
+use arrow_ipc::writer::StreamWriter;
+use components::chain::ChainAddress;
+use components::cluster::{ChainId, ClusterConfig};
+use components::collection::coerce::{btree_row, table_row, value_of};
+use components::collection::columns::Columns;
+use components::{Value, decode};
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use proptest::prelude::*;
+
+use super::*;
+use crate::http::body::Budget;
+use crate::http::request;
+
+/// `/shop/items` is a table, `/shop/tags` a BTree, `/shop/both` one of each, `/shop/names` a map, `/shop/odd` a table of
+/// all the other types.
+static CATALOG: LazyLock<Catalog> = LazyLock::new(|| {
+    let config = r#"{"/shop": {
+        "items": {"/state/chain/sync": [{"/state/collection/table": [[
+            [[["sku", {"/state/scalar/value/number/uint/64": {}}]],
+             [["color", {"/state/scalar/value/string": {}}, 8], ["qty", {"/state/scalar/value/number/int/32": {}}]]],
+            []]]}]},
+        "tags": {"/state/chain/sync": [{"/state/collection/btree": [[
+            ["tag", {"/state/scalar/value/string": {}}, 40], ["n", {"/state/scalar/value/number/int/64": {}}]]]}]},
+        "both": {"/state/chain/block": [[
+            {"/state/collection/table": [[[[["k", {"/state/scalar/value/string": {}}, 40]], []], []]]},
+            {"/state/collection/btree": [[["k", {"/state/scalar/value/string": {}}, 40]]]}]]},
+        "odd": {"/state/chain/sync": [{"/state/collection/table": [[
+            [[["k", {"/state/scalar/value": {}}, 100]],
+             [["f", {"/state/scalar/value/number/float/64": {}}], ["b", {"/state/scalar/value/number/bool": {}}],
+              ["i", {"/state/scalar/value/id": {}}, 100], ["l", {"/state/scalar/value/link": {}}, 100],
+              ["raw", {"/state/scalar/value/bytes": {}}, 100], ["t", {"/state/scalar/value/tuple": {}}, 100],
+              ["any", {"/state/scalar/value": {}}, 100]]],
+            []]]}]},
+        "names": {"/state/chain/sync": [{"a": 1}]}
+    }}"#;
+    let clusters = crate::json::with_copy(config.as_bytes(), ClusterConfig::decode).unwrap();
+    let mut catalog = Catalog::new("http://127.0.0.1:8702", [0; 32]);
+    for cluster in clusters {
+        let chains: Vec<ChainAddress> = cluster.chains().map(|spec| spec.address).collect();
+        let number = |address: &ChainAddress| {
+            ChainId(chains.iter().position(|one| one == address).unwrap().try_into().unwrap())
+        };
+        catalog.add(cluster, [0; 32], number).unwrap();
+    }
+    catalog
+});
+
+fn schema(path: &str) -> Arc<Schema> {
+    collection(&CATALOG, Path::parse(path).unwrap().segments()).unwrap()
+}
+
+fn free(_: usize) -> Result<()> {
+    Ok(())
+}
+
+/// What becomes of a request.
+fn sent(verb: Verb, target: &str, content_type: &str, body: &[u8]) -> Result<Option<State>> {
+    let mut headers = HeaderMap::new();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_str(content_type).unwrap());
+    let head = request::head(verb, &target.parse().unwrap())?;
+    let Some(expected) = expected(&CATALOG, &headers, &head)? else { return Ok(None) };
+    let mut charge = Charge::new(&Arc::new(Budget::new(1 << 20)));
+    Ok(expected.decode(body.to_vec(), &mut charge)?.ok())
+}
+
+fn rows(columns: &Columns) -> String {
+    let positions: Vec<usize> = (0..columns.types().len()).collect();
+    let mut text = Vec::new();
+    for row in 0..columns.len() {
+        columns.write_json_row(row, &positions, &mut text).unwrap();
+    }
+    String::from_utf8(text).unwrap()
+}
+
+/// The rows that a request writes, in order of key.
+fn written(target: &str, content_type: &str, body: impl AsRef<[u8]>) -> std::result::Result<String, String> {
+    match sent(Verb::Put, target, content_type, body.as_ref()) {
+        Ok(Some(State::Bulk(bulk))) => Ok(rows(bulk.rows())),
+        Ok(Some(_)) => unreachable!("rows are rows"),
+        Ok(None) => Ok("ordinary".to_string()),
+        Err(error) => Err(format!("{} {}", error.kind().status(), error.message())),
+    }
+}
+
+fn stream(batches: &[Vec<(&str, ArrayRef)>]) -> Vec<u8> {
+    let batches: Vec<RecordBatch> =
+        batches.iter().map(|columns| RecordBatch::try_from_iter(columns.clone()).unwrap()).collect();
+    let mut bytes = Vec::new();
+    let mut writer = StreamWriter::try_new(&mut bytes, &batches[0].schema()).unwrap();
+    batches.iter().for_each(|batch| writer.write(batch).unwrap());
+    writer.finish().unwrap();
+    drop(writer);
+    bytes
+}
+
+fn items(skus: &[u64], colors: &[&str], quantities: &[i32]) -> Vec<(&'static str, ArrayRef)> {
+    vec![
+        ("sku", Arc::new(UInt64Array::from(skus.to_vec()))),
+        ("color", Arc::new(StringArray::from(colors.to_vec()))),
+        ("qty", Arc::new(Int32Array::from(quantities.to_vec()))),
+    ]
+}
+
+const ARROW: &str = "application/vnd.apache.arrow.stream";
+const CSV: &str = "text/csv";
+const JSON: &str = "application/json";
+
+#[test]
+fn the_same_rows_come_in_every_form() {
+    let expected = Ok(r#"[3,"ochre",-1][7,"teal",2]"#.to_string());
+    let batch = items(&[7, 3], &["teal", "ochre"], &[2, -1]);
+    assert_eq!(written("/shop/items", ARROW, stream(&[batch])), expected);
+    assert_eq!(written("/shop/items", CSV, "qty,sku,color\n2,7,teal\r\n-1,3,ochre\n"), expected);
+    assert_eq!(written("/shop/items", JSON, r#" [[7, "teal", 2], [3,"ochre" ,-1]] "#), expected);
+    // Of equal keys the last one remains.
+    assert_eq!(
+        written("/shop/items", "Text/CSV; charset=utf-8", "sku,color,qty\n7,red,1\n3,ochre,-1\n7,teal,2"),
+        expected
+    );
+}
+
+#[test]
+fn only_a_put_without_a_key_at_a_hosted_collection_writes_rows() {
+    let csv = "k\na\n";
+    assert_eq!(written("/shop/both/0", CSV, csv), Ok(r#"["a"]"#.to_string()));
+    assert_eq!(written("/shop/both/1", CSV, csv), Ok(r#"["a"]"#.to_string()));
+    assert_eq!(written("/shop/both/0?key=null", CSV, csv), Ok(r#"["a"]"#.to_string()));
+    for target in
+        ["/shop/both", "/shop/both/2", "/shop/both/x", "/shop/names", "/shop/items/0", "/shop", "/state", "/"]
+    {
+        let error = written(target, CSV, csv).unwrap_err();
+        assert!(
+            error.starts_with("400 ") && error.contains("is not a hosted collection"),
+            "{target}: {error}"
+        );
+        assert_eq!(written(target, JSON, "[[1]]"), Ok("ordinary".to_string()));
+    }
+    assert!(written("/shop/items?key=[1]", CSV, "x").unwrap_err().contains("this PUT has a key"));
+    assert_eq!(written("/shop/items?key=[1]", JSON, "[[1]]"), Ok("ordinary".to_string()));
+    assert!(sent(Verb::Post, "/shop/items", ARROW, b"").unwrap_err().message().contains("this is no PUT"));
+    assert!(sent(Verb::Post, "/shop/items", JSON, b"[[1]]").unwrap().is_none());
+    assert_eq!(written("/shop/items", "text/plain", "[[1]]"), Ok("ordinary".to_string()));
+}
+
+#[test]
+fn what_is_no_list_of_lists_is_an_ordinary_body() {
+    let ordinary = Ok("ordinary".to_string());
+    for body in [
+        r#"["Oslo", 5]"#,
+        r#"[["Oslo"], 5]"#,
+        r#"[["Oslo", 1], {"a": [1]}]"#,
+        "[]",
+        "null",
+        "",
+        "{}",
+        "7",
+        "[[1],]",
+    ] {
+        assert_eq!(written("/shop/tags", JSON, body), ordinary, "{body}");
+    }
+    assert_eq!(written("/shop/tags", JSON, "[[\"Oslo\", 5]]"), Ok(r#"["Oslo",5]"#.to_string()));
+    assert_eq!(written("/shop/items", JSON, " [ ] "), Ok(String::new()));
+    assert_eq!(written("/shop/items", JSON, b"[[1, \"\xff\", 1]]"), ordinary);
+}
+
+#[test]
+fn errors_name_the_row_and_the_column() {
+    let json = |body: &str| written("/shop/items", JSON, body).unwrap_err();
+    for (body, expected) in [
+        (
+            r#"[[1, "a", 1], [2, "a", 3000000000]]"#,
+            "400 in the body: row 2, column qty: 3000000000 is out of the range",
+        ),
+        (r#"[[1, "a", 1], [2, "a"]]"#, "400 in the body: row 2: a row of this table has 3 values, not 2"),
+        (r#"[[1, "a", 1, 4]]"#, "400 in the body: row 1: a row of this table has 3 values, not 4"),
+        (r#"[[1, "123456789", 1]]"#, "400 in the body: row 1, column color: 9 characters are more than 8"),
+        (r#"[[-1, "a", 1]]"#, "400 in the body: row 1, column sku: -1 is out of the range"),
+        (
+            r#"[[1, null, 1]]"#,
+            "400 in the body: row 1, column color: None (/state/scalar/value/none) cannot be",
+        ),
+        (r#"[[1, "a", 1] [2]]"#, "400 in the body: invalid JSON at byte 13: expected ',' or ']', found '['"),
+        (
+            r#"[[1, "a", x]]"#,
+            "400 in the body: row 1, column qty: invalid JSON at byte 10: expected a value, found 'x'",
+        ),
+        (r#"[[1, "a", 1]"#, "400 in the body: invalid JSON at byte 12: the text ends early"),
+        (r#"[[1, "a"#, "400 in the body: row 1, column color: invalid JSON at byte 7: the text ends early"),
+        (r#"[[1, "a", 01]]"#, "400 in the body: row 1, column qty: in the value at byte 10: invalid JSON"),
+        (r#"[[1, "a", 1]] 5"#, "400 in the body: invalid JSON at byte 14: text after the value"),
+    ] {
+        assert!(json(body).starts_with(expected), "{body}: {}", json(body));
+    }
+    let csv = |body: &str| written("/shop/items", CSV, body).unwrap_err();
+    for (body, expected) in [
+        ("", "400 in the body: the CSV has no header"),
+        ("sku,color\n", "400 in the body: the column qty is missing"),
+        ("sku,color,sku\n", "400 in the body: the column sku occurs twice"),
+        ("sku,color,qty,x\n", "400 in the body: there is no column \"x\" in this table"),
+        (
+            "sku,color,qty\n1,a,1\n2,a,\n",
+            "400 in the body: row 2, column qty: an empty field is not a number",
+        ),
+        ("sku,color,qty\n1,a,1\n2,a\n", "400 in the body: row 2: a row of this table has 3 values, not 2"),
+        ("sku,color,qty\n1,a,x\n", "400 in the body: row 1, column qty: "),
+        ("sku,color,qty\n1,\"a,1\n", "400 in the body: the CSV ends within quotes"),
+    ] {
+        assert!(csv(body).starts_with(expected), "{body}: {}", csv(body));
+    }
+    let not_utf8 = written("/shop/items", CSV, b"sku,color,qty\n1,\xff,1\n").unwrap_err();
+    assert_eq!(not_utf8, "400 in the body: the CSV is not UTF-8 at byte 16");
+    let arrow =
+        |batches: &[Vec<(&str, ArrayRef)>]| written("/shop/items", ARROW, stream(batches)).unwrap_err();
+    let good = || items(&[1, 2], &["a", "b"], &[1, 2]);
+    assert!(
+        arrow(&[good(), items(&[3], &["123456789"], &[1])])
+            .starts_with("400 in the body: row 3, column color: 9")
+    );
+    let mut renamed = good();
+    renamed[0].0 = "id";
+    assert!(arrow(&[renamed]).contains("there is no column \"id\" in this table"));
+    assert!(arrow(&[good()[..2].to_vec()]).contains("the column qty is missing"));
+    let mut null = good();
+    null[2].1 = Arc::new(Int32Array::from(vec![Some(1), None]));
+    assert!(arrow(&[null]).contains("row 2, column qty: null"));
+}
+
+#[test]
+fn csv_has_quotes_and_empty_texts() {
+    let text = "sku,color,qty\n1,\"a,\"\"b\",1\n2,,2\n3,\"x\ny\",3\n";
+    assert_eq!(written("/shop/items", CSV, text), Ok(r#"[1,"a,\"b",1][2,"",2][3,"x\ny",3]"#.to_string()));
+    assert_eq!(
+        written("/shop/items", CSV, "\u{feff}sku,color,qty\n1,a,1\n"),
+        Ok(r#"[1,"a",1]"#.to_string()),
+        "a byte order mark is no part of a name"
+    );
+    let odd = "k,f,b,i,l,raw,t,any\n1,0.5,true,x,/a,YWI=,,\n";
+    let error = written("/shop/odd", CSV, odd).unwrap_err();
+    assert!(error.contains("row 1, column t"), "{error}");
+}
+
+#[test]
+fn arrow_batches_are_widened_and_joined() {
+    let narrow: Vec<(&str, ArrayRef)> = vec![
+        ("qty", Arc::new(Int8Array::from(vec![-1]))),
+        ("color", Arc::new(StringArray::from(vec!["red"]))),
+        ("sku", Arc::new(Int64Array::from(vec![5]))),
+    ];
+    let expected = Ok(r#"[5,"red",-1][5,"red",-1]"#.replacen(r#"[5,"red",-1]"#, "", 1));
+    assert_eq!(written("/shop/items", ARROW, stream(&[narrow.clone(), narrow])), expected);
+    let none = items(&[], &[], &[]);
+    assert_eq!(written("/shop/items", ARROW, stream(&[none])), Ok(String::new()));
+    // The mark of the end may be missing: the body ends instead.
+    let whole = stream(&[items(&[1], &["a"], &[1])]);
+    assert_eq!(written("/shop/items", ARROW, &whole[..whole.len() - 8]), Ok(r#"[1,"a",1]"#.to_string()));
+}
+
+#[test]
+fn a_truncated_stream_is_malformed() {
+    let whole = stream(&[items(&[1, 2], &["a", "b"], &[1, 2])]);
+    // Up to the mark of the end, which takes eight bytes.
+    for len in 0..whole.len() - 8 {
+        match written("/shop/items", ARROW, &whole[..len]) {
+            Err(error) => assert!(error.starts_with("400 "), "{len}: {error}"),
+            // All that is there is whole.
+            Ok(rows) => assert_eq!(rows, "", "{len}"),
+        }
+    }
+}
+
+#[test]
+fn rows_that_take_too_much_memory_are_refused() {
+    let mut text = String::from("sku,color,qty\n");
+    (0..30_000).for_each(|sku| text.push_str(&format!("{sku},a,1\n")));
+    assert!(written("/shop/items", CSV, text).unwrap_err().starts_with("413 "));
+}
+
+/// The rows as an ordinary body has them.
+fn ordinary(schema: &Schema, text: &str) -> Result<Columns> {
+    let body = crate::json::with_copy(text.as_bytes(), decode::state)?;
+    let Value::Tuple(rows) = value_of(&body)? else { panic!("{text} is a list") };
+    let rows = rows.iter().map(|row| match (row, schema.kind()) {
+        (Value::Tuple(row), CollectionKind::Table) => table_row(schema, row),
+        (Value::Tuple(row), CollectionKind::BTree) => btree_row(schema, row),
+        (other, _) => panic!("{other} is a list"),
+    });
+    let rows = rows.collect::<Result<Vec<_>>>()?;
+    Ok(Columns::from_rows(&schema.layouts()[0].types, rows.iter().map(|row| &row[..])))
+}
+
+fn any_json() -> impl Strategy<Value = String> {
+    let number = prop_oneof![
+        any::<i64>().prop_map(|x| x.to_string()),
+        any::<u64>().prop_map(|x| x.to_string()),
+        (-5i8..5).prop_map(|x| x.to_string()),
+        any::<f64>().prop_filter("JSON has no such number", |x| x.is_finite()).prop_map(|x| format!("{x:e}")),
+        (-1e6..1e6).prop_map(|x: f64| x.to_string()),
+        "-?(0|[1-9][0-9]{0,20})(\\.[0-9]{1,20})?([eE][+-]?[0-9]{1,3})?",
+        Just("-0".to_string()),
+        Just("-0.0".to_string()),
+    ];
+    let text =
+        prop_oneof![".{0,4}", "[a-z\"\\\\\n]{0,4}"].prop_map(|text| serde_json::to_string(&text).unwrap());
+    let leaf = prop_oneof![
+        3 => number,
+        3 => text,
+        1 => prop::sample::select(vec![
+            "null", "true", "false", r#""\u00e9\ud83d\ude00""#, r#""\ud800""#, r#"{"/a/b": []}"#, r#"{"x": []}"#,
+            r#"{"/state/scalar/value/id": "a"}"#, r#"{"/state/scalar/value/bytes": "YWI="}"#, "{}", "[]",
+            r#"{"/state/scalar/value/number/int/16": 5}"#, r#"{"$x": []}"#, r#""YWI=""#, r#""/a""#,
+        ]).prop_map(String::from),
+    ];
+    leaf.prop_recursive(2, 8, 3, |inner| {
+        prop::collection::vec(inner, 0..3).prop_map(|items| format!("[ {} ]", items.join(" , ")))
+    })
+}
+
+fn any_json_rows() -> impl Strategy<Value = (&'static str, String)> {
+    prop::sample::select(vec!["/shop/items", "/shop/tags", "/shop/odd", "/shop/both/0"]).prop_flat_map(
+        |path| {
+            let columns = schema(path).columns().len();
+            let row = prop_oneof![
+                9 => prop::collection::vec(any_json(), columns),
+                1 => prop::collection::vec(any_json(), 0..4),
+            ];
+            let row = row.prop_map(|row| format!("[{}]", row.join(",")));
+            (Just(path), prop::collection::vec(row, 1..3).prop_map(|rows| format!("[{}]", rows.join(","))))
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1_000))]
+
+    #[test]
+    fn json_rows_are_what_the_ordinary_decoder_makes_of_them((path, text) in any_json_rows()) {
+        let schema = schema(path);
+        match (json(&schema, text.as_bytes(), &mut free), ordinary(&schema, &text)) {
+            (Ok(Some(actual)), Ok(expected)) => {
+                let all = |columns: &Columns| -> Vec<String> {
+                    (0..columns.len()).map(|row| format!("{:?}", columns.row(row))).collect()
+                };
+                prop_assert_eq!(all(&actual), all(&expected), "{}", text);
+            }
+            (Err(actual), Err(expected)) => prop_assert_eq!(actual.kind(), expected.kind(), "{} {}", text, actual),
+            (actual, expected) => prop_assert!(false, "{actual:?}, not {expected:?}: {text}"),
+        }
+    }
+
+    #[test]
+    fn broken_json_rows_never_panic(
+        (path, text) in any_json_rows(),
+        at in any::<prop::sample::Index>(),
+        byte in prop::sample::select(b"[]{}\",:\\0-x \xff".to_vec()),
+        end in any::<prop::sample::Index>(),
+    ) {
+        let mut bytes = text.into_bytes();
+        let place = at.index(bytes.len());
+        bytes[place] = byte;
+        let schema = schema(path);
+        let _ = json(&schema, &bytes, &mut free);
+        let _ = json(&schema, &bytes[..end.index(bytes.len())], &mut free);
+    }
+
+    #[test]
+    fn any_bytes_are_rows_or_an_error(bytes in prop::collection::vec(any::<u8>(), 0..100)) {
+        for content_type in [ARROW, CSV, JSON] {
+            let _ = written("/shop/items", content_type, &bytes);
+        }
+    }
+
+    #[test]
+    fn damaged_streams_are_rows_or_an_error(
+        damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+        words in prop::collection::vec(
+            (any::<prop::sample::Index>(), prop::sample::select(vec![-1i64, i64::MIN, i64::MAX, 1 << 31, 1 << 40, 0])),
+            0..2,
+        ),
+        cut in prop::option::weighted(0.2, any::<prop::sample::Index>()),
+        is_dictionary in any::<bool>(),
+    ) {
+        let mut batch = items(&[1, 2, 3], &["a", "b", "c"], &[1, 2, 3]);
+        if is_dictionary {
+            let colors: arrow_array::DictionaryArray<arrow_array::types::Int8Type> = ["x", "y", "x"].into_iter().collect();
+            batch[1].1 = Arc::new(colors);
+        }
+        let mut bytes = stream(&[batch]);
+        for (word, value) in words {
+            let at = word.index(bytes.len() / 8) * 8;
+            bytes[at..at + 8].copy_from_slice(&value.to_le_bytes());
+        }
+        for (at, byte) in damage {
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+        }
+        let len = cut.map_or(bytes.len(), |cut| cut.index(bytes.len()));
+        if let Err(error) = written("/shop/items", ARROW, &bytes[..len]) {
+            prop_assert!(error.starts_with("400 ") || error.starts_with("413 "), "{}", error);
+        }
+    }
+}

@@ -1,0 +1,332 @@
+//! Replies whose rows are read from a snapshot while they are sent: JSON, CSV and Arrow IPC, a chunk at a time.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use arrow_ipc::writer::StreamWriter;
+use arrow_schema::{ArrowError, Schema};
+use bytes::Bytes;
+use components::collection::columns::{Columns, arrow_fields, write_csv_header};
+use components::collection::page::PageId;
+use components::collection::schema::{Column, ColumnType};
+use components::collection::snapshot::{RowsReader, RowsetSnapshot};
+use components::encode::{JsonPart, to_json_parts};
+use components::{Error, Result, State};
+use hyper::header::HeaderValue;
+use world::load::load_page;
+
+use super::reply::{ARROW, CSV, JSON_TYPE};
+use crate::storage::Reader;
+
+/// About how long a chunk of text is.
+pub(super) const TEXT_CHUNK_BYTES: usize = 64 * 1024;
+
+/// About how long a chunk of an Arrow stream is: several pages, each as a message.
+pub(super) const ARROW_CHUNK_BYTES: usize = 256 * 1024;
+
+/// What a reply takes at most while it is sent: the chunk that is being made, the next one, and those in the buffers of
+/// the connection.
+pub(super) const STREAM_BYTES: usize = 4 * ARROW_CHUNK_BYTES;
+
+/// A form of rows.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum RowsForm {
+    /// An Arrow IPC stream.
+    Arrow,
+    /// CSV with a header (RFC 4180).
+    Csv,
+}
+
+impl RowsForm {
+    fn media_type(self) -> &'static str {
+        match self {
+            Self::Arrow => ARROW,
+            Self::Csv => CSV,
+        }
+    }
+}
+
+/// What the rows come from: the rest of a snapshot, or rows that were read already.
+#[derive(Debug)]
+struct Rows {
+    columns: Arc<[Column]>,
+    ready: Option<Columns>,
+    reader: Option<RowsReader>,
+    /// What they keep in memory, in bytes.
+    bytes: u64,
+}
+
+impl Rows {
+    fn of_snapshot(snapshot: &Arc<RowsetSnapshot>) -> Self {
+        let reader = Some(RowsReader::new(snapshot.clone()));
+        Self { columns: snapshot.columns.clone(), ready: None, reader, bytes: snapshot.bytes }
+    }
+
+    /// The rows of a state, if that is what it is.
+    fn of(state: &State) -> Option<Self> {
+        match state {
+            State::Snapshot(snapshot) => Some(Self::of_snapshot(snapshot)),
+            State::Content(content) => {
+                let types: Arc<[ColumnType]> = content.columns.iter().map(|column| column.class).collect();
+                let rows = Columns::from_rows(&types, content.rows.iter().map(|row| &**row));
+                let bytes = rows.bytes() as u64;
+                Some(Self { columns: content.columns.clone(), ready: Some(rows), reader: None, bytes })
+            }
+            _ => None,
+        }
+    }
+
+    fn next(&mut self, storage: Option<&Reader>) -> Result<Option<Columns>> {
+        if let Some(rows) = self.ready.take() {
+            return Ok(Some(rows));
+        }
+        let Some(reader) = &mut self.reader else {
+            return Ok(None);
+        };
+        let rows = reader.next(&mut |page, types| load(storage, page, types)).map_err(Error::internal)?;
+        if rows.is_none() {
+            self.reader = None;
+        }
+        Ok(rows)
+    }
+
+    fn is_done(&self) -> bool {
+        self.ready.is_none() && self.reader.is_none()
+    }
+
+    fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
+/// Read a page that is not in memory.
+fn load(
+    storage: Option<&Reader>,
+    page: PageId,
+    types: &Arc<[ColumnType]>,
+) -> std::result::Result<Columns, String> {
+    load_page(storage.ok_or("this host has no storage")?, page, types)
+}
+
+/// A state with all rows in it that have yet to be read.
+///
+/// # Errors
+/// 413 if it takes more than `bytes_max`, 500 if a page cannot be read.
+pub(super) fn read(state: &State, storage: Option<&Reader>, bytes_max: usize) -> Result<State> {
+    let mut left = bytes_max as u64;
+    state.with_rows(&mut |snapshot| {
+        let content = snapshot.content(&mut |page, types| load(storage, page, types), left)?;
+        left -= content.bytes;
+        Ok(content)
+    })
+}
+
+/// Makes the body of a reply, a chunk at a time.
+pub(super) struct Encoder {
+    storage: Option<Reader>,
+    form: Form,
+    /// What the chunk so far holds.
+    chunk: Vec<u8>,
+}
+
+/// Rows that are being written.
+struct JsonRows {
+    from: Rows,
+    /// Those that come next, and which of them does.
+    next: Option<(Columns, usize)>,
+    /// Whether there were some before.
+    has_rows: bool,
+}
+
+enum Form {
+    Json {
+        parts: VecDeque<JsonPart>,
+        /// The rows that are being written.
+        rows: Option<JsonRows>,
+    },
+    Csv {
+        rows: Rows,
+        next: Option<(Columns, usize)>,
+        has_header: bool,
+    },
+    Arrow {
+        rows: Rows,
+        schema: Arc<Schema>,
+        writer: Option<Box<StreamWriter<Vec<u8>>>>,
+    },
+}
+
+impl Encoder {
+    /// JSON of a state with rows in it, of which everything else is bounded.
+    ///
+    /// # Errors
+    /// 413 if that is longer, 400 if JSON has no form for it.
+    pub(super) fn json(state: &State, bytes_max: usize, storage: Option<Reader>) -> Result<Self> {
+        let mut parts: VecDeque<JsonPart> = to_json_parts(state, bytes_max)?.into();
+        parts.push_back(JsonPart::Text(b"\n".to_vec()));
+        Ok(Self { storage, form: Form::Json { parts, rows: None }, chunk: Vec::new() })
+    }
+
+    /// Rows in a form of their own.
+    ///
+    /// # Errors
+    /// 400 if this is not rows.
+    pub(super) fn rows(state: &State, form: RowsForm, storage: Option<Reader>) -> Result<Self> {
+        let rows = Rows::of(state).ok_or_else(|| {
+            Error::bad_request(format_args!(
+                "only a collection, a view of one or a stream of its rows has the form {}, not a {}",
+                form.media_type(),
+                state.class().path()
+            ))
+        })?;
+        let form = match form {
+            RowsForm::Csv => Form::Csv { rows, next: None, has_header: false },
+            RowsForm::Arrow => {
+                let schema = Arc::new(arrow_fields(&rows.columns));
+                let writer = StreamWriter::try_new(Vec::new(), &schema).map_err(internal)?;
+                Form::Arrow { rows, schema, writer: Some(Box::new(writer)) }
+            }
+        };
+        Ok(Self { storage, form, chunk: Vec::new() })
+    }
+
+    /// What this keeps in memory while the body is sent, in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        let bytes = match &self.form {
+            Form::Json { parts, .. } => parts
+                .iter()
+                .map(|part| match part {
+                    JsonPart::Text(text) => text.len() as u64,
+                    JsonPart::Rows(snapshot) => snapshot.bytes,
+                })
+                .sum(),
+            Form::Csv { rows, .. } | Form::Arrow { rows, .. } => rows.bytes(),
+        };
+        usize::try_from(bytes).unwrap_or(usize::MAX)
+    }
+
+    /// Whether there is nothing after the last chunk.
+    pub(super) fn is_done(&self) -> bool {
+        match &self.form {
+            Form::Json { parts, rows } => parts.is_empty() && rows.is_none(),
+            Form::Csv { rows, next, .. } => {
+                rows.is_done() && next.as_ref().is_none_or(|(columns, row)| *row == columns.len())
+            }
+            Form::Arrow { writer, .. } => writer.is_none(),
+        }
+    }
+
+    /// The type of the body.
+    pub(super) fn content_type(&self) -> HeaderValue {
+        match self.form {
+            Form::Json { .. } => JSON_TYPE,
+            Form::Csv { .. } => HeaderValue::from_static("text/csv; charset=utf-8; header=present"),
+            Form::Arrow { .. } => HeaderValue::from_static(ARROW),
+        }
+    }
+
+    /// The next bytes of the body; none after the last.
+    ///
+    /// # Errors
+    /// 400 if JSON has no form for a value, 500 if a page cannot be read.
+    pub(super) fn next(&mut self) -> Result<Option<Bytes>> {
+        let (chunk, storage) = (&mut self.chunk, self.storage.as_ref());
+        match &mut self.form {
+            Form::Json { parts, rows } => write_json(parts, rows, chunk, storage)?,
+            Form::Csv { rows, next, has_header } => {
+                if !std::mem::replace(has_header, true) {
+                    write_csv_header(&rows.columns, chunk);
+                }
+                while chunk.len() < TEXT_CHUNK_BYTES
+                    && let Some((columns, row)) = next_row(rows, next, storage)?
+                {
+                    columns.write_csv_row(row, chunk);
+                }
+            }
+            Form::Arrow { rows, schema, writer } => return write_arrow(rows, schema, writer, storage),
+        }
+        if chunk.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(std::mem::take(chunk).into()))
+    }
+}
+
+fn internal(cause: ArrowError) -> Error {
+    Error::internal(cause)
+}
+
+/// The next row, which is taken off the rows.
+fn next_row<'a>(
+    rows: &mut Rows,
+    next: &'a mut Option<(Columns, usize)>,
+    storage: Option<&Reader>,
+) -> Result<Option<(&'a Columns, usize)>> {
+    while next.as_ref().is_none_or(|(columns, row)| *row == columns.len()) {
+        match rows.next(storage)? {
+            Some(columns) => *next = Some((columns, 0)),
+            None => return Ok(None),
+        }
+    }
+    let (columns, row) = next.as_mut().expect("rows");
+    *row += 1;
+    Ok(Some((columns, *row - 1)))
+}
+
+fn write_json(
+    parts: &mut VecDeque<JsonPart>,
+    rows: &mut Option<JsonRows>,
+    chunk: &mut Vec<u8>,
+    storage: Option<&Reader>,
+) -> Result<()> {
+    while chunk.len() < TEXT_CHUNK_BYTES {
+        if let Some(JsonRows { from, next, has_rows }) = rows {
+            let positions: Vec<usize> = (0..from.columns.len()).collect();
+            while chunk.len() < TEXT_CHUNK_BYTES {
+                let Some((columns, row)) = next_row(from, next, storage)? else {
+                    chunk.push(b']');
+                    *rows = None;
+                    break;
+                };
+                if std::mem::replace(has_rows, true) {
+                    chunk.push(b',');
+                }
+                columns.write_json_row(row, &positions, chunk)?;
+            }
+            continue;
+        }
+        match parts.pop_front() {
+            Some(JsonPart::Text(text)) if chunk.is_empty() => *chunk = text,
+            Some(JsonPart::Text(text)) => chunk.extend_from_slice(&text),
+            Some(JsonPart::Rows(snapshot)) => {
+                chunk.push(b'[');
+                *rows = Some(JsonRows { from: Rows::of_snapshot(&snapshot), next: None, has_rows: false });
+            }
+            None => return Ok(()),
+        }
+    }
+    Ok(())
+}
+
+fn write_arrow(
+    rows: &mut Rows,
+    schema: &Arc<Schema>,
+    writer: &mut Option<Box<StreamWriter<Vec<u8>>>>,
+    storage: Option<&Reader>,
+) -> Result<Option<Bytes>> {
+    let Some(stream) = writer else {
+        return Ok(None);
+    };
+    while stream.get_ref().len() < ARROW_CHUNK_BYTES {
+        match rows.next(storage)? {
+            Some(columns) => stream.write(&columns.batch(schema)?).map_err(internal)?,
+            None => {
+                stream.finish().map_err(internal)?;
+                let chunk = std::mem::take(stream.get_mut());
+                *writer = None;
+                return Ok(Some(chunk.into()));
+            }
+        }
+    }
+    Ok(Some(std::mem::replace(stream.get_mut(), Vec::with_capacity(2 * ARROW_CHUNK_BYTES)).into()))
+}
