@@ -72,6 +72,8 @@ impl CountScan {
             if !page.is_readable(visibility) {
                 return None;
             }
+            // What was folded into a page counts as read, its statistics included.
+            known.newest_commit = known.newest_commit.max(page.horizon.1);
             let place = KeyRange { start: low.clone(), end: pages.peek().map(|(low, _)| (*low).clone()) };
             let part = self.range.intersection(&place);
             let has_own = has_own(own, &part);

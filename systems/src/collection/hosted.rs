@@ -81,11 +81,16 @@ impl Interpreter {
         .await
     }
 
+    /// Begin to look at a page, its statistics included. What was folded into it counts as read.
+    async fn look_at(&self, page: &Page) {
+        if !page.is_readable(self.ledger.visibility()) {
+            self.restart().await
+        }
+        self.ledger.note_commit(page.horizon.1);
+    }
+
     /// The content of the base of a page, as soon as it is in memory.
     async fn base(&self, page: &Page) -> Option<Arc<Columns>> {
-        if !page.is_readable(self.ledger.visibility()) {
-            return self.restart().await;
-        }
         match &page.base {
             None => None,
             Some(cell) => Some(self.page_content(cell).await),
@@ -115,9 +120,7 @@ impl Interpreter {
 
     async fn committed_row(&self, tree: &Tree, layout: &Layout, key: &Key) -> Option<Row> {
         let (_, page) = tree.page(key);
-        if !page.is_readable(self.ledger.visibility()) {
-            self.base(page).await;
-        }
+        self.look_at(page).await;
         loop {
             match page.find(layout, key, self.ledger.visibility()) {
                 Found::Row(row, commit) => {
@@ -229,6 +232,7 @@ impl Interpreter {
         } else {
             scan.tree().place(&range.start)
         };
+        self.look_at(&page).await;
         let mut part = range.intersection(&place);
         let rest = |range: &mut KeyRange, part: &KeyRange| {
             if is_reversed {
@@ -358,7 +362,8 @@ impl Interpreter {
             for part in parts {
                 let base = self.base(&part.1).await;
                 let one = scan.count_part(&part, base);
-                self.step(crate::scalar::ITEMS_PER_FUEL * (one.rows_read as usize / COUNTED_ROWS_PER_FUEL)).await;
+                self.step(crate::scalar::ITEMS_PER_FUEL * (one.rows_read as usize / COUNTED_ROWS_PER_FUEL))
+                    .await;
                 counted = counted.and(one);
             }
         }
