@@ -405,37 +405,66 @@ impl Links {
     }
 }
 
-/// What a chain that is not hosted holds; it lives as long as the transaction that made it.
+/// The history of a block chain that is not hosted. Its collections share it, as they are written by any name.
 #[derive(Debug)]
-pub struct LocalChain {
-    kind: ChainKind,
-    schema: State,
-    content: Mutex<LocalContent>,
-}
+pub struct History(Mutex<Vec<Block>>);
 
-#[derive(Debug)]
-struct LocalContent {
-    subject: State,
-    blocks: Vec<Block>,
-}
-
-impl LocalChain {
-    /// A chain with this schema, current subject and history; a sync chain has none.
-    pub fn new(kind: ChainKind, schema: State, subject: State, mut blocks: Vec<Block>) -> Self {
+impl History {
+    /// A history of these blocks; of one without transactions if there are none.
+    pub fn new(mut blocks: Vec<Block>) -> Self {
         if blocks.is_empty() {
             blocks.push(Block::default());
         }
-        Self { kind, schema, content: Mutex::new(LocalContent { subject, blocks }) }
+        Self(Mutex::new(blocks))
     }
 
-    // A panic while the lock is held cannot leave a half-made change: each change is one assignment.
-    fn content(&self) -> MutexGuard<'_, LocalContent> {
-        self.content.lock().unwrap_or_else(PoisonError::into_inner)
+    // A panic while the lock is held cannot leave a half-made change: each change is one push.
+    fn content(&self) -> MutexGuard<'_, Vec<Block>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// All of it.
+    pub fn blocks(&self) -> Vec<Block> {
+        self.content().clone()
+    }
+
+    /// Record a mutation by the given transaction.
+    ///
+    /// # Errors
+    /// 400 if there is a newer transaction.
+    pub fn record(&self, id: TxnId, mutation: Mutation) -> Result<()> {
+        let blocks = &mut *self.content();
+        let newest = blocks.iter().rev().find_map(|block| block.transactions.last());
+        if newest.is_some_and(|(newest, _)| *newest > id) {
+            return Err(Error::bad_request("the history of this chain is newer than this transaction"));
+        }
+        let block = blocks.last_mut().expect("a chain has a block");
+        match block.transactions.last_mut() {
+            Some((last, mutations)) if *last == id => mutations.push(mutation),
+            _ => block.transactions.push((id, vec![mutation])),
+        }
+        Ok(())
+    }
+}
+
+/// What a chain that is not hosted holds; it lives as long as the transaction that made it.
+#[derive(Debug)]
+pub struct LocalChain {
+    schema: State,
+    subject: Mutex<State>,
+    /// A sync chain has none.
+    history: Option<Arc<History>>,
+}
+
+impl LocalChain {
+    /// A chain with this schema and current subject: a block chain, if it has a history.
+    pub fn new(schema: State, subject: State, history: Option<Arc<History>>) -> Self {
+        Self { schema, subject: Mutex::new(subject), history }
     }
 
     /// Which history it keeps.
     pub fn kind(&self) -> ChainKind {
-        self.kind
+        if self.history.is_some() { ChainKind::Block } else { ChainKind::Sync }
     }
 
     /// The initial value, or the declarations of collections.
@@ -443,45 +472,31 @@ impl LocalChain {
         &self.schema
     }
 
-    /// The current value, or the collections.
-    pub fn subject(&self) -> State {
-        self.content().subject.clone()
+    // A panic while the lock is held cannot leave a half-made change: each change is one assignment.
+    fn content(&self) -> MutexGuard<'_, State> {
+        self.subject.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The history.
+    /// The current value, or the collections.
+    pub fn subject(&self) -> State {
+        self.content().clone()
+    }
+
+    /// The history; none of a sync chain.
     pub fn blocks(&self) -> Vec<Block> {
-        self.content().blocks.clone()
+        self.history.as_ref().map(|history| history.blocks()).unwrap_or_default()
     }
 
     /// Record and apply a mutation of a value by the given transaction.
     ///
     /// # Errors
-    /// As [`Mutation::apply`] and [`Self::record`]; then nothing has changed.
+    /// As [`Mutation::apply`] and [`History::record`]; then nothing has changed.
     pub fn mutate(&self, id: TxnId, mutation: Mutation) -> Result<()> {
         let subject = mutation.apply(&self.subject())?;
-        self.record(id, mutation)?;
-        self.content().subject = subject;
-        Ok(())
-    }
-
-    /// Record a mutation by the given transaction; a sync chain keeps none.
-    ///
-    /// # Errors
-    /// 400 if the history has a newer transaction.
-    pub fn record(&self, id: TxnId, mutation: Mutation) -> Result<()> {
-        if self.kind == ChainKind::Sync {
-            return Ok(());
+        if let Some(history) = &self.history {
+            history.record(id, mutation)?;
         }
-        let content = &mut *self.content();
-        let newest = content.blocks.iter().rev().find_map(|block| block.transactions.last());
-        if newest.is_some_and(|(newest, _)| *newest > id) {
-            return Err(Error::bad_request("the history of this chain is newer than this transaction"));
-        }
-        let block = content.blocks.last_mut().expect("a chain has a block");
-        match block.transactions.last_mut() {
-            Some((last, mutations)) if *last == id => mutations.push(mutation),
-            _ => block.transactions.push((id, vec![mutation])),
-        }
+        *self.content() = subject;
         Ok(())
     }
 }
@@ -515,7 +530,7 @@ impl Chain {
     pub fn kind(&self) -> ChainKind {
         match self {
             Self::Hosted(kind, _) => *kind,
-            Self::Local(chain) => chain.kind,
+            Self::Local(chain) => chain.kind(),
             Self::Content(content) => content.kind,
         }
     }

@@ -14,6 +14,7 @@ pub mod bulk;
 pub mod change;
 pub mod coerce;
 pub mod columns;
+pub mod count;
 pub mod declare;
 pub mod key;
 pub mod local;

@@ -446,14 +446,14 @@ struct StoredRows<'a>(&'a [Row]);
 
 impl Serialize for StoredRows<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-        serializer.collect_seq(self.0.iter().map(StoredValue))
+        serializer.collect_seq(self.0.iter().map(StoredRow))
     }
 }
 
 /// The values of a row as chains store them.
-struct StoredValue<'a>(&'a Row);
+struct StoredRow<'a>(&'a Row);
 
-impl Serialize for StoredValue<'_> {
+impl Serialize for StoredRow<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
         serializer.collect_seq(self.0.iter().map(|value| StoredState(key_state(value))))
     }

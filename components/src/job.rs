@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use crate::collection::bulk::Bulk;
+use crate::collection::count::{CountScan, Counted, Part};
 use crate::collection::merge::Merged;
 use crate::collection::page::Tree;
 
@@ -21,6 +22,13 @@ pub enum Job {
         /// The collection.
         trees: Arc<Vec<Tree>>,
     },
+    /// Count rows.
+    Count {
+        /// Which.
+        scan: Arc<CountScan>,
+        /// Where they may be.
+        parts: Arc<Vec<Part>>,
+    },
 }
 
 /// What came of a job.
@@ -28,6 +36,8 @@ pub enum Job {
 pub enum JobResult {
     /// The collection with the rows merged into it.
     Merged(Arc<Merged>),
+    /// How many rows there are.
+    Counted(Counted),
     /// What is stored cannot be read.
     Failed(String),
 }

@@ -18,7 +18,7 @@ use crate::lock::{LockMode, Resource};
 use crate::state::State;
 use crate::transaction_id::TxnId;
 
-pub use rows::{OwnRows, RowChanges, RowsChange, RowsSnapshot};
+pub use rows::{LOCKED_KEYS_MAX, OwnRows, RowChanges, RowsChange, RowsSnapshot};
 
 /// How much one transaction may hold in its contexts, in bytes.
 pub const TRANSACTION_BYTES_MAX: u64 = 128 << 20;

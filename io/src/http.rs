@@ -89,8 +89,9 @@ pub async fn serve(
     shutdown: CancellationToken,
 ) -> std::io::Result<()> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    // hyper panics below 8192.
-    builder.http1().max_buf_size(config.max_header_bytes.max(8192)).pipeline_flush(true);
+    // hyper panics below 8192. A head and its body are one write; `pipeline_flush` would do so too, but takes what a reply
+    // gives without end, however slow the client is.
+    builder.http1().max_buf_size(config.max_header_bytes.max(8192)).writev(false);
     builder
         .http2()
         .max_concurrent_streams(config.max_streams)

@@ -234,6 +234,7 @@ fn show_histories(world: &mut World, chain: ChainId) {
     let block_entities = world.get::<History>(entity).expect("a chain that keeps its blocks").blocks.clone();
     let mut blocks: Vec<Arc<Block>> = Vec::with_capacity(block_entities.len());
     let mut missing = Vec::new();
+    let mut batch = 0;
     for (ordinal, block) in block_entities.iter().enumerate() {
         match world.get::<BlockContent>(*block).expect("a block").0.clone() {
             Some(content) => blocks.push(content),
@@ -242,6 +243,7 @@ fn show_histories(world: &mut World, chain: ChainId) {
         let header = &mut *world.get_mut::<BlockHeader>(*block).expect("a block");
         header.uses += 1;
         header.last_used = ticks;
+        batch = batch.max(header.batch);
     }
     if !missing.is_empty() {
         let registry = &mut *world.resource_mut::<Registry>();
@@ -267,6 +269,10 @@ fn show_histories(world: &mut World, chain: ChainId) {
             world.resource_mut::<Registry>().refused.insert(id);
             continue;
         };
+        if batch > world.resource::<Registry>().durable {
+            let transaction = &mut *world.get_mut::<Transaction>(reader).expect("a transaction");
+            transaction.durable_after = transaction.durable_after.max(batch);
+        }
         let seen = blocks_until(&blocks, last);
         world.get::<Program>(reader).expect("a program").ledger.show_history(chain, seen);
         wake(world, id, reader);

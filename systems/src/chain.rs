@@ -6,7 +6,7 @@ use std::task::Poll;
 
 use components::cast;
 use components::chain::{
-    self, Block, Chain, ChainAddress, ChainContent, ChainKind, Links, LocalChain, Mutation,
+    self, Block, Chain, ChainAddress, ChainContent, ChainKind, History, Links, LocalChain, Mutation,
 };
 use components::cluster::{ChainId, Member};
 use components::collection::bulk::Bulk;
@@ -69,28 +69,7 @@ impl Interpreter {
         }
         let spec = &self.catalog.chains[&id];
         if let Some(subject) = hosted_subject(id, &spec.schema) {
-            if !matches!(call, Call::Put(..) | Call::Delete(_)) {
-                return self.route(subject, path, call, depth).await;
-            }
-            let (call, records) = match (spec.kind, call) {
-                (ChainKind::Sync, call @ Call::Put(_, State::Bulk(_))) => (call, Vec::new()),
-                (ChainKind::Block, Call::Put(key, State::Bulk(bulk))) => {
-                    let mutations = self.bulk_mutations(path, &bulk).await?;
-                    (Call::Put(key, State::Bulk(bulk)), mutations)
-                }
-                (kind, call) => {
-                    let (call, record) = self.recorded(kind, path, call).await?;
-                    (call, record.into_iter().collect())
-                }
-            };
-            let turn = self.ledger.queue_write(id, !writes_one_row(&spec.schema, &call));
-            poll_fn(|_| if self.ledger.is_turn(&turn) { Poll::Ready(()) } else { Poll::Pending }).await;
-            let result = self.route(subject, path, call, depth).await?;
-            for mutation in records {
-                self.ledger.record(id, mutation)?;
-            }
-            self.ledger.end_write(turn);
-            return Ok(result);
+            return self.route(subject, path, call, depth).await;
         }
         match mutation(path, &call)? {
             Some(mutation) => {
@@ -147,19 +126,13 @@ impl Interpreter {
             check_chain_call(call)?;
             return Ok(State::Chain(chain.clone()));
         }
-        // What a chain keeps lives as long as the transaction.
         if chain::has_collections(local.schema()) {
-            let (call, record) = self.recorded(chain.kind(), path, call).await?;
-            let result = self.route(local.subject(), path, call, depth).await?;
-            if let Some(mutation) = record {
-                self.ledger.reserve(mutation.bytes())?;
-                local.record(self.ledger.id(), mutation)?;
-            }
-            return Ok(result);
+            return self.route(local.subject(), path, call, depth).await;
         }
         match mutation(path, &call)? {
             Some(mutation) => {
                 self.step_through(&local.subject()).await;
+                // What a chain keeps lives as long as the transaction.
                 self.ledger.reserve(mutation.bytes())?;
                 local.mutate(self.ledger.id(), mutation)?;
                 Ok(State::NONE)
@@ -168,18 +141,62 @@ impl Interpreter {
         }
     }
 
-    /// A call of a chain around collections, and what its history records of it. A collection that is written is
-    /// read once, and what is recorded is what is written: a slice may be one of the tree that it is inserted into.
-    async fn recorded(&self, kind: ChainKind, path: &[Id], call: Call) -> Result<(Call, Option<Mutation>)> {
-        if kind == ChainKind::Sync {
-            return Ok((call, None));
+    /// PUT or DELETE on a collection, by whatever name. If it is in a block chain, that records it (page 04 §4.2).
+    pub(crate) async fn write_collection(
+        &self,
+        collection: &Collection,
+        call: Call,
+        depth: u32,
+    ) -> Result<State> {
+        let rows = Rowset::Collection(collection.clone());
+        match &collection.source {
+            Source::Hosted(hosted) => {
+                let spec = &self.catalog.chains[&hosted.chain];
+                let (call, records) = match spec.kind {
+                    ChainKind::Block => self.recorded(place(&spec.schema, hosted.slot.into()), call).await?,
+                    ChainKind::Sync => (call, Vec::new()),
+                };
+                let is_alone = !writes_one_row(collection.schema.kind(), &call);
+                let turn = self.ledger.queue_write(hosted.chain, is_alone);
+                poll_fn(|_| if self.ledger.is_turn(&turn) { Poll::Ready(()) } else { Poll::Pending }).await;
+                let result = self.call_rows(&rows, call, depth).await?;
+                for mutation in records {
+                    self.ledger.record(hosted.chain, mutation)?;
+                }
+                self.ledger.end_write(turn);
+                Ok(result)
+            }
+            // Nothing of what is read for it is written meanwhile: only fuel is waited for, by all in turn.
+            Source::Local(local) => match local.history() {
+                Some((history, path)) => {
+                    let (call, records) = self.recorded(path.clone(), call).await?;
+                    let result = self.call_rows(&rows, call, depth).await?;
+                    for mutation in records {
+                        // What a chain keeps lives as long as the transaction.
+                        self.ledger.reserve(mutation.bytes())?;
+                        history.record(self.ledger.id(), mutation)?;
+                    }
+                    Ok(result)
+                }
+                None => self.call_rows(&rows, call, depth).await,
+            },
+            Source::Declared => self.call_rows(&rows, call, depth).await,
         }
+    }
+
+    /// A write to a collection in a block chain, and what the history records of it. A collection that is written is
+    /// read once, and what is recorded is what is written: a slice may be one of the tree that it is inserted into.
+    async fn recorded(&self, path: Path, call: Call) -> Result<(Call, Vec<Mutation>)> {
         let call = match call {
+            Call::Put(_, State::Bulk(ref bulk)) => {
+                let mutations = self.bulk_mutations(path.segments(), bulk).await?;
+                return Ok((call, mutations));
+            }
             Call::Put(key, value) => Call::Put(key, self.read_whole(value).await?),
             call => call,
         };
-        let record = mutation(path, &call)?;
-        Ok((call, record))
+        let record = mutation(path.segments(), &call)?;
+        Ok((call, record.into_iter().collect()))
     }
 
     /// A collection or view as its rows are now; any other state as it is.
@@ -200,30 +217,42 @@ impl Interpreter {
         depth: u32,
     ) -> Result<State> {
         let schema = chain::declared(schema)?;
-        let source = |schema: &Arc<Schema>, _| {
-            Source::Local(Arc::new(LocalCollection::new(schema.clone(), self.ledger.clone())))
+        let history = match (kind, content) {
+            (ChainKind::Sync, _) => None,
+            (ChainKind::Block, None) => Some(Vec::new()),
+            (ChainKind::Block, Some(history)) => {
+                Some(self.blocks(history, chain::has_collections(&schema)).await?)
+            }
+        };
+        let history = history.map(|blocks| Arc::new(History::new(blocks)));
+        let source = |schema_of: &Arc<Schema>, slot: usize| {
+            let (schema_of, ledger) = (schema_of.clone(), self.ledger.clone());
+            Source::Local(Arc::new(match &history {
+                Some(history) => {
+                    LocalCollection::in_chain(schema_of, ledger, history.clone(), place(&schema, slot))
+                }
+                None => LocalCollection::new(schema_of, ledger),
+            }))
         };
         let collections = collections(&schema, source);
-        let subject = collections.clone().unwrap_or_else(|| schema.clone());
-        let chain = match (kind, content, collections) {
-            (_, None, _) => LocalChain::new(kind, schema, subject, Vec::new()),
-            (ChainKind::Sync, Some(content), None) => {
-                self.step_through(content).await;
-                let subject = chain::stored(content)?;
-                self.ledger.reserve(subject.bytes())?;
-                LocalChain::new(kind, schema, subject, Vec::new())
+        let subject = match (&history, content, collections) {
+            (Some(history), _, collections) => {
+                self.replay(collections.unwrap_or_else(|| schema.clone()), &history.blocks(), depth).await?
             }
-            (ChainKind::Sync, Some(content), Some(collections)) => {
+            (None, Some(content), Some(collections)) => {
                 self.fill(&collections, content, depth).await?;
-                LocalChain::new(kind, schema, subject, Vec::new())
+                collections
             }
-            (ChainKind::Block, Some(history), collections) => {
-                let blocks = self.blocks(history, collections.is_some()).await?;
-                let subject = self.replay(subject, collections.is_some(), &blocks, depth).await?;
-                LocalChain::new(kind, schema, subject, blocks)
+            (None, None, Some(collections)) => collections,
+            (None, Some(content), None) => {
+                self.step_through(content).await;
+                chain::stored(content)?
             }
+            (None, None, None) => schema.clone(),
         };
-        Ok(State::Chain(Chain::Local(Arc::new(chain))))
+        // What a chain keeps lives as long as the transaction.
+        self.ledger.reserve(subject.bytes())?;
+        Ok(State::Chain(Chain::Local(Arc::new(LocalChain::new(schema, subject, history)))))
     }
 
     /// Write the rows of one collection, or of each in a tuple, into those of a new chain.
@@ -285,28 +314,22 @@ impl Interpreter {
     }
 
     /// The subject after its history.
-    async fn replay(
-        &self,
-        mut subject: State,
-        has_collections: bool,
-        blocks: &[Block],
-        depth: u32,
-    ) -> Result<State> {
+    async fn replay(&self, mut subject: State, blocks: &[Block], depth: u32) -> Result<State> {
         for mutation in blocks.iter().flat_map(|block| &block.transactions).flat_map(|(_, all)| all) {
-            if !has_collections {
-                // The containers that a change is in are copied.
-                self.step_through(&subject).await;
-                subject = mutation.apply(&subject)?;
-                continue;
-            }
             let (path, call) = match mutation.clone() {
                 Mutation::Put { path, key, value } => (path, Call::Put(key.into(), value)),
                 Mutation::Delete { path, key } => (path, Call::Delete(key.into())),
             };
-            self.route(subject.clone(), path.segments(), call, depth).await?;
-        }
-        if !has_collections {
-            self.ledger.reserve(subject.bytes())?;
+            match at(&subject, &path) {
+                Some(collection) => {
+                    self.call_rows(&Rowset::Collection(collection.clone()), call, depth).await?;
+                }
+                None => {
+                    // The containers that a change is in are copied.
+                    self.step_through(&subject).await;
+                    subject = mutation.apply(&subject)?;
+                }
+            }
         }
         Ok(subject)
     }
@@ -380,18 +403,33 @@ fn mutations_mut(blocks: &mut [Block]) -> impl Iterator<Item = &mut Mutation> {
     blocks.iter_mut().flat_map(|block| &mut block.transactions).flat_map(|(_, mutations)| mutations)
 }
 
-/// Whether a write to collections is done as soon as one row is locked: it neither reads it nor writes others.
-fn writes_one_row(schema: &State, call: &Call) -> bool {
-    let is_table = |declared: &State| match declared {
-        State::Collection(collection) => collection.schema.kind() == CollectionKind::Table,
-        _ => false,
+/// The path of a collection in the subject of its chain.
+fn place(schema: &State, slot: usize) -> Path {
+    match schema {
+        State::Tuple(_) => Path::from(&[Id::parse(&slot.to_string()).expect("a number is a name")][..]),
+        _ => Path::root(),
+    }
+}
+
+/// The collection at a path of a subject.
+fn at<'a>(subject: &'a State, path: &Path) -> Option<&'a Collection> {
+    let found = match (subject, path.segments()) {
+        (State::Tuple(items), [slot]) => items.get(slot.as_str().parse::<usize>().ok()?)?,
+        (one, []) => one,
+        _ => return None,
     };
-    match (call, schema) {
-        (Call::Put(_, value), _) => {
-            !matches!(value, State::Content(_)) && Rowset::of(value).is_none() && value.as_map().is_none()
-        }
-        (_, State::Tuple(items)) => items.iter().all(is_table),
-        (_, declared) => is_table(declared),
+    match found {
+        State::Collection(collection) => Some(collection),
+        _ => None,
+    }
+}
+
+/// Whether a write is done as soon as one row is locked: it neither reads it nor writes others.
+fn writes_one_row(kind: CollectionKind, call: &Call) -> bool {
+    match call {
+        Call::Put(_, State::Content(_) | State::Bulk(_)) => false,
+        Call::Put(_, value) => Rowset::of(value).is_none() && value.as_map().is_none(),
+        _ => kind == CollectionKind::Table,
     }
 }
 

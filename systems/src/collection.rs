@@ -186,14 +186,26 @@ impl Interpreter {
             [_] => return common(subject, path, call),
             _ => return Err(no_member(subject, path)),
         };
-        if let (None, Call::Put(key, State::Bulk(bulk))) = (method, &call) {
-            return self.put_bulk(subject, key, bulk).await;
-        }
         match (rows.kind(), method) {
-            (CollectionKind::BTree, None) => self.call_btree(&rows, call, depth).await,
             (CollectionKind::BTree, Some(name)) => self.btree_method(&rows, name, call).await,
-            (CollectionKind::Table, None) => self.call_table(&rows, call).await,
             (CollectionKind::Table, Some(name)) => self.table_method(&rows, name, call).await,
+            (_, None) => match &rows {
+                Rowset::Collection(collection) if matches!(call, Call::Put(..) | Call::Delete(_)) => {
+                    self.write_collection(collection, call, depth).await
+                }
+                rows => self.call_rows(rows, call, depth).await,
+            },
+        }
+    }
+
+    /// Call a collection or a view of one itself; nothing is recorded of it.
+    pub(crate) async fn call_rows(&self, rows: &Rowset, call: Call, depth: u32) -> Result<State> {
+        if let Call::Put(key, State::Bulk(bulk)) = &call {
+            return self.put_bulk(&rows.to_state(), key, bulk).await;
+        }
+        match rows.kind() {
+            CollectionKind::BTree => self.call_btree(rows, call, depth).await,
+            CollectionKind::Table => self.call_table(rows, call).await,
         }
     }
 

@@ -6,7 +6,7 @@ use bevy_ecs::prelude::{Entity, World};
 use components::chain::ChainKind;
 use components::cluster::ChainId;
 use components::collection::HostedCollection;
-use components::ledger::{Change, ChangedContent};
+use components::ledger::{Change, ChangedContent, LOCKED_KEYS_MAX};
 use components::lock::{Lock, LockMode, LockRange, LockTable, Resource, TreeId};
 use components::reference::Verb;
 use components::transaction::{Authority, Phase, Program, Transaction};
@@ -31,7 +31,7 @@ pub fn commit(world: &mut World) {
         if let Some(entity) = world.resource::<Registry>().active.get(&id).copied()
             && !finished.contains(&id)
         {
-            conflict(world, id, entity, None);
+            conflict(world, id, entity, Vec::new());
         }
     }
     for id in finished {
@@ -41,16 +41,14 @@ pub fn commit(world: &mut World) {
 }
 
 /// A transaction came too late for a lock: begin it again if nobody can tell.
-fn conflict(world: &mut World, id: TxnId, entity: Entity, ordered: Option<Resource>) {
+fn conflict(world: &mut World, id: TxnId, entity: Entity, mut ordered: Vec<Resource>) {
     let now_ns = world.resource::<Inbox>().0.now_ns;
     let program = world.get_mut::<Program>(entity).expect("a program").take();
     drop(program);
     let ledger = world.get::<Program>(entity).expect("a program").ledger.clone();
     let (mut wanted, mut for_update) = (ledger.write_set(), ledger.upgraded());
-    if let Some(ordered) = ordered {
-        // Whoever comes later waits until this one has had its turn.
-        wanted.push(ordered);
-    }
+    // Whoever comes later waits until this one has had its turn.
+    wanted.append(&mut ordered);
     let transaction = &mut *world.get_mut::<Transaction>(entity).expect("a transaction");
     let can_retry = transaction.request.txn_id.is_none()
         && transaction.deadline_ns > now_ns
@@ -80,9 +78,9 @@ fn finish(world: &mut World, id: TxnId, entity: Entity) {
     let is_real = !transaction.is_hypothetical();
     let mut changes = ledger.take_changes();
     if is_success && is_real {
-        match order(world, id, &changes) {
-            Order::Kept => {}
-            Order::Broken(ordered) => return conflict(world, id, entity, ordered),
+        let broken = out_of_order(world, id, &changes);
+        if !broken.is_empty() {
+            return conflict(world, id, entity, broken);
         }
     } else {
         changes.clear();
@@ -137,41 +135,48 @@ fn finish(world: &mut World, id: TxnId, entity: Entity) {
     world.resource_mut::<Registry>().held.entry(after).or_default().push(entity);
 }
 
-/// Whether a transaction can still commit under its id.
-enum Order {
-    Kept,
-    /// Not; what it should lock to be able to, if it has not wanted to lock that already.
-    Broken(Option<Resource>),
-}
-
-/// The entries of indices are not locked when they are written, and a history records its transactions in order: so
-/// it is seen now whether somebody newer came first.
-fn order(world: &World, id: TxnId, changes: &[Change]) -> Order {
+/// What somebody newer has seen or changed before a transaction that is about to commit; with a lock on that, its next
+/// attempt can commit.
+///
+/// The entries of indices are not locked when they are written, and a history records its transactions in order: so it
+/// is seen only now whether somebody newer came first.
+fn out_of_order(world: &World, id: TxnId, changes: &[Change]) -> Vec<Resource> {
+    let mut broken = Vec::new();
     for Change { chain, content, .. } in changes {
         let ChangedContent::Rows(changed) = content else { continue };
         let entity = world.resource::<Registry>().chains[chain];
         let hosted = world.get::<HostedCollections>(entity).expect("a chain around collections");
+        let whole = |slot: u16, tree: u16| {
+            let tree = TreeId { chain: *chain, slot, tree };
+            Resource { tree, range: LockRange::all() }
+        };
         let is_history =
             world.get::<HostedChain>(entity).is_some_and(|chain| chain.spec.kind == ChainKind::Block);
         if is_history && hosted.newest >= id {
-            return Order::Broken(Some(Resource { tree: TreeId::value(*chain), range: LockRange::all() }));
+            broken.extend((0..hosted.slots.len() as u16).map(|slot| whole(slot, 0)));
         }
         for (slot, rows) in changed {
             let schema = &hosted.slots[usize::from(*slot)].schema;
             if schema.layouts().len() == 1 {
                 continue;
             }
-            let entries = rows.rows.values().flat_map(|change| change.in_trees(schema));
-            for change in entries.filter(|change| change.tree > 0) {
+            let mut entries = Vec::new();
+            for change in rows.rows.values().flat_map(|change| change.in_trees(schema)) {
                 let tree = TreeId { chain: *chain, slot: *slot, tree: change.tree as u16 };
                 let resource = Resource { tree, range: LockRange::Key(change.key) };
-                if is_refused(world, id, &resource, LockMode::Write) {
-                    return Order::Broken(None);
+                if change.tree == 0 || !is_refused(world, id, &resource, LockMode::Write) {
+                    continue;
+                }
+                entries.push(resource);
+                if entries.len() > LOCKED_KEYS_MAX {
+                    entries = (1..schema.layouts().len() as u16).map(|tree| whole(*slot, tree)).collect();
+                    break;
                 }
             }
+            broken.append(&mut entries);
         }
     }
-    Order::Kept
+    broken
 }
 
 /// Note what a transaction has seen or changed: older ones must not write that any more. Whoever held a lock for

@@ -118,15 +118,15 @@ fn begin_jobs(world: &mut World, id: TxnId, jobs: Vec<(u32, Job)>) {
 /// # Panics
 /// If it could not read what is stored: then what is committed cannot be known.
 pub fn job_done(world: &mut World, job: JobId, result: JobResult) {
+    let registry = &mut *world.resource_mut::<Registry>();
+    let Some((id, number)) = registry.jobs.remove(&job) else { return };
+    // With whoever has ended, the pages may be gone that the job was to read.
+    let Some(entity) = registry.active.get(&id).copied() else { return };
     if let JobResult::Failed(cause) = &result {
         panic!("a job failed: {cause}");
     }
-    let registry = &mut *world.resource_mut::<Registry>();
-    let Some((id, number)) = registry.jobs.remove(&job) else { return };
-    if let Some(entity) = registry.active.get(&id).copied() {
-        world.get::<Program>(entity).expect("a program").ledger.finish_job(number, result);
-        wake(world, id, entity);
-    }
+    world.get::<Program>(entity).expect("a program").ledger.finish_job(number, result);
+    wake(world, id, entity);
 }
 
 /// The message of a panic.

@@ -316,6 +316,48 @@ def test_writes_at_once_are_recorded_as_they_happened(serve, method):
         assert host.get(RAW + "/log/count") in (0, len(MANY))
 
 
+NAMES = {
+    "the member": [["t", {"$self/items": []}]],
+    "a call of the member": [["t", {"$self/items": {}}]],
+    "its subject": [["t", {"$self/items": [None]}]],
+    "an alias": [["a", {"$self/items": []}], ["t", {"$a": []}]],
+    "a member of the cluster": [["t", {"$self": ["items"]}]],
+    "the chain as it is shown": [["t", {"$self/items/chain": [None]}]],
+    "an instance": [["t", {R + "/new": [{"/state/object/class": {TABLE: {"m": 1}}}, {"$self/items": []}]}]],
+}
+
+
+@pytest.mark.parametrize("names", NAMES.values(), ids=NAMES)
+def test_a_write_is_recorded_by_whatever_name_it_is_done(serve, names):
+    write = {OP + "/post": names + [["_return", {"$t": [[5], ["x", 1]]}]]}
+    erase = {OP + "/post": names + [["_return", delete("$t", [5])]]}
+    host = serve({RAW: {"items": chain("block", DECLARED_TABLE), "write": write, "erase": erase}})
+    assert host.post(RAW + "/write", {}) is None
+    assert host.get(RAW + "/items/rows") == [[5, "x", 1]]
+    assert host.post(RAW + "/erase", {}) is None
+    assert host.get(RAW + "/items/rows") == []
+    assert history(host, RAW + "/items") == [["/", [5], ["x", 1]], ["/", [5]]]
+
+
+@pytest.mark.parametrize("names", [
+    [["t", {"$c": [None]}]], [["t", {"$c": {}}]], [["t", {"$c": []}]], [["t", {"$c/chain": [None]}]],
+], ids=str)
+def test_a_write_to_a_local_chain_is_recorded_by_whatever_name_it_is_done(host, names):
+    body = [["c", chain("block", DECLARED_TABLE)], *names, ["r", after({"$t": [[5], ["x", 1]]}, {"$c/chain": [None]})]]
+    status, shown = post(host, body)
+    assert status == 200, shown
+    assert tbon.verify(shown["/state/chain/block"][1]) == [["/", [5], ["x", 1]]]
+
+
+def test_a_tuple_is_written_by_a_name_of_a_part_of_it(serve):
+    name = [["both", {"$self/both": [None]}], ["t", {"$both": [1]}]]
+    host = serve({RAW: {
+        "both": chain("block", [DECLARED_TREE, DECLARED_TABLE]),
+        "write": {OP + "/post": name + [["_return", {"$t": [[5], ["x", 1]]}]]}}})
+    assert host.post(RAW + "/write", {}) is None
+    assert history(host, RAW + "/both") == [["/1", [5], ["x", 1]]]
+
+
 def test_updates_of_a_row_at_once_are_both_done(serve):
     update = lambda column, value: {"$self/items": [[1], {column: value}]}
     host = serve({RAW: {

@@ -49,7 +49,7 @@ fn random_load(seed: u64) -> Load {
 }
 
 /// The bytes of everything that leaves a host in a tick, and the hash of its state after it.
-fn trace(outputs: &Outputs, state_hash: u64) -> String {
+pub fn trace(outputs: &Outputs, state_hash: u64) -> String {
     use std::fmt::Write;
     let mut text = String::new();
     for (id, reply) in &outputs.replies {
@@ -60,7 +60,8 @@ fn trace(outputs: &Outputs, state_hash: u64) -> String {
         writeln!(text, "{:?} {:?} {:?}", write.keyspace, write.key, write.value).unwrap();
     }
     let batch = outputs.batch.as_ref().map(|batch| batch.sequence);
-    let rest = (batch, &outputs.loads, outputs.is_busy, outputs.next_deadline_ns, &outputs.poisoned);
+    let rest =
+        (batch, &outputs.loads, &outputs.ended, outputs.is_busy, outputs.next_deadline_ns, &outputs.poisoned);
     writeln!(text, "{rest:?} {state_hash:016x}").unwrap();
     text
 }

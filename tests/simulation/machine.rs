@@ -11,7 +11,7 @@ use components::transaction::RequestId;
 use components::{Path, Reply, Request, State, TxnId, decode};
 use io::json;
 use io::storage::simulated::SimulatedDisk;
-use io::storage::{CheckpointMode, Store, StoreOptions};
+use io::storage::{CheckpointMode, Reader, Store, StoreOptions};
 use world::host::PROGRAM_STACK_BYTES;
 use world::load::{load, perform, work};
 use world::{Host, HostConfig, Input, Inputs, Limits, Outputs};
@@ -201,6 +201,11 @@ impl Machine {
         self.is_busy = false;
         self.host =
             Self::make_host(&mut self.store, &self.options, self.now_ns).expect("what is stored is sound");
+    }
+
+    /// A reader of what is stored.
+    pub fn reader(&self) -> Reader {
+        self.store.reader()
     }
 
     /// The name of the next request.

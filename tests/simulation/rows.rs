@@ -1,9 +1,14 @@
 //! Collections of two services: what random transactions ask of them, and what one transaction does alone.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use components::Request;
+use components::collection::bulk::Bulk;
+use components::collection::columns::Columns;
+use components::collection::schema::{CollectionKind, Schema};
 use components::reference::Verb;
+use components::{Number, Path, Request, State, decode};
+use io::json;
 use serde_json::{Value, json};
 
 use crate::machine::{post, request};
@@ -96,6 +101,24 @@ impl Declared {
         json!({ "/state/collection/table": [[[key, values], indices.collect::<Vec<_>>()]] })
     }
 
+    /// The body of a request that puts rows.
+    fn bulk(&self, rows: &[Cells]) -> State {
+        let (class, schema) = match self.is_table {
+            true => (CollectionKind::Table, &self.schema()["/state/collection/table"][0]),
+            false => (CollectionKind::BTree, &self.schema()["/state/collection/btree"][0]),
+        };
+        let schema = json::with_copy(schema.to_string().as_bytes(), decode::state).expect("a schema");
+        let schema = Arc::new(Schema::declared(class, &schema).expect("a schema"));
+        let value = |cell: &Cell| match cell {
+            Cell::Int(number) => components::Value::Number(Number::I64(*number)),
+            Cell::Text(text) => components::Value::String(text.as_str().into()),
+        };
+        let rows: Vec<Vec<components::Value>> =
+            rows.iter().map(|row| row.iter().map(value).collect()).collect();
+        let columns = Columns::from_rows(&schema.layouts()[0].types, rows.iter().map(|row| &row[..]));
+        State::Bulk(Arc::new(Bulk::new(schema, columns)))
+    }
+
     fn is_full_key(&self, order: &[usize]) -> bool {
         (0..self.key_len).all(|column| order.contains(&column))
     }
@@ -169,6 +192,12 @@ impl Query {
     /// Every row.
     pub fn all(collection: usize) -> Self {
         Self { collection, bounds: Vec::new(), order: None, is_reversed: false, limit: None }
+    }
+
+    /// Those with a value in a column.
+    pub fn with(mut self, column: usize, value: Cell) -> Self {
+        self.bounds.push((column, Bound::Is(value)));
+        self
     }
 
     fn declared(&self) -> &'static Declared {
@@ -526,6 +555,8 @@ pub enum Action {
     Hypothetical(Vec<Step>),
     /// One step, as a plain request.
     Direct(Step),
+    /// Many rows at once, as they come from the edge.
+    Bulk(usize, Vec<Cells>),
     /// The history of a chain: its number in [`HISTORIES`]; and whether that is hypothetical.
     History(usize, bool),
 }
@@ -541,7 +572,7 @@ impl Action {
             Action::Program(steps) | Action::Hypothetical(steps) => {
                 steps.iter().any(|step| matches!(step, Step::Fail))
             }
-            Action::Direct(_) | Action::History(..) => false,
+            Action::Direct(_) | Action::Bulk(..) | Action::History(..) => false,
         }
     }
 
@@ -550,6 +581,14 @@ impl Action {
             Action::Program(steps) => post("/app/shop/run", json!({ "op": post_method(context(steps)) })),
             Action::Hypothetical(steps) => post("/transact/hypothetical", context(steps)),
             Action::Direct(step) => step.direct().expect("a step that can be asked for alone"),
+            Action::Bulk(i, rows) => {
+                let path = Path::parse(COLLECTIONS[*i].path).expect("a path");
+                Request {
+                    path,
+                    body: COLLECTIONS[*i].bulk(rows),
+                    ..request(Verb::Put, "/", Value::Null, Value::Null)
+                }
+            }
             Action::History(i, false) => {
                 request(Verb::Get, &format!("{}/chain", HISTORIES[*i].0), Value::Null, Value::Null)
             }
@@ -565,6 +604,12 @@ impl Action {
         let steps = match self {
             Action::Program(steps) => steps,
             Action::Direct(step) => std::slice::from_ref(step),
+            Action::Bulk(i, rows) => {
+                for row in rows {
+                    Step::Upsert(*i, row.clone()).run(model);
+                }
+                return;
+            }
             Action::Hypothetical(_) | Action::History(..) => return,
         };
         for step in steps {
@@ -579,6 +624,10 @@ impl Action {
                 (steps, answer.as_array().cloned().ok_or_else(|| format!("not a list: {answer}"))?)
             }
             Action::Direct(step) => (std::slice::from_ref(step), vec![answer.clone()]),
+            Action::Bulk(..) => {
+                self.run(model);
+                return Ok(());
+            }
             Action::History(i, _) => return check_history(*i, model, answer),
         };
         for (step, answer) in steps.iter().zip(&answers) {
@@ -854,9 +903,15 @@ pub fn steps(random: &mut Random) -> Vec<Step> {
     (0..1 + random.below(5)).map(|_| step(random)).collect()
 }
 
+fn bulk(random: &mut Random) -> Action {
+    let i = any_collection(random);
+    Action::Bulk(i, (0..random.below(30)).map(|_| row(random, i)).collect())
+}
+
 /// A random request.
 pub fn action(random: &mut Random) -> Action {
-    match random.below(16) {
+    match random.below(17) {
+        16 => bulk(random),
         0..=6 => Action::Program(steps(random)),
         7 => {
             let mut steps = steps(random);
@@ -874,6 +929,9 @@ pub fn action(random: &mut Random) -> Action {
 
 /// A random request that writes.
 pub fn writing_action(random: &mut Random) -> Action {
+    if random.one_in(12) {
+        return bulk(random);
+    }
     let step = write(random);
     match step.direct() {
         Some(_) if random.one_in(2) => Action::Direct(step),

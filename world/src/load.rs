@@ -463,6 +463,7 @@ pub fn work(storage: &(dyn Read + Sync), job: &Job, is_parallel: bool) -> JobRes
         Job::Merge { bulk, trees } => {
             merge(bulk, trees, &load, &join).map(|merged| JobResult::Merged(Arc::new(merged)))
         }
+        Job::Count { scan, parts } => scan.count(parts, &load, &join).map(JobResult::Counted),
     };
     result.unwrap_or_else(JobResult::Failed)
 }

@@ -8,8 +8,10 @@ use super::change::changes;
 use super::key::{Key, KeyRange};
 use super::schema::Schema;
 use super::{Row, row_bytes};
+use crate::chain::History;
 use crate::error::Result;
 use crate::ledger::{Ledger, Reservation};
+use crate::name::Path;
 
 /// One tree. A clone is a snapshot of it, and costs nothing.
 pub type Tree = imbl::OrdMap<Key, Row>;
@@ -22,6 +24,8 @@ const ENTRY_BYTES: u64 = 64;
 pub struct LocalCollection {
     schema: Arc<Schema>,
     content: Mutex<Content>,
+    /// What records its writes, and where it is in the subject of its chain.
+    history: Option<(Arc<History>, Path)>,
 }
 
 #[derive(Debug)]
@@ -42,6 +46,14 @@ pub struct Snapshot {
     _alive: Arc<()>,
 }
 
+#[cfg(test)]
+impl Snapshot {
+    /// One of trees that are nobody's.
+    pub(crate) fn of(trees: Vec<Tree>) -> Self {
+        Self { trees, _alive: Arc::default() }
+    }
+}
+
 impl LocalCollection {
     /// An empty collection on the account of a transaction.
     pub fn new(schema: Arc<Schema>, ledger: Arc<Ledger>) -> Self {
@@ -51,7 +63,17 @@ impl LocalCollection {
             snapshots: Arc::default(),
             garbage_bytes: 0,
         };
-        Self { schema, content: Mutex::new(content) }
+        Self { schema, content: Mutex::new(content), history: None }
+    }
+
+    /// An empty collection at this path in the subject of a block chain that is not hosted.
+    pub fn in_chain(schema: Arc<Schema>, ledger: Arc<Ledger>, history: Arc<History>, path: Path) -> Self {
+        Self { history: Some((history, path)), ..Self::new(schema, ledger) }
+    }
+
+    /// What records its writes, and where it is in the subject of its chain, if it is in a block chain.
+    pub fn history(&self) -> Option<&(Arc<History>, Path)> {
+        self.history.as_ref()
     }
 
     // What panics in between is a defect, and ends the transaction that owns this.

@@ -281,3 +281,6 @@ fn base(
     };
     page.base.as_ref().map(content).transpose()
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,6 +10,7 @@ use components::collection::bound::Condition;
 use components::collection::bulk::Bulk;
 use components::collection::change::RowChange;
 use components::collection::columns::Columns;
+use components::collection::count::CountScan;
 use components::collection::key::{Key, KeyRange};
 use components::collection::page::{Found, Page, PageCell, Placed, Tree};
 use components::collection::schema::Layout;
@@ -32,6 +33,9 @@ const LITTLE_PAGES_MAX: usize = 2;
 
 /// How many rows a scan that only counts looks at for one unit of fuel: they are tested many at a time.
 const COUNTED_ROWS_PER_FUEL: usize = 1_024;
+
+/// Of how many pages at most rows are counted within the tick: that takes microseconds.
+const COUNTED_PAGES_MAX: usize = 16;
 
 /// A scan of one tree of a hosted collection.
 #[derive(Debug)]
@@ -77,11 +81,16 @@ impl Interpreter {
         .await
     }
 
+    /// Begin to look at a page, its statistics included. What was folded into it counts as read.
+    async fn look_at(&self, page: &Page) {
+        if !page.is_readable(self.ledger.visibility()) {
+            self.restart().await
+        }
+        self.ledger.note_commit(page.horizon.1);
+    }
+
     /// The content of the base of a page, as soon as it is in memory.
     async fn base(&self, page: &Page) -> Option<Arc<Columns>> {
-        if !page.is_readable(self.ledger.visibility()) {
-            return self.restart().await;
-        }
         match &page.base {
             None => None,
             Some(cell) => Some(self.page_content(cell).await),
@@ -111,9 +120,7 @@ impl Interpreter {
 
     async fn committed_row(&self, tree: &Tree, layout: &Layout, key: &Key) -> Option<Row> {
         let (_, page) = tree.page(key);
-        if !page.is_readable(self.ledger.visibility()) {
-            self.base(page).await;
-        }
+        self.look_at(page).await;
         loop {
             match page.find(layout, key, self.ledger.visibility()) {
                 Found::Row(row, commit) => {
@@ -225,6 +232,7 @@ impl Interpreter {
         } else {
             scan.tree().place(&range.start)
         };
+        self.look_at(&page).await;
         let mut part = range.intersection(&place);
         let rest = |range: &mut KeyRange, part: &KeyRange| {
             if is_reversed {
@@ -334,38 +342,33 @@ impl Interpreter {
         &self,
         collection: HostedCollection,
         tree: usize,
-        mut range: KeyRange,
+        range: KeyRange,
         conditions: &[Condition],
     ) -> (u64, Touched) {
         let scan = self.hosted_scan(collection, tree, &range).await;
-        let mut touched = Touched { pages: scan.pages() as u64, ..Default::default() };
-        let visibility = self.ledger.visibility();
-        let mut count = 0;
-        while !range.is_empty() {
-            let Placed { range: place, page } = scan.tree().place(&range.start);
-            let part = range.intersection(&place);
-            let has_own = has_own(scan.own(), &part);
-            let is_whole =
-                conditions.is_empty() && part == place && !has_own && page.is_all_visible(visibility);
-            if is_whole && page.is_readable(visibility) {
-                count += page.rows;
-                self.ledger.note_commit(page.newest_seen(visibility));
-                self.step(0).await;
-            } else if has_own || page.statistics.may_match(conditions) {
-                let base = self.base(&page).await;
-                let (seen, newest) = SeenPage::new(scan.layout(), &page, base, &part, scan.own(), visibility);
-                self.ledger.note_commit(newest);
-                count += seen.count(conditions);
-                let looked_at = seen.len();
-                touched.pages_read += 1;
-                touched.rows_read += looked_at as u64;
-                self.step(crate::scalar::ITEMS_PER_FUEL * (looked_at / COUNTED_ROWS_PER_FUEL)).await;
+        let pages = scan.pages() as u64;
+        let scan = CountScan { snapshot: scan.snapshot, tree, range, conditions: conditions.to_vec() };
+        let Some((mut counted, parts)) = scan.plan() else {
+            return self.restart().await;
+        };
+        if parts.len() > COUNTED_PAGES_MAX {
+            // The pages are looked at beside the world, by several threads; those in storage do not come into memory.
+            let job = Job::Count { scan: Arc::new(scan), parts: Arc::new(parts) };
+            match self.run_job(job).await {
+                JobResult::Counted(rest) => counted = counted.and(rest),
+                other => unreachable!("counting gives a count, not {other:?}"),
             }
-            match part.end {
-                Some(end) => range.start = end,
-                None => break,
+        } else {
+            for part in parts {
+                let base = self.base(&part.1).await;
+                let one = scan.count_part(&part, base);
+                self.step(crate::scalar::ITEMS_PER_FUEL * (one.rows_read as usize / COUNTED_ROWS_PER_FUEL))
+                    .await;
+                counted = counted.and(one);
             }
         }
-        (count, touched)
+        self.ledger.note_commit(counted.newest_commit);
+        let touched = Touched { pages, pages_read: counted.pages_read, rows_read: counted.rows_read };
+        (counted.rows, touched)
     }
 }

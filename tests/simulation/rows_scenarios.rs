@@ -1,0 +1,304 @@
+//! Collections under load, one danger at a time.
+
+use components::TxnId;
+use components::transaction::RequestId;
+use io::storage::simulated::{CrashKind, SimulatedDisk};
+use serde_json::json;
+use world::Limits;
+
+use crate::machine::{Machine, MachineOptions, START_NS, answer, get, on_program_stack, post, with_id};
+use crate::random::Random;
+use crate::rows::{self, Action, Cell, Cells, Model, Query, Step, everything, everything_shown};
+use crate::rows_history::History;
+
+const ITEMS: usize = 0;
+const RANKS: usize = 5;
+
+fn options(limits: Limits) -> MachineOptions {
+    MachineOptions { limits, durable_delay_max: 0, ..MachineOptions::new(1, &rows::services()) }
+}
+
+fn item(sku: i64, color: &str, qty: i64) -> Step {
+    Step::Upsert(ITEMS, vec![Cell::Int(sku), Cell::Text(color.into()), Cell::Int(qty)])
+}
+
+fn rank(id: i64, rank: i64) -> Step {
+    Step::Upsert(RANKS, vec![Cell::Int(id), Cell::Int(rank)])
+}
+
+fn of_color(color: &str) -> Query {
+    Query::all(ITEMS).with(1, Cell::Text(color.into()))
+}
+
+#[test]
+fn a_range_without_keys_has_no_rows_and_waits_for_nothing() {
+    on_program_stack(|| {
+        let mut machine = Machine::new(options(Limits::default()));
+        for bound in
+            [json!([["ex", 5], ["ex", 5]]), json!([["in", 5], ["ex", 5]]), json!([["in", 7], ["in", 3]])]
+        {
+            for column in ["sku", "qty"] {
+                let (id, event) =
+                    machine.ask(post("/app/shop/items", json!({ "bounds": { column: bound } })));
+                let outputs = machine.tick(vec![event]).expect("a disk without faults");
+                let (_, reply) =
+                    outputs.replies.iter().find(|(answered, _)| *answered == id).expect("an answer");
+                let (status, body) = answer(reply);
+                assert_eq!((status, rows::shown_rows(&body)), (200, Some(vec![])), "{column} {bound}");
+            }
+        }
+    });
+}
+
+/// A page that is folded must not claim commits of the same tick that are not on it yet: recovery would skip them.
+#[test]
+fn a_page_that_is_folded_among_many_commits_loses_none_of_them() {
+    on_program_stack(|| {
+        let options = options(Limits { fold_rows_min: 2, ..Limits::default() });
+        let disk = SimulatedDisk::new(1);
+        let mut machine = Machine::start(&disk, options.clone(), START_NS).expect("no fault");
+        let writes = (0..9).map(|sku| Action::Direct(item(sku, "red", sku)).request()).collect();
+        assert!(machine.call_all(writes).iter().all(|(status, _)| *status == 200));
+        assert!(machine.host.statistics().page_folds > 0, "no page was folded");
+        let disk = disk.restart(CrashKind::Power);
+        let mut machine = Machine::start(&disk, options, machine.now_ns).expect("no fault");
+        let (status, body) = machine.call(everything().request());
+        assert_eq!(status, 200, "{body}");
+        assert_eq!(everything_shown(&body).expect("every index has every row").0[ITEMS].len(), 9);
+    });
+}
+
+/// The base of a page does not say which commit wrote a row.
+#[test]
+fn what_was_folded_before_it_is_durable_is_not_shown_before_it_is_durable() {
+    on_program_stack(|| {
+        let reads = [
+            get("/app/shop/items"),
+            Action::Direct(Step::Get(ITEMS, vec![Cell::Int(1)])).request(),
+            get("/app/shop/items/count"),
+            Action::Program(vec![Step::Count(of_color("red"))]).request(),
+            Action::Program(vec![Step::Count(of_color("blue"))]).request(),
+        ];
+        for read in reads {
+            let mut options = options(Limits { fold_rows_min: 1, ..Limits::default() });
+            options.durable_delay_max = 20;
+            let mut machine = Machine::new(options);
+            let (write_id, write) = machine.ask(Action::Direct(item(1, "red", 1)).request());
+            let outputs = machine.tick(vec![write]).expect("a disk without faults");
+            assert!(outputs.replies.is_empty() && machine.host.statistics().page_folds > 0);
+            let (read_id, read) = machine.ask(read);
+            let answers: Vec<RequestId> = machine.settle(vec![read]).iter().map(|(id, ..)| *id).collect();
+            assert_eq!(answers, [write_id, read_id]);
+        }
+    });
+}
+
+/// A history takes no lock on its own.
+#[test]
+fn a_history_is_read_after_what_is_older_and_still_open() {
+    on_program_stack(|| {
+        let mut machine = Machine::new(options(Limits { fuel_per_tick: 40, ..Limits::default() }));
+        let mut history = History::default();
+        let write = Action::Program(vec![rank(1, 1), Step::Spin(100), rank(2, 2)]);
+        for read in [Action::History(1, false), Action::History(1, true)] {
+            let events = vec![history.ask(&mut machine, write.clone(), None)];
+            history.tick(&mut machine, events).expect("no fault");
+            history.call(&mut machine, read.clone()).expect("no fault");
+            // This one begins before the write has ended, and reads after that.
+            let hypothetical = Action::Hypothetical(vec![Step::Spin(400), Step::List(Query::all(RANKS))]);
+            let events = vec![history.ask(&mut machine, hypothetical, None)];
+            history.tick(&mut machine, events).expect("no fault");
+        }
+        machine.settle(vec![]);
+        history.check(&Model::default(), history.commits).expect("a serial history");
+    });
+}
+
+/// The statistics of a page are those of its newest rows.
+#[test]
+fn who_is_too_old_for_a_page_is_refused_even_if_nothing_newer_matches() {
+    on_program_stack(|| {
+        let mut machine = Machine::new(options(Limits { fold_rows_min: 1, ..Limits::default() }));
+        assert_eq!(machine.call(Action::Direct(item(1, "red", 1)).request()).0, 200);
+        let before = TxnId::new(machine.now_ns + 1, 9);
+        machine.wait(10);
+        assert_eq!(machine.call(Action::Direct(Step::Delete(ITEMS, vec![Cell::Int(1)])).request()).0, 200);
+        let (mut seen, mut nonce) = (Vec::new(), 9);
+        for step in [
+            Step::Count(of_color("red")),
+            Step::Count(Query::all(ITEMS)),
+            Step::List(of_color("red")),
+            Step::List(Query::all(ITEMS)),
+            Step::Get(ITEMS, vec![Cell::Int(1)]),
+        ] {
+            nonce += 1;
+            let id = TxnId::new(before.time_ns(), nonce);
+            seen.push(machine.call(with_id(Action::Program(vec![step]).request(), id)).0);
+        }
+        assert_eq!(seen, [409; 5], "what was there at that time is not known any more");
+    });
+}
+
+/// In each tick somebody reads what a long transaction is going to write, until it has its turn.
+fn assert_not_starved(long: Action, short: impl Fn(i64) -> Action + Send) {
+    on_program_stack(move || {
+        let mut machine = Machine::new(options(Limits { fuel_per_tick: 40, ..Limits::default() }));
+        let mut history = History::default();
+        let first = history.ask(&mut machine, long, None);
+        history.tick(&mut machine, vec![first]).expect("no fault");
+        for i in 0..300 {
+            let event = history.ask(&mut machine, short(i), None);
+            history.tick(&mut machine, vec![event]).expect("no fault");
+            if history.all[0].answered.is_some() {
+                break;
+            }
+        }
+        assert!(history.all[0].answered.is_some(), "it never has its turn");
+        let statistics = machine.host.statistics();
+        assert!((1..10).contains(&statistics.retried), "{statistics:?}");
+        while machine.has_work() {
+            history.tick(&mut machine, vec![]).expect("no fault");
+        }
+        history.check(&Model::default(), history.commits).expect("a serial history");
+    });
+}
+
+#[test]
+fn readers_of_an_index_do_not_starve_who_writes_it() {
+    let count = Action::Program(vec![Step::Count(of_color("red"))]);
+    assert_not_starved(Action::Program(vec![item(1, "red", 1), Step::Spin(100)]), |_| count.clone());
+}
+
+#[test]
+fn writers_of_one_collection_of_a_chain_do_not_starve_who_is_to_be_in_its_history() {
+    assert_not_starved(Action::Program(vec![rank(0, 1), Step::Spin(100)]), |i| {
+        Action::Direct(rank(1 + i, i))
+    });
+}
+
+#[test]
+fn two_that_write_what_the_other_one_counts_both_have_their_turn() {
+    on_program_stack(|| {
+        let mut machine = Machine::new(options(Limits { fuel_per_tick: 40, ..Limits::default() }));
+        let mut history = History::default();
+        let both = |mine: &str, other: &str, sku| {
+            Action::Program(vec![Step::Count(of_color(other)), Step::Spin(30), item(sku, mine, 1)])
+        };
+        let actions = (0..20).flat_map(|i| [both("red", "blue", 2 * i), both("blue", "red", 2 * i + 1)]);
+        let events: Vec<_> = actions.map(|action| history.ask(&mut machine, action, None)).collect();
+        history.tick(&mut machine, events).expect("no fault");
+        while machine.has_work() {
+            history.tick(&mut machine, vec![]).expect("no fault");
+        }
+        let model = history.check(&Model::default(), history.commits).expect("a serial history");
+        assert_eq!(model.0[ITEMS].len(), 40);
+        let retried = machine.host.statistics().retried;
+        assert!(retried > 0 && retried < 40 * 40, "{retried} restarts");
+    });
+}
+
+const CLIENTS: usize = 64;
+
+/// Each client asks for one thing after the other.
+fn closed_loop(
+    limits: Limits,
+    requests: usize,
+    action: impl Fn(usize, &mut Random) -> Action,
+) -> (Machine, History) {
+    let mut options = options(limits);
+    options.durable_delay_max = 2;
+    let mut machine = Machine::new(options);
+    let (mut history, mut random) = (History::default(), Random::new(1));
+    let mut open: Vec<Option<usize>> = vec![None; CLIENTS];
+    let mut left = vec![requests; CLIENTS];
+    loop {
+        let mut events = Vec::new();
+        for client in 0..CLIENTS {
+            if open[client].is_some_and(|at| history.all[at].answered.is_none()) || left[client] == 0 {
+                continue;
+            }
+            left[client] -= 1;
+            open[client] = Some(history.all.len());
+            events.push(history.ask(&mut machine, action(client, &mut random), None));
+        }
+        if events.is_empty() && !machine.has_work() {
+            break;
+        }
+        history.tick(&mut machine, events).expect("no fault");
+    }
+    assert_eq!(history.all.len(), CLIENTS * requests);
+    for one in &history.all {
+        assert!(matches!(one.answered, Some((200, _))), "{one:?}");
+    }
+    (machine, history)
+}
+
+#[test]
+fn many_clients_on_few_hot_rows_are_all_served_and_nothing_is_lost() {
+    on_program_stack(|| {
+        for fuel_per_tick in [50, Limits::default().fuel_per_tick] {
+            let limits = Limits { fuel_per_tick, ..Limits::default() };
+            let (_, history) = closed_loop(limits, 6, |_, random| {
+                let sku = random.below(10) as i64;
+                let key: Cells = vec![Cell::Int(sku)];
+                match random.below(4) {
+                    0 => Action::Direct(item(sku, "red", 0)),
+                    1 => Action::Program(vec![Step::Add(ITEMS, key, 1), Step::Spin(5)]),
+                    _ => Action::Program(vec![Step::Add(ITEMS, key, 1)]),
+                }
+            });
+            history.check(&Model::default(), history.commits).expect("a serial history");
+        }
+    });
+}
+
+#[test]
+fn clients_on_different_keys_are_never_begun_again() {
+    on_program_stack(|| {
+        let limits = Limits { fuel_per_tick: 50, effects_bytes_max: 1_000, ..Limits::default() };
+        let (machine, history) = closed_loop(limits, 6, |client, random| {
+            let key: Cells = vec![Cell::Int(client as i64)];
+            match random.below(5) {
+                0 => Action::Direct(item(client as i64, "red", 0)),
+                1 => Action::Direct(Step::Get(ITEMS, key)),
+                2 => Action::Direct(Step::Delete(ITEMS, key)),
+                _ => Action::Program(vec![Step::Add(ITEMS, key, 1), Step::Spin(10)]),
+            }
+        });
+        history.check(&Model::default(), history.commits).expect("a serial history");
+        assert_eq!(machine.host.statistics().retried, 0);
+    });
+}
+
+/// How many mutations recovery is measured with; `RECOVERY_MUTATIONS` asks for more.
+const MUTATIONS: usize = 2_000;
+
+/// Start with mutations that no page has; prints how long that takes.
+#[test]
+fn recovery_repeats_what_no_page_has() {
+    on_program_stack(|| {
+        let count =
+            std::env::var("RECOVERY_MUTATIONS").map_or(MUTATIONS, |count| count.parse().expect("a number"));
+        let limits = Limits { effects_bytes_max: u64::MAX, fold_rows_min: usize::MAX, ..Limits::default() };
+        let disk = SimulatedDisk::new(1);
+        let mut machine = Machine::start(&disk, options(limits), START_NS).expect("no fault");
+        let mut random = Random::new(1);
+        for first in (0..count).step_by(500) {
+            let writes = (first..count.min(first + 500)).map(|i| {
+                let sku = if random.one_in(4) { random.below(count) } else { i };
+                Action::Direct(item(sku as i64, "red", random.below(100) as i64)).request()
+            });
+            let writes = writes.collect();
+            assert!(machine.call_all(writes).iter().all(|(status, _)| *status == 200));
+        }
+        let shown = machine.value("/app/shop/items/count");
+        let now_ns = machine.now_ns;
+        drop(machine);
+        let disk = disk.restart(CrashKind::Power);
+        let begun = std::time::Instant::now();
+        let mut machine = Machine::start(&disk, options(limits), now_ns).expect("no fault");
+        let loaded = begun.elapsed();
+        assert_eq!(machine.value("/app/shop/items/count"), shown);
+        println!("{count} mutations: loaded in {loaded:?}, first answer after {:?}", begun.elapsed());
+    });
+}
