@@ -88,7 +88,9 @@ impl RowsView {
     pub(super) fn into_changes(self) -> RowsChange {
         let mut rows = self.changes;
         rows.retain(|_, change| change.old.is_some() || change.new.is_some());
-        RowsChange { rows, merged: self.merged }
+        // A commit without a change would wait for a batch that nobody stores.
+        let has_changes = |merged: &Arc<Merged>| merged.trees.iter().any(|tree| !tree.replaced.is_empty());
+        RowsChange { rows, merged: self.merged.filter(has_changes) }
     }
 }
 
