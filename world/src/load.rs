@@ -7,6 +7,7 @@ use bumpalo::Bump;
 use bytes::Bytes;
 use components::chain::{Block, BlockHash, BlockHasher, ChainAddress, ChainKind, FIRST_BLOCK};
 use components::cluster::{Catalog, ChainId, ChainSpec, ClusterConfig};
+use components::collection::change::Change;
 use components::collection::columns::Columns;
 use components::collection::key::Key;
 use components::collection::merge::{Task, merge};
@@ -225,37 +226,51 @@ fn load_collections(
         ));
     }
     let mut newest = TxnId::ZERO;
+    let mut repeated = Repeated::default();
     each_entry(storage, Keyspace::Values, &stored::effects_prefix(id), |key, value| {
         let last = stored::parse_effects_key(key).ok_or("the key of effects is malformed")?;
         loaded.effects.insert(last, value.len() as u64);
         for effects in stored::parse_effects(value)? {
             newest = newest.max(effects.id);
             loaded.last_commit = loaded.last_commit.max(effects.commit);
-            repeat(id, &effects, &mut loaded)?;
+            repeat(id, effects, &mut loaded, &mut repeated)?;
         }
         Ok(())
     })?;
+    for ((tree_id, low), (entries, rows)) in repeated {
+        let tree = &mut loaded.slots[usize::from(tree_id.slot)].1[usize::from(tree_id.tree)];
+        tree.page_mut(&low).1.commit_all(entries, rows);
+        tree.rows = tree.rows.checked_add_signed(rows).ok_or("effects do not fit the pages")?;
+        loaded.dirty.insert((tree_id, low));
+    }
     Ok((loaded, newest))
 }
 
+/// What transactions did on the pages that lack it, and how many rows each has more then.
+type Repeated = BTreeMap<PagePlace, (Vec<DeltaEntry>, i64)>;
+
 /// Do again what a transaction did, on the pages that lack it.
-fn repeat(chain: ChainId, effects: &Effects, loaded: &mut LoadedCollections) -> Result<(), String> {
+fn repeat(
+    chain: ChainId,
+    effects: Effects,
+    loaded: &mut LoadedCollections,
+    repeated: &mut Repeated,
+) -> Result<(), String> {
     for (slot, changes) in &effects.rows {
         let (schema, trees) = loaded
             .slots
             .get_mut(usize::from(*slot))
             .ok_or("there are effects on a collection that is missing")?;
         for change in changes.iter().flat_map(|change| change.in_trees(schema)) {
-            let tree = &mut trees[change.tree];
-            let (low, page) = tree.page_mut(&change.key);
+            let (low, page) = trees[change.tree].page(&change.key);
             if page.through >= effects.commit {
                 continue;
             }
-            let entry =
-                DeltaEntry { key: change.key, id: effects.id, commit: effects.commit, row: change.row };
-            page.commit(entry, change.rows);
-            tree.rows = tree.rows.checked_add_signed(change.rows).ok_or("effects do not fit the pages")?;
-            loaded.dirty.insert((TreeId { chain, slot: *slot, tree: change.tree as u16 }, low));
+            let place = (TreeId { chain, slot: *slot, tree: change.tree as u16 }, low.clone());
+            let (entries, rows) = repeated.entry(place).or_default();
+            let Change { key, row, .. } = change;
+            entries.push(DeltaEntry { key, id: effects.id, commit: effects.commit, row });
+            *rows += change.rows;
         }
     }
     Ok(())

@@ -329,17 +329,36 @@ impl Page {
         if let Some(next) = self.delta.get(at) {
             assert!(next.key != entry.key, "the versions of a row ascend");
         }
+        self.count(&entry);
+        self.rows = self.rows.checked_add_signed(rows).expect("no more rows are deleted than there are");
+        Arc::make_mut(&mut self.delta).insert(at, entry);
+    }
+
+    /// Add committed versions of rows as [`Self::commit`] does, many at once; `rows` is how many rows there are more.
+    ///
+    /// # Panics
+    /// If the versions of a row do not ascend, or more rows are deleted than there are.
+    pub fn commit_all(&mut self, entries: Vec<DeltaEntry>, rows: i64) {
+        entries.iter().for_each(|entry| self.count(entry));
+        self.rows = self.rows.checked_add_signed(rows).expect("no more rows are deleted than there are");
+        let delta = Arc::make_mut(&mut self.delta);
+        delta.extend(entries);
+        delta.sort_by(|this, that| (&this.key, this.id).cmp(&(&that.key, that.id)));
+        let is_after = |this: &DeltaEntry, next: &DeltaEntry| {
+            this.key != next.key || (this.id < next.id && this.commit < next.commit)
+        };
+        assert!(delta.is_sorted_by(is_after), "the versions of a row ascend");
+    }
+
+    /// Make the statistics hold with a further entry of the delta.
+    fn count(&mut self, entry: &DeltaEntry) {
         if let Some(row) = &entry.row
             && !self.statistics.contain(row)
         {
-            let mut statistics = (*self.statistics).clone();
-            statistics.widen(row);
-            self.statistics = Arc::new(statistics);
+            Arc::make_mut(&mut self.statistics).widen(row);
         }
         self.delta_bytes +=
             DELTA_ENTRY_BYTES + entry.key.len() + entry.row.as_ref().map_or(0, |row| row_bytes(row) as usize);
-        self.rows = self.rows.checked_add_signed(rows).expect("no more rows are deleted than there are");
-        Arc::make_mut(&mut self.delta).insert(at, entry);
     }
 
     /// The newest version of each row that can be folded: everything up to the last commit before which no reader
