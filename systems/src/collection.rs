@@ -215,7 +215,10 @@ impl Interpreter {
             State::Collection(Collection { schema, source: Source::Hosted(hosted) })
                 if key.is_none() && schema == bulk.schema() =>
             {
-                self.merge_hosted_rows(*hosted, bulk).await?;
+                // Without rows there is nothing to merge, nor a page that a commit could wait for.
+                if !bulk.rows().is_empty() {
+                    self.merge_hosted_rows(*hosted, bulk).await?;
+                }
                 Ok(State::NONE)
             }
             _ => Err(Error::bad_request("rows can only be put into a hosted collection, without a key")),

@@ -13,7 +13,7 @@ use io::json;
 use io::storage::simulated::SimulatedDisk;
 use io::storage::{CheckpointMode, Reader, Store, StoreOptions};
 use world::host::PROGRAM_STACK_BYTES;
-use world::load::{load, perform, work};
+use world::load::{load, load_page, perform, work};
 use world::{Host, HostConfig, Input, Inputs, Limits, Outputs};
 
 use crate::random::Random;
@@ -23,6 +23,9 @@ pub const START_NS: u64 = 1_800_000_000_000_000_000;
 
 /// How far the clock goes from tick to tick.
 pub const TICK_NS: u64 = 1_000_000;
+
+/// How many ticks pass at most before the rows of a reply are read.
+const STREAM_TICKS_MAX: usize = 12;
 
 /// Runs a test on a thread with the stack that a host needs.
 pub fn on_program_stack<T: Send>(test: impl FnOnce() -> T + Send) -> T {
@@ -121,6 +124,8 @@ pub struct Machine {
     pending: VecDeque<Pending>,
     loads: VecDeque<(u64, world::Load)>,
     jobs: VecDeque<(u64, JobId, Job)>,
+    /// Replies whose rows are yet to be read.
+    streams: Vec<(u64, RequestId, State)>,
     next_request: u64,
     is_busy: bool,
 }
@@ -167,6 +172,7 @@ impl Machine {
             pending: VecDeque::new(),
             loads: VecDeque::new(),
             jobs: VecDeque::new(),
+            streams: Vec::new(),
             next_request: 0,
             is_busy: false,
         })
@@ -198,6 +204,7 @@ impl Machine {
         }
         self.loads.clear();
         self.jobs.clear();
+        self.streams.clear();
         self.is_busy = false;
         self.host =
             Self::make_host(&mut self.store, &self.options, self.now_ns).expect("what is stored is sound");
@@ -243,6 +250,13 @@ impl Machine {
         Ok(())
     }
 
+    fn read_rows(&self, state: &State) -> State {
+        let storage = self.store.reader();
+        let mut load = |page, types: &_| load_page(&storage, page, types);
+        let read = state.with_rows(&mut |snapshot| snapshot.content(&mut load, u64::MAX));
+        read.expect("the pages of a snapshot are kept")
+    }
+
     /// One tick with these inputs and those that are due.
     pub fn tick(&mut self, events: Vec<Input>) -> Result<Outputs, Crashed> {
         self.ticks += 1;
@@ -255,8 +269,26 @@ impl Machine {
         while let Some((_, id, job)) = self.jobs.pop_front_if(|(at, ..)| *at <= self.ticks) {
             all.push(Input::Job { id, result: work(&self.store.reader(), &job, false) });
         }
+        let ticks = self.ticks;
+        let streams: Vec<_> = self.streams.extract_if(.., |(at, ..)| *at <= ticks).collect();
+        let mut read: Vec<(RequestId, Reply)> = Vec::new();
+        for (_, id, state) in streams {
+            read.push((id, Ok(self.read_rows(&state))));
+            all.push(Input::Unpin(id));
+        }
         all.extend(events);
-        let outputs = self.host.tick(Inputs { now_ns: self.now_ns, events: all });
+        let mut outputs = self.host.tick(Inputs { now_ns: self.now_ns, events: all });
+        for (id, reply) in std::mem::take(&mut outputs.replies) {
+            match reply {
+                // Whoever sends it reads the rows when there is time for that.
+                Ok(state) if state.is_streamed() => {
+                    let at = self.ticks + 1 + self.random.below(STREAM_TICKS_MAX) as u64;
+                    self.streams.push((at, id, state));
+                }
+                reply => outputs.replies.push((id, reply)),
+            }
+        }
+        outputs.replies.append(&mut read);
         if let Some(batch) = &outputs.batch {
             let delay = |random: &mut Random| random.below(self.options.durable_delay_max + 1) as u64;
             // In order: a batch never overtakes the one before it.
@@ -287,7 +319,11 @@ impl Machine {
 
     /// Whether something happens without further requests.
     pub fn has_work(&self) -> bool {
-        self.is_busy || !self.pending.is_empty() || !self.loads.is_empty() || !self.jobs.is_empty()
+        self.is_busy
+            || !self.pending.is_empty()
+            || !self.loads.is_empty()
+            || !self.jobs.is_empty()
+            || !self.streams.is_empty()
     }
 
     /// Send one request, and tick until it is answered.

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use components::cluster::{Catalog, Member};
 use components::collection::bulk::Bulk;
-use components::collection::schema::{CollectionKind, Column, Schema};
+use components::collection::schema::{CollectionKind, Schema};
 use components::reference::Verb;
 use components::{Error, Id, Path, Result, State};
 use hyper::HeaderMap;
@@ -142,20 +142,30 @@ impl Expected {
 fn positions<'a>(schema: &Schema, names: impl Iterator<Item = &'a str>) -> Result<Vec<usize>> {
     let mut is_there = vec![false; schema.columns().len()];
     let mut positions = Vec::with_capacity(is_there.len());
+    let mut unknown = None;
     for name in names {
-        let position = schema.position(name).ok_or_else(|| {
-            Error::bad_request(format_args!("there is no column {name:?} in this {}", kind(schema)))
-        })?;
-        if std::mem::replace(&mut is_there[position], true) {
-            return Err(Error::bad_request(format_args!("the column {name} occurs twice")));
+        match schema.position(name) {
+            Some(position) if is_there[position] => {
+                return Err(Error::bad_request(format_args!("the column {name} occurs twice")));
+            }
+            Some(position) => {
+                is_there[position] = true;
+                positions.push(position);
+            }
+            None => unknown = unknown.or(Some(name)),
         }
-        positions.push(position);
     }
-    match schema.columns().iter().zip(is_there).find(|(_, is_there)| !is_there) {
-        Some((Column { name, .. }, _)) => {
-            Err(Error::bad_request(format_args!("the column {name} is missing")))
+    let missing = schema.columns().iter().zip(is_there).find(|(_, is_there)| !is_there);
+    match (missing.map(|(column, _)| &column.name), unknown) {
+        (None, None) => Ok(positions),
+        (Some(missing), None) => Err(Error::bad_request(format_args!("the column {missing} is missing"))),
+        (None, Some(unknown)) => {
+            Err(Error::bad_request(format_args!("there is no column {unknown:?} in this {}", kind(schema))))
         }
-        None => Ok(positions),
+        (Some(missing), Some(unknown)) => Err(Error::bad_request(format_args!(
+            "the column {missing} is missing, and there is no column {unknown:?} in this {}",
+            kind(schema)
+        ))),
     }
 }
 

@@ -12,9 +12,9 @@ use components::{Error, Number, Result, Value, decode};
 
 use super::UNCHARGED_BYTES_MAX;
 
-/// Decode a JSON list of rows, each a list of values for all columns of the schema, in its order; none if it is not a
-/// list of lists, or says nothing about that because it is empty. `charge` is asked for the memory of the rows, in
-/// bytes.
+/// Decode a JSON list of rows, each a list of values for all columns of the schema, in its order; none if it is
+/// something else: no list that begins with a list or, for a BTree, with anything but lists in it or nothing.
+/// `charge` is asked for the memory of the rows, in bytes.
 ///
 /// # Errors
 /// 400 if it is malformed; as [`Import::push`].
@@ -28,7 +28,7 @@ pub fn json(
     match (Scanner { text, bytes, at: 0 }).rows(schema, charge) {
         Ok(rows) => Ok(rows),
         // What is no list of rows after all is not refused for what it would be as one.
-        Err(_) if !is_list_of_lists(bytes) => Ok(None),
+        Err(_) if schema.kind() == CollectionKind::BTree && !is_list_of_lists(bytes) => Ok(None),
         Err(error) => Err(error),
     }
 }
@@ -105,7 +105,14 @@ impl<'a> Scanner<'a> {
         } else {
             loop {
                 if self.peek() != b'[' {
-                    return Ok(None);
+                    // A BTree has such keys. A table has no such row, but nothing else that starts with a row either.
+                    return match import.is_empty() || schema.kind() == CollectionKind::BTree {
+                        true => Ok(None),
+                        false => {
+                            let cause = self.invalid("a row, which is a list");
+                            Err(import.refused(usize::MAX, &cause))
+                        }
+                    };
                 }
                 self.row(&mut import)?;
                 if import.bytes() - charged_bytes > UNCHARGED_BYTES_MAX {

@@ -194,6 +194,10 @@ fn errors_name_the_row_and_the_column() {
         (r#"[[1, "a", 1]"#, "400 in the body: invalid JSON at byte 12: the text ends early"),
         (r#"[[1, "a"#, "400 in the body: row 1, column color: invalid JSON at byte 7: the text ends early"),
         (r#"[[1, "a", 01]]"#, "400 in the body: row 1, column qty: in the value at byte 10: invalid JSON"),
+        (
+            r#"[[1, "a", 1], 7]"#,
+            "400 in the body: row 2: invalid JSON at byte 14: expected a row, which is a list",
+        ),
         (r#"[[1, "a", 1]] 5"#, "400 in the body: invalid JSON at byte 14: text after the value"),
     ] {
         assert!(json(body).starts_with(expected), "{body}: {}", json(body));
@@ -204,6 +208,7 @@ fn errors_name_the_row_and_the_column() {
         ("sku,color\n", "400 in the body: the column qty is missing"),
         ("sku,color,sku\n", "400 in the body: the column sku occurs twice"),
         ("sku,color,qty,x\n", "400 in the body: there is no column \"x\" in this table"),
+        ("sku,color,x\n", "400 in the body: the column qty is missing, and there is no column \"x\""),
         (
             "sku,color,qty\n1,a,1\n2,a,\n",
             "400 in the body: row 2, column qty: an empty field is not a number",
