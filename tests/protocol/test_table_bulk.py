@@ -480,7 +480,8 @@ def test_columns_of_other_types_are_json_text(host):
         pyarrow.uint64(), *[pyarrow.utf8()] * 4, pyarrow.binary()]
     [row] = fetched.to_pylist()
     assert row["bytes"] == b"\x00\xff"
-    assert [json.loads(row[name]) for name in ("any", "link", "tuple", "z")] == rows[0][1:5]
+    assert row["any"] is None
+    assert [json.loads(row[name]) for name in ("link", "tuple", "z")] == rows[0][2:5]
 
 
 COLUMNS = ["sku", "color", "qty"]
@@ -588,7 +589,8 @@ def test_fifty_thousand_rows(warehouse):
     assert warehouse.get(ITEMS + "/count") == count
 
     fetched = fetch_arrow(warehouse, ITEMS)
-    assert fetched.equals(arrow_table(rows))
+    assert not any(field.nullable for field in fetched.schema)
+    assert fetched.cast(arrow_table(rows).schema).equals(arrow_table(rows))
     assert fetch_arrow(warehouse, WAREHOUSE + "/sync_items").equals(fetched)
     _, lines = fetch_csv(warehouse, ITEMS)
     assert len(lines) == count
