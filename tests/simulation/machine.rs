@@ -124,6 +124,8 @@ pub struct Machine {
     pending: VecDeque<Pending>,
     loads: VecDeque<(u64, world::Load)>,
     jobs: VecDeque<(u64, JobId, Job)>,
+    /// Whether the rows of replies that stream are left to the test.
+    pub leaves_streams: bool,
     /// Replies whose rows are yet to be read.
     streams: Vec<(u64, RequestId, State)>,
     next_request: u64,
@@ -172,6 +174,7 @@ impl Machine {
             pending: VecDeque::new(),
             loads: VecDeque::new(),
             jobs: VecDeque::new(),
+            leaves_streams: false,
             streams: Vec::new(),
             next_request: 0,
             is_busy: false,
@@ -281,7 +284,7 @@ impl Machine {
         for (id, reply) in std::mem::take(&mut outputs.replies) {
             match reply {
                 // Whoever sends it reads the rows when there is time for that.
-                Ok(state) if state.is_streamed() => {
+                Ok(state) if state.is_streamed() && !self.leaves_streams => {
                     let at = self.ticks + 1 + self.random.below(STREAM_TICKS_MAX) as u64;
                     self.streams.push((at, id, state));
                 }

@@ -41,7 +41,9 @@ fn machine() -> Machine {
         json!({"/app/shop": {"items": {"/state/chain/sync": [{"/state/collection/table": [schema()]}]}}});
     let mut options = MachineOptions::new(11, &clusters);
     options.limits.page_cache_bytes = PAGE_CACHE_BYTES;
-    Machine::new(options)
+    let mut machine = Machine::new(options);
+    machine.leaves_streams = true;
+    machine
 }
 
 /// Put a row with this quantity in the place of every row.
