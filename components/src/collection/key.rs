@@ -4,7 +4,9 @@
 //! bytes begin with those of these values.
 
 use std::borrow::Borrow;
+use std::cmp::Ordering;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::ops::Deref;
 use std::sync::Arc;
 
@@ -12,9 +14,18 @@ use super::schema::{ColumnType, Layout};
 use crate::number::{Number, NumberType};
 use crate::value::Value;
 
+/// Keys of up to so many bytes lie where they are named: most do, and comparing them touches no other memory.
+const INLINE_BYTES: usize = 22;
+
 /// An encoded key, or the beginning of one.
-#[derive(Clone, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct Key(Arc<[u8]>);
+#[derive(Clone)]
+pub struct Key(Repr);
+
+#[derive(Clone)]
+enum Repr {
+    Inline { len: u8, bytes: [u8; INLINE_BYTES] },
+    Shared(Arc<[u8]>),
+}
 
 impl Key {
     /// The key of a row of a tree.
@@ -40,12 +51,12 @@ impl Key {
 
     /// The least key after this one.
     pub fn next(&self) -> Self {
-        [&self.0[..], &[0]].concat().into()
+        [&self[..], &[0]].concat().into()
     }
 
     /// The least key that does not begin with this one; none if there is no such key.
     pub fn successor(&self) -> Option<Self> {
-        let mut bytes = self.0.to_vec();
+        let mut bytes = self.to_vec();
         while let Some(last) = bytes.pop() {
             if last < u8::MAX {
                 bytes.push(last + 1);
@@ -58,13 +69,18 @@ impl Key {
 
 impl From<Vec<u8>> for Key {
     fn from(bytes: Vec<u8>) -> Self {
-        Self(bytes.into())
+        Self::from(&bytes[..])
     }
 }
 
 impl From<&[u8]> for Key {
-    fn from(bytes: &[u8]) -> Self {
-        Self(bytes.into())
+    fn from(content: &[u8]) -> Self {
+        if content.len() > INLINE_BYTES {
+            return Self(Repr::Shared(content.into()));
+        }
+        let mut bytes = [0; INLINE_BYTES];
+        bytes[..content.len()].copy_from_slice(content);
+        Self(Repr::Inline { len: content.len() as u8, bytes })
     }
 }
 
@@ -72,19 +88,48 @@ impl Deref for Key {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &self.0
+        match &self.0 {
+            Repr::Inline { len, bytes } => &bytes[..usize::from(*len)],
+            Repr::Shared(bytes) => bytes,
+        }
     }
 }
 
 impl Borrow<[u8]> for Key {
     fn borrow(&self) -> &[u8] {
-        &self.0
+        self
+    }
+}
+
+impl PartialEq for Key {
+    fn eq(&self, other: &Self) -> bool {
+        **self == **other
+    }
+}
+
+impl Eq for Key {}
+
+impl PartialOrd for Key {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Key {
+    fn cmp(&self, other: &Self) -> Ordering {
+        (**self).cmp(&**other)
+    }
+}
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (**self).hash(state);
     }
 }
 
 impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        self.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
 
