@@ -42,13 +42,18 @@ pub fn evict(world: &mut World) {
     }
 }
 
+/// What a page takes in memory beside its content, roughly, in bytes: its entity, its versions, its statistics.
+const PAGE_ENTITY_BYTES: u64 = 1_024;
+
 /// How far below its limit the cache of pages is emptied, so that it need not be done for each page.
 const EVICT_SHARE: u64 = 16;
 
 /// Drop the content of pages that are durable, least frequently used first, until the rest fits.
 pub fn evict_pages(world: &mut World) {
-    let cache_bytes = world.resource::<Limits>().page_cache_bytes;
     let registry = world.resource::<Registry>();
+    // What is known of every page, in memory or not, is a part of the cache.
+    let known_bytes = registry.pages.len() as u64 * PAGE_ENTITY_BYTES;
+    let cache_bytes = world.resource::<Limits>().page_cache_bytes.saturating_sub(known_bytes);
     if registry.resident_page_bytes <= cache_bytes {
         return;
     }
