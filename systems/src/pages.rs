@@ -48,10 +48,11 @@ pub fn load(world: &mut World, page: PageId) {
 pub fn came(world: &mut World, page: PageId, content: Result<Columns, String>) {
     let registry = &mut *world.resource_mut::<Registry>();
     registry.loading_pages.remove(&page);
+    let readers = registry.page_readers.remove(&page).unwrap_or_default();
     // Nobody may need it any more, and then it may be gone.
     let Some(entity) = registry.pages.get(&page).copied() else { return };
     let content = content.unwrap_or_else(|cause| panic!("page {} cannot be read: {cause}", page.0));
-    let (readers, ticks) = (registry.page_readers.remove(&page).unwrap_or_default(), registry.ticks);
+    let ticks = registry.ticks;
     let header = &mut *world.get_mut::<PageHeader>(entity).expect("a page");
     (header.uses, header.last_used) = (0, ticks);
     header.cell.set_content(Some(Arc::new(content)));

@@ -508,11 +508,7 @@ impl Tree {
     pub fn replace(&mut self, low: &Key, pages: Vec<(Key, Page)>) {
         let Placed { range, .. } = self.place(low);
         assert!(range.start == *low && !pages.is_empty(), "a page is replaced by at least one");
-        assert!(pages.is_sorted_by(|(this, _), (next, _)| this < next), "pages ascend");
-        for (i, (key, page)) in pages.into_iter().enumerate() {
-            assert!(if i == 0 { key == *low } else { range.contains(&key) }, "pages stay in their place");
-            self.pages.insert(key, Arc::new(page));
-        }
+        self.replace_range(&range, pages);
     }
 
     /// Put pages in the place of all that begin in a range, which begins and ends where pages do; the first of them
@@ -534,16 +530,6 @@ impl Tree {
             assert!(range.contains(&key), "pages stay in their place");
             self.pages.insert(if i == 0 { range.start.clone() } else { key }, Arc::new(page));
         }
-    }
-
-    /// Take a page out; what precedes it gets its place.
-    ///
-    /// # Panics
-    /// If it is the first one, or has rows.
-    pub fn remove(&mut self, low: &Key) {
-        assert!(!low.is_empty(), "the first page stays");
-        let page = self.pages.remove(low).expect("a page");
-        assert!(page.delta.is_empty() && page.rows == 0, "a page with rows stays");
     }
 
     /// Every page, in order.
