@@ -7,6 +7,8 @@ use crate::collection::bulk::Bulk;
 use crate::collection::count::{CountScan, Counted, Part};
 use crate::collection::merge::Merged;
 use crate::collection::page::Tree;
+use crate::collection::staged::{MergedPart, PartOfMerge, StagedPart};
+use crate::error::Error;
 
 /// Names a job of this process until its result is there.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -15,13 +17,15 @@ pub struct JobId(pub u64);
 /// What is to be done. It depends on nothing that changes.
 #[derive(Clone, Debug)]
 pub enum Job {
-    /// Merge rows into a collection.
+    /// Merge rows that are in memory into a collection.
     Merge {
         /// The rows.
         bulk: Arc<Bulk>,
         /// The collection.
         trees: Arc<Vec<Tree>>,
     },
+    /// Merge some of the rows that are not in memory into a tree.
+    MergePart(Arc<PartOfMerge>),
     /// Count rows.
     Count {
         /// Which.
@@ -36,6 +40,12 @@ pub enum Job {
 pub enum JobResult {
     /// The collection with the rows merged into it.
     Merged(Arc<Merged>),
+    /// A part of a tree with rows merged into it. The world stores it before it goes on.
+    MergedPart(Arc<MergedPart>),
+    /// That part is stored.
+    Staged(Arc<StagedPart>),
+    /// It cannot be done now, for want of space.
+    Refused(Error),
     /// How many rows there are.
     Counted(Counted),
     /// What is stored cannot be read.

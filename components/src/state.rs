@@ -164,7 +164,7 @@ impl State {
             Self::Row(row) => Extent::of_values(&row.values),
             Self::Content(content) => Extent { bytes: content.bytes, ..leaf(128) },
             Self::Snapshot(_) => Extent { is_streamed: true, ..leaf(128) },
-            Self::Bulk(bulk) => leaf(bulk.rows().bytes()),
+            Self::Bulk(bulk) => leaf(bulk.bytes()),
         }
     }
 

@@ -9,6 +9,7 @@ use crossbeam_channel::{Sender, TrySendError};
 use tokio::sync::oneshot;
 
 use crate::storage::Reader;
+use crate::workspace::Workspace;
 use world::Input;
 pub use world::InspectQuery;
 
@@ -106,6 +107,7 @@ impl Drop for Pin {
 pub struct Gateway {
     events: Sender<Event>,
     storage: Option<Reader>,
+    workspace: Option<Arc<Workspace>>,
     catalog: Arc<Catalog>,
 }
 
@@ -127,12 +129,22 @@ impl Drop for HangupGuard<'_> {
 impl Gateway {
     /// A gateway that sends events to the given channel, of a host that serves nothing.
     pub fn new(events: Sender<Event>) -> Self {
-        Self { events, storage: None, catalog: Arc::default() }
+        Self { events, storage: None, workspace: None, catalog: Arc::default() }
     }
 
     /// A gateway whose answers may be read from pages in this storage.
     pub fn with_storage(self, storage: Option<Reader>) -> Self {
         Self { storage, ..self }
+    }
+
+    /// A gateway whose requests may have more rows than fit in memory.
+    pub fn with_workspace(self, workspace: Arc<Workspace>) -> Self {
+        Self { workspace: Some(workspace), ..self }
+    }
+
+    /// Where rows go that do not fit in memory.
+    pub fn workspace(&self) -> Option<&Arc<Workspace>> {
+        self.workspace.as_ref()
     }
 
     /// Where the pages are that answers are read from.

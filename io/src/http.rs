@@ -47,6 +47,9 @@ const BIG_MAX: usize = 2;
 /// How many chunks of streamed replies are made at once, each on a thread that may wait for the storage.
 const STREAM_CHUNKS_MAX: usize = 8;
 
+/// How many bodies of rows that do not fit in memory are decoded at once; others wait in the kernel.
+const ROWS_ARRIVING_MAX: usize = 2;
+
 /// What all connections share.
 struct Server {
     gateway: Gateway,
@@ -57,6 +60,7 @@ struct Server {
     budget: Arc<Budget>,
     big: Semaphore,
     streams: Semaphore,
+    rows_arriving: Semaphore,
     connections: Connections,
     builder: auto::Builder<TokioExecutor>,
 }
@@ -104,6 +108,7 @@ pub async fn serve(
         budget: Arc::new(Budget::new(config.max_bodies_bytes)),
         big: Semaphore::new(BIG_MAX),
         streams: Semaphore::new(STREAM_CHUNKS_MAX),
+        rows_arriving: Semaphore::new(ROWS_ARRIVING_MAX),
         connections: Connections::default(),
         builder,
         config,

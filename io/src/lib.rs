@@ -11,3 +11,4 @@ pub mod metrics;
 pub mod persistence;
 pub mod server;
 pub mod storage;
+pub mod workspace;

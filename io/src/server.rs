@@ -29,6 +29,7 @@ use crate::keys::Keys;
 use crate::metrics::Metrics;
 use crate::persistence::Persistence;
 use crate::storage::{Reader, Store};
+use crate::workspace::Workspace;
 
 /// The stack of a thread that serves connections, in bytes: decoding recurses as deep as documents nest, encoding as
 /// deep as states do, and that is twice as deep.
@@ -199,7 +200,10 @@ async fn run_on(
     let shutdown = CancellationToken::new();
     let server = tokio::spawn(serve(
         listener,
-        Gateway::new(sender.clone()).with_storage(page_reader).with_catalog(served),
+        Gateway::new(sender.clone())
+            .with_storage(page_reader)
+            .with_workspace(Arc::new(Workspace::new(config.workspace.clone(), config.cache_size)))
+            .with_catalog(served),
         Arc::new(config.http.clone()),
         metrics,
         ready,

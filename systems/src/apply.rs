@@ -128,6 +128,10 @@ fn apply_rows(
             let collection = HostedCollection { chain, slot: *slot };
             pages::replace_merged(world, collection, id, number, merged);
         }
+        if let Some(staged) = &changes.staged {
+            let collection = HostedCollection { chain, slot: *slot };
+            pages::place_staged(world, collection, id, number, staged);
+        }
     }
     full
 }

@@ -9,7 +9,7 @@ use components::chain::{
     self, Block, Chain, ChainAddress, ChainContent, ChainKind, History, Links, LocalChain, Mutation,
 };
 use components::cluster::{ChainId, Member};
-use components::collection::bulk::Bulk;
+use components::collection::bulk::{Bulk, BulkRows};
 use components::collection::coerce::value_of;
 use components::collection::local::LocalCollection;
 use components::collection::schema::{CollectionKind, Schema};
@@ -88,11 +88,15 @@ impl Interpreter {
 
     /// What a history records of many rows: each as if it had come alone.
     async fn bulk_mutations(&self, path: &[Id], bulk: &Bulk) -> Result<Vec<Mutation>> {
-        let (rows, schema) = (bulk.rows(), bulk.schema());
+        let schema = bulk.schema();
         // A row takes more than its columns do.
-        if rows.bytes() as u64 > TRANSACTION_BYTES_MAX {
-            return Err(Error::too_large("the history of a chain records each row: send fewer at a time"));
-        }
+        let rows = match bulk.rows() {
+            BulkRows::Resident(rows) if rows.bytes() as u64 <= TRANSACTION_BYTES_MAX => rows,
+            _ => {
+                let message = "the history of a chain records each row: send fewer at a time";
+                return Err(Error::too_large(message));
+            }
+        };
         let mut mutations = Vec::with_capacity(rows.len());
         for i in 0..rows.len() {
             self.step(schema.columns().len()).await;

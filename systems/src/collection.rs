@@ -216,7 +216,7 @@ impl Interpreter {
                 if key.is_none() && schema == bulk.schema() =>
             {
                 // Without rows there is nothing to merge, nor a page that a commit could wait for.
-                if !bulk.rows().is_empty() {
+                if !bulk.is_empty() {
                     self.merge_hosted_rows(*hosted, bulk).await?;
                 }
                 Ok(State::NONE)

@@ -15,6 +15,7 @@ use components::{Error, Path, State, TxnId};
 
 use crate::arbitrate::is_refused;
 use crate::intake::restart;
+use crate::pages::unstage;
 use crate::tick::{
     Commit, EXPECTATIONS_MAX, Ended, Expectation, Expectations, Inbox, Outbox, Registry, Statistics,
 };
@@ -116,6 +117,8 @@ fn finish(world: &mut World, id: TxnId, entity: Entity) {
         let number = registry.commit_count;
         registry.commit_batches.insert(number, batch);
         registry.commits.push(Commit { right, id, number, changes });
+        // They are among the changes.
+        registry.staged_pages.remove(&id);
     }
     mark(world, id);
     release(world, id);
@@ -234,8 +237,9 @@ fn learn(world: &mut World, kind: (Path, Verb), changes: &[Change], for_update: 
     }
 }
 
-/// Release every lock of a transaction.
+/// Release every lock of a transaction, and what was stored for it in vain.
 fn release(world: &mut World, id: TxnId) {
+    unstage(world, id);
     let registry = &mut *world.resource_mut::<Registry>();
     registry.active.remove(&id);
     let locks = registry.locks.remove(&id).unwrap_or_default();

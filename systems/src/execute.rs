@@ -125,6 +125,9 @@ pub fn job_done(world: &mut World, job: JobId, result: JobResult) {
     if let JobResult::Failed(cause) = &result {
         panic!("a job failed: {cause}");
     }
+    if let JobResult::MergedPart(part) = result {
+        return pages::stage(world, id, number, &part);
+    }
     world.get::<Program>(entity).expect("a program").ledger.finish_job(number, result);
     wake(world, id, entity);
 }

@@ -42,6 +42,7 @@ pub fn intake(world: &mut World) {
                 while registry.commit_batches.first_key_value().is_some_and(|(_, batch)| *batch <= sequence) {
                     registry.commit_batches.pop_first();
                 }
+                pages::staged(world, sequence);
             }
             Input::Job { id, result } => job_done(world, id, result),
             Input::Page { page, content } => pages::came(world, page, content),

@@ -8,13 +8,16 @@ use bytes::Bytes;
 use components::TxnId;
 use components::collection::HostedCollection;
 use components::collection::columns::{self, Columns};
-use components::collection::key::Key;
+use components::collection::key::{Key, KeyRange};
 use components::collection::merge::{Merged, Replaced};
 use components::collection::page::{Foldable, Found, Page, PageCell, PageId, Statistics, Tree, Visibility};
-use components::collection::schema::Layout;
+use components::collection::schema::{Layout, Schema};
+use components::collection::staged::{MergedPart, Staged, StagedPart, StagedTree};
 use components::collection::stored;
+use components::job::JobResult;
 use components::lock::TreeId;
 use components::storage::{Keyspace, Write};
+use components::transaction::Program;
 use components::versions::{EffectLog, HostedCollections, HostedRows, PageHeader, PagePlace};
 
 use crate::arbitrate::wake;
@@ -160,18 +163,11 @@ pub fn replace_merged(
     commit: u64,
     merged: &Merged,
 ) {
-    let chain = world.resource::<Registry>().chains[&collection.chain];
-    let collections = world.get::<HostedCollections>(chain).expect("a chain around collections");
-    let schema = collections.slots[usize::from(collection.slot)].schema.clone();
+    let schema = schema_of(world, collection);
     for (tree, merged) in merged.trees.iter().enumerate() {
         let layout = &schema.layouts()[tree];
         let tree_id = TreeId::of(collection, tree as u16);
         for Replaced { range, pages } in &merged.replaced {
-            // Folding may have cut what was merged, but nobody else has changed it.
-            let old: Vec<(Key, Arc<Page>)> = {
-                let (tree, _) = tree_of(world, chain, tree_id);
-                tree.pages_in(range).map(|(low, page)| (low.clone(), page.clone())).collect()
-            };
             let mut new = Vec::with_capacity(pages.len());
             let empty = [Columns::empty(&layout.types)];
             for (i, content) in if pages.is_empty() { &empty } else { &pages[..] }.iter().enumerate() {
@@ -179,16 +175,156 @@ pub fn replace_merged(
                 let page = store(world, tree_id, layout, &low, content.clone(), ((id, commit), commit));
                 new.push((low, page));
             }
-            for (low, page) in old {
-                discard(world, tree_id, &page);
-                settle(world, chain, &(tree_id, low));
-            }
-            let tree = tree_mut(world, chain, tree_id);
-            tree.replace_range(range, new);
+            replace_range(world, tree_id, range, new);
         }
-        let tree = tree_mut(world, chain, tree_id);
-        tree.rows = tree.rows.checked_add_signed(merged.rows).expect("rows that were there");
-        debug_assert_eq!(tree.rows, tree.iter().map(|(_, page)| page.rows).sum::<u64>());
+        count_rows(world, tree_id, merged.rows);
+    }
+}
+
+/// As [`replace_merged`], with pages that are stored already: they are garbage no more.
+pub fn place_staged(
+    world: &mut World,
+    collection: HostedCollection,
+    id: TxnId,
+    commit: u64,
+    staged: &Staged,
+) {
+    let schema = schema_of(world, collection);
+    for (tree, StagedTree { replaced, rows }) in staged.trees.iter().enumerate() {
+        let layout = &schema.layouts()[tree];
+        let tree_id = TreeId::of(collection, tree as u16);
+        for (range, pages) in replaced {
+            let mut new = Vec::with_capacity(pages.len());
+            for (i, (low, page)) in pages.iter().enumerate() {
+                let low = if i == 0 { &range.start } else { low };
+                let page = Page { horizon: (id, commit), through: commit, ..page.clone() };
+                let cell = page.base.as_ref().expect("a stored page").id();
+                let writes = &mut world.resource_mut::<Outbox>().writes;
+                writes.push(put(
+                    Keyspace::Trees,
+                    stored::handle_key(tree_id, cell),
+                    stored::handle(low, &page),
+                ));
+                writes.push(Write { keyspace: Keyspace::Trees, key: stored::garbage_key(cell), value: None });
+                new.push((low.clone(), page));
+            }
+            if new.is_empty() {
+                let low = range.start.clone();
+                let empty = Columns::empty(&layout.types);
+                let page = store(world, tree_id, layout, &low, empty, ((id, commit), commit));
+                new.push((low, page));
+            }
+            replace_range(world, tree_id, range, new);
+        }
+        count_rows(world, tree_id, *rows);
+    }
+}
+
+fn schema_of(world: &World, collection: HostedCollection) -> Arc<Schema> {
+    let chain = world.resource::<Registry>().chains[&collection.chain];
+    let collections = world.get::<HostedCollections>(chain).expect("a chain around collections");
+    collections.slots[usize::from(collection.slot)].schema.clone()
+}
+
+/// Put pages into a part of a tree, and discard those that are there.
+fn replace_range(world: &mut World, tree_id: TreeId, range: &KeyRange, new: Vec<(Key, Page)>) {
+    let chain = world.resource::<Registry>().chains[&tree_id.chain];
+    // Folding may have cut what was merged, but nobody else has changed it.
+    let old: Vec<(Key, Arc<Page>)> = {
+        let (tree, _) = tree_of(world, chain, tree_id);
+        tree.pages_in(range).map(|(low, page)| (low.clone(), page.clone())).collect()
+    };
+    for (low, page) in old {
+        discard(world, tree_id, &page);
+        settle(world, chain, &(tree_id, low));
+    }
+    tree_mut(world, chain, tree_id).replace_range(range, new);
+}
+
+fn count_rows(world: &mut World, tree_id: TreeId, rows: i64) {
+    let chain = world.resource::<Registry>().chains[&tree_id.chain];
+    let tree = tree_mut(world, chain, tree_id);
+    tree.rows = tree.rows.checked_add_signed(rows).expect("rows that were there");
+    debug_assert_eq!(tree.rows, tree.iter().map(|(_, page)| page.rows).sum::<u64>());
+}
+
+/// Store what a part of a large merge has made: as garbage, so that it is gone after a crash. Who waits for it goes on
+/// when that is durable, so that no more is on its way to the disk than the parts that are merged at once.
+pub fn stage(world: &mut World, id: TxnId, number: u32, part: &MergedPart) {
+    let registry = &mut *world.resource_mut::<Registry>();
+    let (ticks, batch) = (registry.ticks, registry.batch);
+    let chain = registry.chains[&part.tree.chain];
+    let (_, rows) = tree_of(world, chain, part.tree);
+    let types = rows.schema.layouts()[usize::from(part.tree.tree)].types.clone();
+    let (mut replaced, mut commit_bytes) = (Vec::with_capacity(part.replaced.len()), 0);
+    let mut is_stored = true;
+    for (range, pages) in &part.replaced {
+        let mut staged = Vec::with_capacity(pages.len());
+        for new in pages {
+            let id_of_page = world.resource_mut::<Registry>().next_page();
+            let cell = Arc::new(PageCell::stored(id_of_page, new.rows, new.bytes));
+            let header = PageHeader {
+                cell: cell.clone(),
+                tree: part.tree,
+                types: types.clone(),
+                stored: batch,
+                uses: 0,
+                last_used: ticks,
+            };
+            let entity = world.spawn(header).id();
+            let registry = &mut *world.resource_mut::<Registry>();
+            registry.pages.insert(id_of_page, entity);
+            registry.staged_pages.entry(id).or_default().push(id_of_page);
+            let page = Page {
+                base: Some(cell),
+                rows: new.rows as u64,
+                statistics: new.statistics.clone(),
+                ..Page::empty()
+            };
+            commit_bytes += COMMIT_BYTES_PER_PAGE + stored::handle(&new.low, &page).len() as u64;
+            let writes = &mut world.resource_mut::<Outbox>().writes;
+            writes.push(put(Keyspace::Pages, stored::page_key(id_of_page), new.content.clone()));
+            writes.push(put(Keyspace::Trees, stored::garbage_key(id_of_page), Bytes::new()));
+            staged.push((new.low.clone(), page));
+            is_stored = false;
+        }
+        // The pages that are replaced.
+        commit_bytes += COMMIT_BYTES_PER_PAGE;
+        replaced.push((range.clone(), staged));
+    }
+    let part = StagedPart { replaced, rows: part.rows, entries: part.entries.clone(), commit_bytes };
+    let registry = &mut *world.resource_mut::<Registry>();
+    if is_stored {
+        return finish_part(world, id, number, Arc::new(part));
+    }
+    registry.staged_parts.entry(batch).or_default().push((id, number, Arc::new(part)));
+}
+
+/// What a commit stores of each page beside its handle, about, in bytes: keys, and the marks of garbage.
+const COMMIT_BYTES_PER_PAGE: u64 = 96;
+
+/// Everything up to a batch is durable: those who wait for parts in it go on.
+pub fn staged(world: &mut World, durable: u64) {
+    while let Some(entry) = world.resource_mut::<Registry>().staged_parts.first_entry()
+        && *entry.key() <= durable
+    {
+        for (id, number, part) in entry.remove() {
+            finish_part(world, id, number, part);
+        }
+    }
+}
+
+fn finish_part(world: &mut World, id: TxnId, number: u32, part: Arc<StagedPart>) {
+    // Who has ended does not want to know.
+    let Some(entity) = world.resource::<Registry>().active.get(&id).copied() else { return };
+    world.get::<Program>(entity).expect("a program").ledger.finish_job(number, JobResult::Staged(part));
+    wake(world, id, entity);
+}
+
+/// Delete what was stored for a transaction that has not committed it.
+pub fn unstage(world: &mut World, id: TxnId) {
+    for page in world.resource_mut::<Registry>().staged_pages.remove(&id).into_iter().flatten() {
+        delete(world, page);
     }
 }
 
@@ -316,20 +452,26 @@ pub fn release(world: &mut World) {
             _ => return,
         }
         let RetiredPage { page, .. } = registry.retired_pages.pop_front().expect("a retired page");
-        let entity = registry.pages.remove(&page).expect("a page");
-        let is_resident = registry.resident_pages.remove(&page);
+        delete(world, page);
         world.resource_mut::<Counts>().page_deletions += 1;
-        let header = world.get::<PageHeader>(entity).expect("a page");
-        let bytes = header.cell.bytes() as u64;
-        world.despawn(entity);
-        if is_resident {
-            world.resource_mut::<Registry>().resident_page_bytes -= bytes;
-        }
-        let writes = &mut world.resource_mut::<Outbox>().writes;
-        for (keyspace, key) in
-            [(Keyspace::Pages, stored::page_key(page)), (Keyspace::Trees, stored::garbage_key(page))]
-        {
-            writes.push(Write { keyspace, key, value: None });
-        }
+    }
+}
+
+/// Nobody can read a page any more.
+fn delete(world: &mut World, page: PageId) {
+    let registry = &mut *world.resource_mut::<Registry>();
+    let entity = registry.pages.remove(&page).expect("a page");
+    let is_resident = registry.resident_pages.remove(&page);
+    let header = world.get::<PageHeader>(entity).expect("a page");
+    let bytes = header.cell.bytes() as u64;
+    world.despawn(entity);
+    if is_resident {
+        world.resource_mut::<Registry>().resident_page_bytes -= bytes;
+    }
+    let writes = &mut world.resource_mut::<Outbox>().writes;
+    for (keyspace, key) in
+        [(Keyspace::Pages, stored::page_key(page)), (Keyspace::Trees, stored::garbage_key(page))]
+    {
+        writes.push(Write { keyspace, key, value: None });
     }
 }

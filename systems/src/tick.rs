@@ -10,6 +10,7 @@ use components::collection::HostedCollection;
 use components::collection::columns::{Columns, PageSize};
 use components::collection::page::{PageId, Visibility};
 use components::collection::schema::ColumnType;
+use components::collection::staged::StagedPart;
 use components::job::{Job, JobId, JobResult};
 use components::ledger::{Change, Want};
 use components::lock::Resource;
@@ -282,6 +283,10 @@ pub struct Registry {
     pub resident_page_bytes: u64,
     /// Who waits for a job, and its number there.
     pub jobs: BTreeMap<JobId, (TxnId, u32)>,
+    /// What was stored for transactions that have not committed: nobody else looks at it.
+    pub staged_pages: BTreeMap<TxnId, Vec<PageId>>,
+    /// Parts that are stored with a batch, with who waits for that, and the number of the job there.
+    pub staged_parts: BTreeMap<u64, Vec<(TxnId, u32, Arc<StagedPart>)>>,
     /// How many jobs there were.
     pub job_count: u64,
     /// Transactions that wait for the content of a page.

@@ -67,6 +67,7 @@ pub fn inspect(world: &mut World, query: &InspectQuery) -> Value {
         "resident_pages": registry.resident_pages.len(),
         "loading_pages": registry.loading_pages.len(),
         "retired_pages": registry.retired_pages.len(),
+        "staged_pages": registry.staged_pages.values().map(Vec::len).sum::<usize>(),
         "pinned_answers": registry.pins.len(),
         "statistics": {
             "begun": statistics.begun,

@@ -7,12 +7,14 @@ use bumpalo::Bump;
 use bytes::Bytes;
 use components::chain::{Block, BlockHash, BlockHasher, ChainAddress, ChainKind, FIRST_BLOCK};
 use components::cluster::{Catalog, ChainId, ChainSpec, ClusterConfig};
+use components::collection::bulk::BulkRows;
 use components::collection::change::Change;
 use components::collection::columns::Columns;
 use components::collection::key::Key;
 use components::collection::merge::{Task, merge};
 use components::collection::page::{DeltaEntry, Page, PageCell, PageId, Tree};
 use components::collection::schema::{ColumnType, Layout, Schema};
+use components::collection::staged::Unmerged;
 use components::collection::stored::{self, Effects};
 use components::document::Document;
 use components::encode::Stored;
@@ -20,7 +22,7 @@ use components::job::{Job, JobResult};
 use components::lock::TreeId;
 use components::storage::{Keyspace, Read, Write};
 use components::versions::PagePlace;
-use components::{Path, State, TxnId, decode, tbon};
+use components::{Error, Path, State, TxnId, decode, tbon};
 use sha2::{Digest, Sha256};
 use systems::apply::{block_header_value, block_key, delta_key, subject_key};
 use systems::tick::{Input, Load};
@@ -475,9 +477,18 @@ pub fn work(storage: &(dyn Read + Sync), job: &Job, is_parallel: bool) -> JobRes
         }
     };
     let result = match job {
-        Job::Merge { bulk, trees } => {
-            merge(bulk, trees, &load, &join).map(|merged| JobResult::Merged(Arc::new(merged)))
-        }
+        Job::Merge { bulk, trees } => match bulk.rows() {
+            BulkRows::Resident(rows) => merge(bulk.schema(), rows, trees, &load, &join)
+                .map(|merged| JobResult::Merged(Arc::new(merged))),
+            BulkRows::Spilled(_) => unreachable!("rows that are not in memory are merged in parts"),
+        },
+        Job::MergePart(part) => match part.merge(&load) {
+            Ok(merged) => Ok(JobResult::MergedPart(Arc::new(merged))),
+            Err(Unmerged::Page(cause)) => Err(cause),
+            Err(Unmerged::Scratch(cause)) => Ok(JobResult::Refused(Error::unavailable(format_args!(
+                "the workspace has failed while rows were merged: {cause}"
+            )))),
+        },
         Job::Count { scan, parts } => scan.count(parts, &load, &join).map(JobResult::Counted),
     };
     result.unwrap_or_else(JobResult::Failed)

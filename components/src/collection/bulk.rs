@@ -3,13 +3,23 @@
 use std::sync::Arc;
 
 use super::columns::Columns;
+use super::runs::Runs;
 use super::schema::Schema;
 
 /// Rows of a collection.
 #[derive(Clone, Debug)]
 pub struct Bulk {
     schema: Arc<Schema>,
-    rows: Columns,
+    rows: BulkRows,
+}
+
+/// Where the rows are.
+#[derive(Clone, Debug)]
+pub enum BulkRows {
+    /// In memory, in order of key, each key once.
+    Resident(Columns),
+    /// In scratch space.
+    Spilled(Runs),
 }
 
 impl Bulk {
@@ -20,7 +30,12 @@ impl Bulk {
     /// If they do not have the columns of the schema.
     pub fn new(schema: Arc<Schema>, rows: Columns) -> Self {
         let rows = super::columns::sort(&schema.layouts()[0], rows);
-        Self { schema, rows }
+        Self { schema, rows: BulkRows::Resident(rows) }
+    }
+
+    /// Rows that were checked and written to scratch space in the order of the primary key.
+    pub fn spilled(schema: Arc<Schema>, runs: Runs) -> Self {
+        Self { schema, rows: BulkRows::Spilled(runs) }
     }
 
     /// What the rows are.
@@ -28,8 +43,24 @@ impl Bulk {
         &self.schema
     }
 
-    /// The rows, in order of key, each key once.
-    pub fn rows(&self) -> &Columns {
+    /// The rows.
+    pub fn rows(&self) -> &BulkRows {
         &self.rows
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        match &self.rows {
+            BulkRows::Resident(rows) => rows.is_empty(),
+            BulkRows::Spilled(runs) => runs.is_empty(),
+        }
+    }
+
+    /// The memory that it takes, in bytes.
+    pub fn bytes(&self) -> usize {
+        match &self.rows {
+            BulkRows::Resident(rows) => rows.bytes(),
+            BulkRows::Spilled(runs) => runs.bytes(),
+        }
     }
 }

@@ -6,7 +6,6 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::bulk::Bulk;
 use super::columns::{Columns, ColumnsBuilder, PageSize, cut, fold, sort};
 use super::key::{Key, KeyRange};
 use super::page::{Page, PageCell, Tree, Visibility};
@@ -56,21 +55,26 @@ impl Merged {
     }
 }
 
-/// Merge rows into a collection of which a transaction sees everything that is committed and has written nothing itself.
+/// Merge rows, sorted by key, into a collection of which a transaction sees everything that is committed and has written nothing itself.
 ///
 /// # Errors
 /// Why a page cannot be read.
-pub fn merge(bulk: &Bulk, trees: &[Tree], load: &LoadPage<'_>, join: &Join<'_>) -> Result<Merged, String> {
-    let schema = bulk.schema();
+pub fn merge(
+    schema: &Schema,
+    rows: &Columns,
+    trees: &[Tree],
+    load: &LoadPage<'_>,
+    join: &Join<'_>,
+) -> Result<Merged, String> {
     assert_eq!(trees.len(), schema.layouts().len(), "the trees of the collection");
-    let (primary, replaced) = merge_tree(&schema.layouts()[0], &trees[0], bulk.rows(), None, load)?;
+    let (primary, replaced) = merge_tree(&schema.layouts()[0], &trees[0], rows, None, load)?;
     let mut merged: Vec<Option<Result<MergedTree, String>>> = Vec::new();
     merged.resize_with(schema.layouts().len() - 1, || None);
     each_index(
         &mut merged,
         1,
         &|tree, slot| {
-            *slot = Some(merge_index(schema, tree, &trees[tree], bulk.rows(), &replaced, load));
+            *slot = Some(merge_index(schema, tree, &trees[tree], rows, &replaced, load));
         },
         join,
     );
@@ -78,7 +82,7 @@ pub fn merge(bulk: &Bulk, trees: &[Tree], load: &LoadPage<'_>, join: &Join<'_>) 
     for tree in merged {
         all.push(tree.expect("every index is merged")?);
     }
-    Ok(Merged { trees: all, written: bulk.rows().len() as u64 })
+    Ok(Merged { trees: all, written: rows.len() as u64 })
 }
 
 /// Call `work` with each index and its slot, several at the same time.
@@ -163,7 +167,7 @@ fn merge_tree(
 }
 
 /// All rows of a page, those that were committed since it was folded included.
-fn current(layout: &Layout, page: &Page, load: &LoadPage<'_>) -> Result<Columns, String> {
+pub(super) fn current(layout: &Layout, page: &Page, load: &LoadPage<'_>) -> Result<Columns, String> {
     let base = match &page.base {
         None => None,
         Some(cell) => Some(match cell.content() {
@@ -184,7 +188,7 @@ fn current(layout: &Layout, page: &Page, load: &LoadPage<'_>) -> Result<Columns,
 
 /// The rows of `base` without those of `removed`, then with those of `added` in their places, in order. What was in the
 /// place of an added row goes to `before`.
-fn combine(
+pub(super) fn combine(
     layout: &Layout,
     base: &Columns,
     added: &Columns,
@@ -241,7 +245,7 @@ fn combine(
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
@@ -255,7 +259,7 @@ mod tests {
     use crate::value::Value;
     use proptest::prelude::*;
 
-    fn schema() -> Arc<Schema> {
+    pub(in crate::collection) fn schema() -> Arc<Schema> {
         let column = |name| Column {
             name: Id::literal(name),
             class: ColumnType::Number(NumberType::I64),
@@ -266,22 +270,22 @@ mod tests {
         Arc::new(Schema::new(CollectionKind::Table, columns.into(), 1, [index].into()))
     }
 
-    fn row(values: [i64; 3]) -> Row {
+    pub(in crate::collection) fn row(values: [i64; 3]) -> Row {
         values.map(Value::from).into()
     }
 
-    fn columns(schema: &Schema, rows: &[[i64; 3]]) -> Columns {
+    pub(in crate::collection) fn columns(schema: &Schema, rows: &[[i64; 3]]) -> Columns {
         let rows: Vec<Row> = rows.iter().map(|values| row(*values)).collect();
         Columns::from_rows(&schema.layouts()[0].types, rows.iter().map(|row| &row[..]))
     }
 
-    fn join(a: &mut (dyn FnMut() + Send), b: &mut (dyn FnMut() + Send)) {
+    pub(in crate::collection) fn join(a: &mut (dyn FnMut() + Send), b: &mut (dyn FnMut() + Send)) {
         a();
         b();
     }
 
     /// Put what was merged into its place, as the world does.
-    fn apply(trees: &mut [Tree], merged: Merged, next: &mut u64) {
+    pub(in crate::collection) fn apply(trees: &mut [Tree], merged: Merged, next: &mut u64) {
         for (tree, merged) in trees.iter_mut().zip(merged.trees) {
             tree.rows = tree.rows.checked_add_signed(merged.rows).expect("rows that were there");
             for Replaced { range, pages } in merged.replaced {
@@ -297,7 +301,7 @@ mod tests {
         }
     }
 
-    fn rows_of(tree: &Tree, layout: &Layout) -> Vec<Vec<i64>> {
+    pub(in crate::collection) fn rows_of(tree: &Tree, layout: &Layout) -> Vec<Vec<i64>> {
         let load = |_: &PageCell, _: &Layout| Err("everything is in memory".to_string());
         let mut rows = Vec::new();
         for (_, page) in tree.iter() {
@@ -331,9 +335,9 @@ mod tests {
             let mut next = 0;
             let mut commit = 0;
             for rows in &loads {
-                let bulk = Bulk::new(schema.clone(), columns(&schema, rows));
+                let sorted = sort(&schema.layouts()[0], columns(&schema, rows));
                 let load = |_: &PageCell, _: &Layout| Err("everything is in memory".to_string());
-                let merged = merge(&bulk, &trees, &load, &join).unwrap();
+                let merged = merge(&schema, &sorted, &trees, &load, &join).unwrap();
                 apply(&mut trees, merged, &mut next);
                 model.extend(rows.iter().map(|row| (row[0], *row)));
                 // Some rows are written one by one in between, so that there are deltas.

@@ -13,6 +13,7 @@ use crate::collection::key::{Key, KeyRange};
 use crate::collection::merge::Merged;
 use crate::collection::page::{PageCell, Tree, Visibility};
 use crate::collection::schema::Schema;
+use crate::collection::staged::Staged;
 use crate::collection::{HostedCollection, Row, row_bytes};
 use crate::error::{Error, Result};
 use crate::lock::{LockMode, LockRange, Resource, TreeId};
@@ -30,12 +31,14 @@ pub struct RowsChange {
     pub rows: RowChanges,
     /// Rows that were merged into all of it.
     pub merged: Option<Arc<Merged>>,
+    /// The same, stored already.
+    pub staged: Option<Staged>,
 }
 
 impl RowsChange {
     /// Whether nothing has changed.
     pub fn is_empty(&self) -> bool {
-        self.rows.is_empty() && self.merged.is_none()
+        self.rows.is_empty() && self.merged.is_none() && self.staged.is_none()
     }
 }
 
@@ -53,6 +56,7 @@ pub(super) struct RowsView {
     /// The same by row, with what was there before.
     changes: RowChanges,
     merged: Option<Arc<Merged>>,
+    staged: Option<Staged>,
     locked_keys: BTreeSet<(u16, Key, LockMode)>,
     locked_ranges: Vec<(u16, KeyRange, LockMode)>,
 }
@@ -90,7 +94,8 @@ impl RowsView {
         rows.retain(|_, change| change.old.is_some() || change.new.is_some());
         // A commit without a change would wait for a batch that nobody stores.
         let has_changes = |merged: &Arc<Merged>| merged.trees.iter().any(|tree| !tree.replaced.is_empty());
-        RowsChange { rows, merged: self.merged.filter(has_changes) }
+        let has_pages = |staged: &Staged| staged.trees.iter().any(|tree| !tree.replaced.is_empty());
+        RowsChange { rows, merged: self.merged.filter(has_changes), staged: self.staged.filter(has_pages) }
     }
 }
 
@@ -193,14 +198,27 @@ impl Ledger {
     /// # Panics
     /// If it is not, or if the transaction has written to it already.
     pub fn merge_rows(&self, collection: HostedCollection, merged: Arc<Merged>) {
+        self.change_whole(collection, |view| view.merged = Some(merged));
+    }
+
+    /// Put pages that are stored into their places, as [`Self::merge_rows`] does.
+    ///
+    /// # Panics
+    /// As that.
+    pub fn place_rows(&self, collection: HostedCollection, staged: Staged) {
+        self.change_whole(collection, |view| view.staged = Some(staged));
+    }
+
+    fn change_whole(&self, collection: HostedCollection, change: impl FnOnce(&mut RowsView)) {
         let content = &mut *self.content();
         let view = content.collections.get_mut(&collection).expect("a collection with a lock");
         for tree in 0..view.trees.len() {
             let is_locked = view.is_locked(tree as u16, &LockRange::all(), LockMode::Write);
             assert!(is_locked, "only a collection that is locked for writing changes as a whole");
         }
-        assert!(view.changes.is_empty() && view.merged.is_none(), "rows are merged into what is committed");
-        view.merged = Some(merged);
+        let is_unchanged = view.changes.is_empty() && view.merged.is_none() && view.staged.is_none();
+        assert!(is_unchanged, "rows are merged into what is committed");
+        change(view);
     }
 
     /// Let the history of a chain around collections record a change.
@@ -261,6 +279,7 @@ impl Ledger {
             own: vec![OrdMap::new(); trees.len()],
             changes: BTreeMap::new(),
             merged: None,
+            staged: None,
             locked_keys: BTreeSet::new(),
             locked_ranges: Vec::new(),
         });

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use components::{Error, Result};
 use http_body_util::BodyExt;
 use hyper::HeaderMap;
@@ -19,6 +20,9 @@ const RESERVED_BYTES_MAX: usize = 64 * 1024;
 /// How much of a body that is not wanted is read, and for how long, so that the client gets to read the reply.
 const DISCARDED_BYTES_MAX: usize = 1024 * 1024;
 const DISCARD_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// How fast a body has to arrive that may be of any length, on the whole and beyond the time that every body has.
+const STREAM_BYTES_PER_S_MIN: u64 = 1 << 20;
 
 /// How many bytes of bodies and large replies all requests together may hold.
 pub(super) struct Budget {
@@ -66,16 +70,85 @@ impl Charge {
     }
 }
 
+impl Charge {
+    /// Give everything back.
+    pub(super) fn clear(&mut self) {
+        self.budget.bytes.fetch_sub(std::mem::take(&mut self.bytes), Ordering::Relaxed);
+    }
+}
+
 impl Drop for Charge {
     fn drop(&mut self) {
-        self.budget.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.clear();
+    }
+}
+
+/// A body as it arrives, within time limits.
+pub(super) struct Arrival<'a> {
+    body: &'a mut Incoming,
+    deadline: Instant,
+    idle_timeout: Duration,
+}
+
+impl<'a> Arrival<'a> {
+    /// Nothing has arrived yet.
+    pub(super) fn new(body: &'a mut Incoming, config: &HttpConfig) -> Self {
+        let deadline = Instant::now() + Duration::from_millis(config.body_timeout_ms);
+        Self { body, deadline, idle_timeout: Duration::from_millis(config.body_idle_timeout_ms) }
+    }
+
+    /// How long the body is at least.
+    pub(super) fn bytes_min(&self) -> u64 {
+        self.body.size_hint().lower()
+    }
+
+    /// Let the rest take longer: as long as so many bytes take that have arrived.
+    pub(super) fn extend(&mut self, bytes: usize) {
+        self.deadline += Duration::from_micros(bytes as u64 * 1_000_000 / STREAM_BYTES_PER_S_MIN);
+    }
+
+    /// The next bytes; none at the end.
+    ///
+    /// # Errors
+    /// 408 if they are slow, 400 if the body is malformed.
+    pub(super) async fn next(&mut self) -> Result<Option<Bytes>> {
+        loop {
+            let patience = self.idle_timeout.min(self.deadline.saturating_duration_since(Instant::now()));
+            let frame = timeout(patience, self.body.frame())
+                .await
+                .map_err(|_| Error::timeout("the body of the request took too long to arrive"))?;
+            let Some(frame) = frame else { return Ok(None) };
+            let frame = frame.map_err(|error| {
+                Error::bad_request(format_args!("the body of the request did not arrive: {error}"))
+            })?;
+            if let Ok(chunk) = frame.into_data() {
+                return Ok(Some(chunk));
+            }
+        }
+    }
+
+    /// Read what is to be held in memory, `bytes_max` at most; whether that was all.
+    ///
+    /// # Errors
+    /// 408 if it is slow, 503 if there are too many bodies, 400 if it is malformed.
+    pub(super) async fn read(&mut self, bytes_max: usize, charge: &mut Charge) -> Result<(Vec<u8>, bool)> {
+        // At most RESERVED_BYTES_MAX, so the conversion is exact.
+        let mut bytes = Vec::with_capacity(self.bytes_min().min(RESERVED_BYTES_MAX as u64) as usize);
+        while let Some(chunk) = self.next().await? {
+            charge.add(chunk.len())?;
+            bytes.extend_from_slice(&chunk);
+            if bytes.len() > bytes_max {
+                return Ok((bytes, false));
+            }
+        }
+        Ok((bytes, true))
     }
 }
 
 /// Read a whole body.
 ///
 /// # Errors
-/// 413 if it is too large, 408 if it is slow, 503 if there are too many, 400 if it is malformed.
+/// 413 if it is too large; as [`Arrival::read`].
 pub(super) async fn read(
     body: &mut Incoming,
     config: &HttpConfig,
@@ -84,31 +157,14 @@ pub(super) async fn read(
     let too_large = || {
         Error::too_large(format_args!("the body of a request has at most {} bytes", config.max_body_bytes))
     };
-    let hint = body.size_hint();
-    if hint.lower() > config.max_body_bytes as u64 {
+    let mut arrival = Arrival::new(body, config);
+    if arrival.bytes_min() > config.max_body_bytes as u64 {
         return Err(too_large());
     }
     let mut charge = Charge::new(budget);
-    // At most RESERVED_BYTES_MAX, so the conversion is exact.
-    let mut bytes = Vec::with_capacity(hint.lower().min(RESERVED_BYTES_MAX as u64) as usize);
-    let deadline = Instant::now() + Duration::from_millis(config.body_timeout_ms);
-    let idle_timeout = Duration::from_millis(config.body_idle_timeout_ms);
-    loop {
-        let patience = idle_timeout.min(deadline.saturating_duration_since(Instant::now()));
-        let frame = timeout(patience, body.frame())
-            .await
-            .map_err(|_| Error::timeout("the body of the request took too long to arrive"))?;
-        let Some(frame) = frame else { return Ok((bytes, charge)) };
-        let frame = frame.map_err(|error| {
-            Error::bad_request(format_args!("the body of the request did not arrive: {error}"))
-        })?;
-        if let Ok(chunk) = frame.into_data() {
-            if bytes.len() + chunk.len() > config.max_body_bytes {
-                return Err(too_large());
-            }
-            charge.add(chunk.len())?;
-            bytes.extend_from_slice(&chunk);
-        }
+    match arrival.read(config.max_body_bytes, &mut charge).await? {
+        (bytes, true) => Ok((bytes, charge)),
+        (_, false) => Err(too_large()),
     }
 }
 

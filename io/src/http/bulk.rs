@@ -2,6 +2,7 @@
 //!
 //! A PUT without a key, at the path of the collection itself, takes an Arrow IPC stream, CSV, or a JSON list of rows.
 
+mod arriving;
 mod arrow;
 mod csv;
 mod json;
@@ -10,19 +11,24 @@ mod tests;
 
 use std::sync::Arc;
 
+use components::chain::ChainKind;
 use components::cluster::{Catalog, Member};
 use components::collection::bulk::Bulk;
 use components::collection::schema::{CollectionKind, Schema};
 use components::reference::Verb;
 use components::{Error, Id, Path, Result, State};
 use hyper::HeaderMap;
+use tokio::sync::mpsc::Receiver;
 
+pub(super) use self::arriving::Piece;
 pub use self::arrow::arrow;
 pub use self::csv::csv;
 pub use self::json::json;
 
+use self::arriving::{Arriving, Gathered};
 use super::body::Charge;
 use super::request::{Head, guarded, is_content_type};
+use crate::workspace::Workspace;
 
 /// The memory of one row while rows are sorted, in bytes.
 const SORTED_ROW_BYTES: usize = 24;
@@ -52,6 +58,8 @@ impl Form {
 pub(super) struct Expected {
     form: Form,
     schema: Arc<Schema>,
+    /// Whether the history of the chain records each of them.
+    is_recorded: bool,
 }
 
 /// The rows that the body of a request holds by its head; none if it is any other body.
@@ -66,7 +74,7 @@ pub(super) fn expected(catalog: &Catalog, headers: &HeaderMap, head: &Head) -> R
         _ => None,
     };
     match schema {
-        Some(schema) => Ok(Some(Expected { form, schema })),
+        Some((schema, is_recorded)) => Ok(Some(Expected { form, schema, is_recorded })),
         None if form == Form::Json => Ok(None),
         None => Err(refused(form, head)),
     }
@@ -84,13 +92,13 @@ fn refused(form: Form, head: &Head) -> Error {
     ))
 }
 
-/// The schema of the hosted collection at a path.
-fn collection(catalog: &Catalog, path: &[Id]) -> Option<Arc<Schema>> {
+/// The schema of the hosted collection at a path, and whether a history records what happens to it.
+fn collection(catalog: &Catalog, path: &[Id]) -> Option<(Arc<Schema>, bool)> {
     let (_, cluster, rest) = catalog.find(path)?;
     let (name, rest) = rest.split_first()?;
     let Member::Chain(id) = cluster.members.get(name)? else { return None };
     let spec = catalog.chains.get(id)?;
-    match (&spec.schema, rest) {
+    let schema = match (&spec.schema, rest) {
         (State::Collection(collection), []) => Some(collection.schema.clone()),
         (State::Tuple(items), [place]) => {
             let schemas = spec.collections();
@@ -99,10 +107,45 @@ fn collection(catalog: &Catalog, path: &[Id]) -> Option<Arc<Schema>> {
             schemas.get(place).filter(|_| schemas.len() == items.len()).cloned()
         }
         _ => None,
-    }
+    };
+    Some((schema?, spec.kind == ChainKind::Block))
 }
 
 impl Expected {
+    /// Whether the rows need not be in memory all at once.
+    pub(super) fn is_unbounded(&self) -> bool {
+        self.form != Form::Json && !self.is_recorded
+    }
+
+    /// Decode a body while it arrives: one that begins with `first` and goes on with `pieces`. Rows that do not fit in
+    /// memory go to the workspace. One message of Arrow, or row of CSV, has at most `piece_bytes_max`.
+    ///
+    /// # Errors
+    /// As [`Self::decode`]; 400 if the pieces end before the body does; 503 if the workspace takes no more.
+    pub(super) fn decode_arriving(
+        self,
+        first: Vec<u8>,
+        pieces: Receiver<Piece>,
+        workspace: &Workspace,
+        piece_bytes_max: usize,
+        (charge, held): (&mut Charge, &mut Charge),
+    ) -> Result<State> {
+        let Self { form, schema, .. } = self;
+        let decoded = guarded(|| {
+            let mut arriving = Arriving::new(first, pieces);
+            let mut gathered = Gathered::new(schema.clone(), workspace, charge);
+            match form {
+                Form::Arrow => {
+                    arrow::arrow_arriving(&schema, &mut arriving, piece_bytes_max, &mut gathered, held)?
+                }
+                Form::Csv => csv::csv_arriving(&schema, arriving, piece_bytes_max, &mut gathered)?,
+                Form::Json => unreachable!("JSON is decoded as a whole"),
+            }
+            Ok(State::Bulk(Arc::new(gathered.finish()?)))
+        });
+        decoded.map_err(|error: Error| error.context("in the body"))
+    }
+
     /// Whether a body of so few bytes may become rows of many.
     pub(super) fn size_bytes(&self, body_bytes: usize) -> usize {
         if self.form == Form::Arrow { usize::MAX } else { body_bytes }
@@ -117,7 +160,7 @@ impl Expected {
         bytes: Vec<u8>,
         charge: &mut Charge,
     ) -> Result<std::result::Result<State, Vec<u8>>> {
-        let Self { form, schema } = self;
+        let Self { form, schema, .. } = self;
         let decoded = guarded(|| {
             let mut take = |bytes: usize| charge.add(bytes);
             let rows = match form {

@@ -7,6 +7,9 @@ use clap::Args;
 /// The largest body of a request.
 pub const BODY_BYTES_MAX: usize = 64 * 1024 * 1024;
 
+/// The largest body of rows that need not be in memory all at once.
+pub const ROWS_BYTES_MAX: u64 = 16 << 30;
+
 /// The largest reply: a state of a few bytes may name the same large op or chain a million times.
 pub const REPLY_BYTES_MAX: usize = 128 * 1024 * 1024;
 
@@ -52,6 +55,10 @@ pub struct HttpConfig {
     /// Largest body of a request, in bytes; beyond it the answer is 413.
     #[arg(long = "max_body_bytes", value_name = "BYTES", default_value_t = BODY_BYTES_MAX)]
     pub max_body_bytes: usize,
+    /// Largest body of rows for a hosted collection, as Arrow or CSV, in bytes; beyond it the answer is 413. They go to
+    /// --workspace. If a block chain records them, it is --max_body_bytes, which is also that of one batch of Arrow.
+    #[arg(long = "max_rows_bytes", value_name = "BYTES", default_value_t = ROWS_BYTES_MAX)]
+    pub max_rows_bytes: u64,
     /// Largest reply, in bytes, not counting rows that are streamed; beyond it the answer is 413.
     #[arg(long = "max_reply_bytes", value_name = "BYTES", default_value_t = REPLY_BYTES_MAX)]
     pub max_reply_bytes: usize,
@@ -99,6 +106,7 @@ impl Default for HttpConfig {
     fn default() -> Self {
         Self {
             max_body_bytes: BODY_BYTES_MAX,
+            max_rows_bytes: ROWS_BYTES_MAX,
             max_reply_bytes: REPLY_BYTES_MAX,
             max_bodies_bytes: BODIES_BYTES_MAX,
             max_connections: CONNECTIONS_MAX,

@@ -8,14 +8,20 @@ use components::{Error, Request, Result, State};
 use hyper::body::{Body, Incoming};
 use hyper::http::request::Parts;
 use hyper::{Method, StatusCode};
+use tokio::sync::mpsc::channel;
 
-use super::body::Charge;
+use super::body::{Arrival, Charge};
+use super::bulk::{Expected, Piece};
 use super::connection::Activity;
 use super::reply::HttpReply;
 use super::rows::{Encoder, RowsForm, STREAM_BYTES};
 use super::stream::{Production, Streamed, produce};
 use super::{INLINE_BYTES_MAX, Server, body, bulk, operator, reply, request, rows};
 use crate::gateway::{Answer, Pin};
+use crate::workspace::Workspace;
+
+/// How many pieces of a body of rows wait to be decoded at most.
+const PIECES_MAX: usize = 8;
 
 /// Counts a request as long as it runs.
 struct InFlight<'a>(&'a AtomicU64);
@@ -67,28 +73,42 @@ async fn call(
         Verb::Put | Verb::Delete => None,
     };
     // The body and what it decodes to are charged until the reply is made: until then the world may hold them.
-    let (state, _charge) = match verb {
-        Verb::Get | Verb::Delete => (State::NONE, None),
-        Verb::Put | Verb::Post => {
-            let rows = bulk::expected(server.gateway.catalog(), &head.headers, &decoded)?;
-            let (bytes, mut charge) = body::read(incoming, &server.config, &server.budget).await?;
-            server.metrics.request_body_bytes.fetch_add(bytes.len() as u64, Relaxed);
-            let is_tbon = request::is_tbon(&head.headers);
-            let size_bytes = rows.as_ref().map_or(bytes.len(), |rows| rows.size_bytes(bytes.len()));
-            let (state, charge) = big(server, size_bytes, move || {
-                let bytes = match rows {
-                    Some(rows) => match rows.decode(bytes, &mut charge)? {
-                        Ok(rows) => return Ok((rows, charge)),
-                        Err(bytes) => bytes,
-                    },
-                    None => bytes,
+    let (state, _charge) = 'body: {
+        match verb {
+            Verb::Get | Verb::Delete => (State::NONE, None),
+            Verb::Put | Verb::Post => {
+                let rows = bulk::expected(server.gateway.catalog(), &head.headers, &decoded)?;
+                let workspace = server.gateway.workspace();
+                let (bytes, rows, mut charge) = match (rows, workspace) {
+                    (Some(rows), Some(workspace)) if rows.is_unbounded() => {
+                        match arriving(server, workspace, rows, incoming).await? {
+                            Arrived::Whole(bytes, rows, charge) => (bytes, Some(rows), charge),
+                            Arrived::Decoded(state, charge) => break 'body (state, Some(charge)),
+                        }
+                    }
+                    (rows, _) => {
+                        let (bytes, charge) = body::read(incoming, &server.config, &server.budget).await?;
+                        (bytes, rows, charge)
+                    }
                 };
-                let (state, decoded_bytes) = request::body(bytes, is_tbon)?;
-                charge.add(usize::try_from(decoded_bytes).unwrap_or(usize::MAX))?;
-                Ok::<_, Error>((state, charge))
-            })
-            .await??;
-            (state, Some(charge))
+                server.metrics.request_body_bytes.fetch_add(bytes.len() as u64, Relaxed);
+                let is_tbon = request::is_tbon(&head.headers);
+                let size_bytes = rows.as_ref().map_or(bytes.len(), |rows| rows.size_bytes(bytes.len()));
+                let (state, charge) = big(server, size_bytes, move || {
+                    let bytes = match rows {
+                        Some(rows) => match rows.decode(bytes, &mut charge)? {
+                            Ok(rows) => return Ok((rows, charge)),
+                            Err(bytes) => bytes,
+                        },
+                        None => bytes,
+                    };
+                    let (state, decoded_bytes) = request::body(bytes, is_tbon)?;
+                    charge.add(usize::try_from(decoded_bytes).unwrap_or(usize::MAX))?;
+                    Ok::<_, Error>((state, charge))
+                })
+                .await??;
+                (state, Some(charge))
+            }
         }
     };
     let request = Request {
@@ -109,6 +129,72 @@ async fn call(
     let size_bytes = answer.as_ref().map_or(0, |state| usize::try_from(state.bytes()).unwrap_or(usize::MAX));
     let (bytes_max, budget) = (server.config.max_reply_bytes, server.budget.clone());
     big(server, size_bytes, move || reply::reply(answer, wants_tbon, bytes_max, &budget)).await
+}
+
+/// A body of rows.
+enum Arrived {
+    /// It is small, and yet to be decoded.
+    Whole(Vec<u8>, Expected, Charge),
+    /// It was decoded while it arrived.
+    Decoded(State, Charge),
+}
+
+/// Read rows that may be more than fit in memory.
+async fn arriving(
+    server: &Arc<Server>,
+    workspace: &Arc<Workspace>,
+    rows: Expected,
+    incoming: &mut Incoming,
+) -> Result<Arrived> {
+    let config = &server.config;
+    let too_large =
+        || Error::too_large(format_args!("rows have at most {} bytes in one request", config.max_rows_bytes));
+    let mut arrival = Arrival::new(incoming, config);
+    if arrival.bytes_min() > config.max_rows_bytes {
+        return Err(too_large());
+    }
+    let mut held = Charge::new(&server.budget);
+    let memory_bytes = workspace.memory_bytes().min(config.max_body_bytes);
+    let (first, is_whole) = arrival.read(memory_bytes, &mut held).await?;
+    let mut arrived_bytes = first.len() as u64;
+    if arrived_bytes > config.max_rows_bytes {
+        return Err(too_large());
+    }
+    if is_whole {
+        return Ok(Arrived::Whole(first, rows, held));
+    }
+    let _permit =
+        server.rows_arriving.acquire().await.map_err(|_| Error::unavailable("the host is going down"))?;
+    let (pieces, receiver) = channel(PIECES_MAX);
+    let (workspace, piece_bytes_max) = (workspace.clone(), config.max_body_bytes);
+    let mut charge = Charge::new(&server.budget);
+    let decoding = tokio::task::spawn_blocking(move || {
+        let charges = (&mut charge, &mut held);
+        let state = rows.decode_arriving(first, receiver, &workspace, piece_bytes_max, charges)?;
+        Ok((state, charge))
+    });
+    let feeding = async {
+        while let Some(bytes) = arrival.next().await? {
+            arrived_bytes += bytes.len() as u64;
+            server.metrics.request_body_bytes.fetch_add(bytes.len() as u64, Relaxed);
+            if arrived_bytes > config.max_rows_bytes {
+                return Err(too_large());
+            }
+            arrival.extend(bytes.len());
+            // It reads no further when it knows what is wrong.
+            if pieces.send(Piece::Bytes(bytes)).await.is_err() {
+                return Ok(());
+            }
+        }
+        let _ = pieces.send(Piece::End).await;
+        Ok(())
+    };
+    let fed = feeding.await;
+    drop(pieces);
+    let decoded = decoding.await.map_err(|_| Error::internal("rows could not be decoded"))?;
+    fed?;
+    let (state, charge) = decoded?;
+    Ok(Arrived::Decoded(state, charge))
 }
 
 /// Send a reply while it is made, from its first chunk on; as a whole if it has just one.

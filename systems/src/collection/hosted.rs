@@ -1,25 +1,28 @@
 //! Rows of hosted collections: locked, then read from the pages that are committed and from what the transaction has
 //! written itself.
 
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::Poll;
 
-use components::Result;
 use components::collection::bound::Condition;
-use components::collection::bulk::Bulk;
+use components::collection::bulk::{Bulk, BulkRows};
 use components::collection::change::RowChange;
 use components::collection::columns::Columns;
 use components::collection::count::CountScan;
 use components::collection::key::{Key, KeyRange};
 use components::collection::page::{Found, Page, PageCell, Placed, Tree};
+use components::collection::runs::Runs;
 use components::collection::schema::Layout;
 use components::collection::seen::{SeenPage, has_own};
 use components::collection::snapshot::Scan;
+use components::collection::staged::{PartOfMerge, Staged, StagedPart, StagedTree};
 use components::collection::{HostedCollection, Row};
 use components::job::{Job, JobResult};
 use components::ledger::{OwnRows, RowsSnapshot};
-use components::lock::{LockMode, LockRange};
+use components::lock::{LockMode, LockRange, TreeId};
+use components::{Error, Result};
 
 use super::access::Touched;
 use super::is_little;
@@ -36,6 +39,12 @@ const COUNTED_ROWS_PER_FUEL: usize = 1_024;
 
 /// Of how many pages at most rows are counted within the tick: that takes microseconds.
 const COUNTED_PAGES_MAX: usize = 16;
+
+/// How many parts of a merge that does not fit in memory are under way at once: one is merged while another is stored.
+const PARTS_AT_ONCE: usize = 2;
+
+/// How much a commit of pages that are stored already may store to put them into their places, in bytes.
+const PLACING_BYTES_MAX: u64 = 128 << 20;
 
 /// A scan of one tree of a hosted collection.
 #[derive(Debug)]
@@ -177,6 +186,11 @@ impl Interpreter {
         if !readable {
             return self.restart().await;
         }
+        if let BulkRows::Spilled(runs) = bulk.rows() {
+            let staged = self.merge_parts(collection, bulk, runs, &trees).await?;
+            self.ledger.place_rows(collection, staged);
+            return Ok(());
+        }
         match self.run_job(Job::Merge { bulk: bulk.clone(), trees }).await {
             JobResult::Merged(merged) => {
                 self.ledger.merge_rows(collection, merged);
@@ -186,8 +200,76 @@ impl Interpreter {
         }
     }
 
+    /// Merge rows that do not fit in memory, and store what that makes, part by part.
+    async fn merge_parts(
+        &self,
+        collection: HostedCollection,
+        bulk: &Arc<Bulk>,
+        runs: &Runs,
+        trees: &Arc<Vec<Tree>>,
+    ) -> Result<Staged> {
+        let mut staged = Staged::default();
+        let mut commit_bytes = 0;
+        // The entries of each index that come and go are known when all rows are merged.
+        let indices = bulk.schema().layouts().len() - 1;
+        let mut entries: Vec<(Runs, Runs)> = vec![(runs.beside(), runs.beside()); indices];
+        for tree in 0..=indices {
+            let (added, removed) = match tree.checked_sub(1) {
+                None => (Arc::new(runs.clone()), None),
+                Some(index) => {
+                    let (added, removed) = entries[index].clone();
+                    (Arc::new(added), Some(Arc::new(removed)))
+                }
+            };
+            let all: Vec<&Runs> = removed.as_deref().into_iter().chain([&*added]).collect();
+            let mut ranges = Runs::parts(&all).into_iter();
+            let mut merged = StagedTree::default();
+            let mut under_way = VecDeque::new();
+            loop {
+                while under_way.len() < PARTS_AT_ONCE
+                    && let Some(range) = ranges.next()
+                {
+                    let part = PartOfMerge {
+                        bulk: bulk.clone(),
+                        trees: trees.clone(),
+                        tree: TreeId::of(collection, tree as u16),
+                        added: added.clone(),
+                        removed: removed.clone(),
+                        range,
+                    };
+                    under_way.push_back(self.ledger.submit(Job::MergePart(Arc::new(part))));
+                }
+                let Some(number) = under_way.pop_front() else { break };
+                let part = self.staged_part(number).await?;
+                merged.push(&part);
+                for ((added, removed), (coming, going)) in entries.iter_mut().zip(&part.entries) {
+                    added.push(coming.clone());
+                    removed.push(going.clone());
+                }
+                commit_bytes += part.commit_bytes;
+                if commit_bytes > PLACING_BYTES_MAX {
+                    return Err(Error::too_large("these rows make too many pages for one transaction"));
+                }
+            }
+            staged.trees.push(merged);
+        }
+        Ok(staged)
+    }
+
+    async fn staged_part(&self, number: u32) -> Result<Arc<StagedPart>> {
+        match self.job_result(number).await {
+            JobResult::Staged(part) => Ok(part),
+            JobResult::Refused(cause) => Err(cause),
+            other => unreachable!("merging a part stores what was merged, not {other:?}"),
+        }
+    }
+
     async fn run_job(&self, job: Job) -> JobResult {
         let number = self.ledger.submit(job);
+        self.job_result(number).await
+    }
+
+    async fn job_result(&self, number: u32) -> JobResult {
         poll_fn(|_| self.ledger.take_job_result(number).map_or(Poll::Pending, Poll::Ready)).await
     }
 

@@ -49,6 +49,8 @@ pub enum Cell<'a> {
 pub struct Import {
     schema: Arc<Schema>,
     columns: Vec<Growing>,
+    /// How many rows came before these.
+    rows_before: usize,
     len: usize,
     bytes: usize,
 }
@@ -75,8 +77,13 @@ fn too_long() -> Error {
 impl Import {
     /// No rows yet.
     pub fn new(schema: Arc<Schema>) -> Self {
+        Self::after(schema, 0)
+    }
+
+    /// No rows yet, of those that come after so many others: errors count these.
+    pub fn after(schema: Arc<Schema>, rows_before: usize) -> Self {
         let columns = schema.columns().iter().map(|column| Growing::new(column.class, 0)).collect();
-        Self { schema, columns, len: 0, bytes: 0 }
+        Self { schema, columns, rows_before, len: 0, bytes: 0 }
     }
 
     /// What the rows are.
@@ -116,15 +123,15 @@ impl Import {
                 self.bytes += bytes;
                 Ok(())
             }
-            Err(cause) => Err(in_cell(&cause, self.len, of)),
+            Err(cause) => Err(in_cell(&cause, self.rows_before + self.len, of)),
         }
     }
 
     /// An error in a value of the row that comes in, with the row and the column.
     pub fn refused(&self, column: usize, cause: &Error) -> Error {
         match self.schema.columns().get(column) {
-            Some(column) => in_cell(cause, self.len, column),
-            None => in_row(cause, self.len),
+            Some(column) => in_cell(cause, self.rows_before + self.len, column),
+            None => in_row(cause, self.rows_before + self.len),
         }
     }
 
@@ -139,7 +146,8 @@ impl Import {
                 CollectionKind::BTree => "a key of this BTree",
                 CollectionKind::Table => "a row of this table",
             };
-            check_count(what, values, self.columns.len()).map_err(|cause| in_row(&cause, self.len))?;
+            check_count(what, values, self.columns.len())
+                .map_err(|cause| in_row(&cause, self.rows_before + self.len))?;
         }
         self.len += 1;
         Ok(())

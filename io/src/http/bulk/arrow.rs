@@ -11,7 +11,9 @@ use components::collection::columns::{Columns, check_arrow_type};
 use components::collection::schema::Schema;
 use components::{Error, Result};
 
+use super::arriving::{Arriving, Gathered};
 use super::positions;
+use crate::http::body::Charge;
 
 /// What a message of a stream begins with, unless it is from before Arrow 0.15; then comes its length.
 const CONTINUATION: [u8; 4] = [0xff; 4];
@@ -44,38 +46,167 @@ pub fn arrow(
         bytes.extend_from_slice(&END);
     }
     let mut stream = Buffer::from_vec(bytes);
-    // It checks all that it reads, offsets, texts and keys of dictionaries included.
-    let mut decoder = StreamDecoder::new();
     // The schema first, so that nothing is decoded that is not wanted. It is done at the first byte after its message.
-    let mut schema_message = stream.slice_with_length(0, first_end + 1);
+    let schema_message = stream.slice_with_length(0, first_end + 1);
     stream.advance(schema_message.len());
-    let batch = next(&mut decoder, &mut schema_message)?;
-    let Some(sent) = decoder.schema().filter(|_| batch.is_none() && schema_message.is_empty()) else {
-        return Err(malformed("it does not begin with a schema"));
-    };
-    let positions = positions(schema, sent.fields().iter().map(|field| field.name().as_str()))?;
-    for field in sent.fields() {
-        check_arrow_type(field.data_type())
-            .map_err(|cause| cause.context(format_args!("column {}", field.name())))?;
-    }
-    let (mut parts, mut rows) = (Vec::new(), 0_usize);
-    while let Some(batch) = next(&mut decoder, &mut stream)? {
-        if batch.num_rows() == 0 {
-            continue;
-        }
-        let mut arrays: Vec<Option<ArrayRef>> = vec![None; positions.len()];
-        for (position, array) in positions.iter().zip(batch.columns()) {
-            arrays[*position] = Some(array.clone());
-        }
-        let arrays: Option<Vec<ArrayRef>> = arrays.into_iter().collect();
-        let arrays = arrays.filter(|arrays| arrays.iter().all(|array| array.len() == batch.num_rows()));
-        let arrays = arrays.ok_or_else(|| malformed("a batch is not of the columns of the stream"))?;
-        let part = Columns::from_arrays(schema, &arrays, batch.num_rows(), rows, charge)?;
-        rows = rows.saturating_add(part.len());
+    let mut batches = Batches::begin(schema, schema_message)?;
+    let mut parts = Vec::new();
+    while let Some(part) = batches.next(&mut stream, charge)? {
         parts.push(part);
     }
-    unwinding(|| decoder.finish())?;
+    batches.finish()?;
     Columns::concat(&schema.layouts()[0].types, parts, charge)
+}
+
+/// Decode an Arrow IPC stream as [`arrow`] does, message by message as they arrive, each of at most so many bytes.
+///
+/// # Errors
+/// As [`arrow`]; 413 if a message is larger; of [`Gathered::push`].
+pub(super) fn arrow_arriving(
+    schema: &Schema,
+    arriving: &mut Arriving,
+    message_bytes_max: usize,
+    gathered: &mut Gathered<'_>,
+    held: &mut Charge,
+) -> Result<()> {
+    let Message { mut bytes, .. } = read_message(arriving, Vec::new(), message_bytes_max, gathered, held)?;
+    let mut next = Vec::new();
+    if !arriving.read_onto(&mut next, 1)? {
+        next.push(END[0]);
+    }
+    bytes.extend_from_slice(&next);
+    let mut batches = Batches::begin(schema, Buffer::from_vec(bytes))?;
+    loop {
+        let message = read_message(arriving, next, message_bytes_max, gathered, held)?;
+        let message_bytes = message.bytes.len();
+        let mut bytes = Buffer::from_vec(message.bytes);
+        bytes.advance(message.done);
+        while let Some(part) = batches.next(&mut bytes, &mut |bytes| gathered.charge(bytes))? {
+            let bytes = message_bytes.max(part.bytes());
+            gathered.push(part, bytes)?;
+        }
+        if message.is_end {
+            return batches.finish();
+        }
+        next = Vec::new();
+    }
+}
+
+/// A message of a stream.
+struct Message {
+    bytes: Vec<u8>,
+    /// How many of its bytes were read, and decoded, before.
+    done: usize,
+    is_end: bool,
+}
+
+/// Read and check the next message, of which some bytes may be here; at the end of a stream, the mark of that.
+fn read_message(
+    arriving: &mut Arriving,
+    mut bytes: Vec<u8>,
+    message_bytes_max: usize,
+    gathered: &mut Gathered<'_>,
+    held: &mut Charge,
+) -> Result<Message> {
+    let ends_early = || malformed("it ends early");
+    let done = bytes.len();
+    let is_here = |is_here: bool| if is_here { Ok(()) } else { Err(ends_early()) };
+    if arriving.is_at_end()? && bytes.len() <= 1 {
+        // The mark is optional.
+        return Ok(Message { bytes: END.to_vec(), done, is_end: true });
+    }
+    is_here(arriving.read_onto(&mut bytes, 4 - done)?)?;
+    if bytes == CONTINUATION {
+        is_here(arriving.read_onto(&mut bytes, 4)?)?;
+    }
+    let prefix_len = bytes.len();
+    let metadata_len =
+        u32::from_le_bytes(*bytes[prefix_len - 4..].first_chunk().expect("four bytes")) as usize;
+    if metadata_len == 0 {
+        return match arriving.is_at_end()? {
+            true => Ok(Message { bytes, done, is_end: true }),
+            false => Err(malformed("it goes on after its end")),
+        };
+    }
+    let check_len = |len: usize| match len <= message_bytes_max {
+        true => Ok(()),
+        false => Err(Error::too_large(format_args!(
+            "a batch of an Arrow stream has at most {message_bytes_max} bytes: send smaller ones"
+        ))),
+    };
+    check_len(metadata_len)?;
+    is_here(arriving.read_onto(&mut bytes, metadata_len)?)?;
+    let message = root_as_message(&bytes[prefix_len..]).map_err(malformed)?;
+    let body_len = usize::try_from(message.bodyLength()).map_err(|_| ends_early())?;
+    check_len(body_len)?;
+    let dictionary = message.header_as_dictionary_batch().and_then(|dictionary| dictionary.data());
+    // The decoder keeps dictionaries.
+    match dictionary {
+        Some(_) => held.add(metadata_len + body_len)?,
+        None => gathered.charge(metadata_len + body_len)?,
+    }
+    if let Some(batch) = message.header_as_record_batch().or(dictionary) {
+        check_batch(batch, body_len)?;
+    }
+    bytes.reserve_exact(body_len);
+    is_here(arriving.read_onto(&mut bytes, body_len)?)?;
+    Ok(Message { bytes, done, is_end: false })
+}
+
+/// Batches that are decoded, each as columns of a schema.
+struct Batches<'a> {
+    schema: &'a Schema,
+    /// It checks all that it reads, offsets, texts and keys of dictionaries included.
+    decoder: StreamDecoder,
+    /// Where each array belongs.
+    positions: Vec<usize>,
+    rows: usize,
+}
+
+impl<'a> Batches<'a> {
+    /// Decode what a stream begins with: the message of its schema, and a byte.
+    fn begin(schema: &'a Schema, mut schema_message: Buffer) -> Result<Self> {
+        let mut decoder = StreamDecoder::new();
+        let batch = next(&mut decoder, &mut schema_message)?;
+        let Some(sent) = decoder.schema().filter(|_| batch.is_none() && schema_message.is_empty()) else {
+            return Err(malformed("it does not begin with a schema"));
+        };
+        let positions = positions(schema, sent.fields().iter().map(|field| field.name().as_str()))?;
+        for field in sent.fields() {
+            check_arrow_type(field.data_type())
+                .map_err(|cause| cause.context(format_args!("column {}", field.name())))?;
+        }
+        Ok(Self { schema, decoder, positions, rows: 0 })
+    }
+
+    /// Decode until there are rows; none if the bytes have no more.
+    fn next(
+        &mut self,
+        bytes: &mut Buffer,
+        charge: &mut dyn FnMut(usize) -> Result<()>,
+    ) -> Result<Option<Columns>> {
+        while let Some(batch) = next(&mut self.decoder, bytes)? {
+            if batch.num_rows() == 0 {
+                continue;
+            }
+            let mut arrays: Vec<Option<ArrayRef>> = vec![None; self.positions.len()];
+            for (position, array) in self.positions.iter().zip(batch.columns()) {
+                arrays[*position] = Some(array.clone());
+            }
+            let arrays: Option<Vec<ArrayRef>> = arrays.into_iter().collect();
+            let arrays = arrays.filter(|arrays| arrays.iter().all(|array| array.len() == batch.num_rows()));
+            let arrays = arrays.ok_or_else(|| malformed("a batch is not of the columns of the stream"))?;
+            let part = Columns::from_arrays(self.schema, &arrays, batch.num_rows(), self.rows, charge)?;
+            self.rows = self.rows.saturating_add(part.len());
+            return Ok(Some(part));
+        }
+        Ok(None)
+    }
+
+    /// The stream has ended.
+    fn finish(mut self) -> Result<()> {
+        unwinding(|| self.decoder.finish())
+    }
 }
 
 /// Check that all messages of a stream are whole, and that what they say of their bodies is within these: the decoder

@@ -4,8 +4,10 @@ use arrow_array::{ArrayRef, Int8Array, Int32Array, Int64Array, RecordBatch, Stri
 use arrow_ipc::writer::StreamWriter;
 use components::chain::ChainAddress;
 use components::cluster::{ChainId, ClusterConfig};
+use components::collection::bulk::BulkRows;
 use components::collection::coerce::{btree_row, table_row, value_of};
 use components::collection::columns::Columns;
+use components::collection::key::KeyRange;
 use components::{Value, decode};
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use proptest::prelude::*;
@@ -49,7 +51,7 @@ static CATALOG: LazyLock<Catalog> = LazyLock::new(|| {
 });
 
 fn schema(path: &str) -> Arc<Schema> {
-    collection(&CATALOG, Path::parse(path).unwrap().segments()).unwrap()
+    collection(&CATALOG, Path::parse(path).unwrap().segments()).unwrap().0
 }
 
 fn free(_: usize) -> Result<()> {
@@ -78,7 +80,10 @@ fn rows(columns: &Columns) -> String {
 /// The rows that a request writes, in order of key.
 fn written(target: &str, content_type: &str, body: impl AsRef<[u8]>) -> std::result::Result<String, String> {
     match sent(Verb::Put, target, content_type, body.as_ref()) {
-        Ok(Some(State::Bulk(bulk))) => Ok(rows(bulk.rows())),
+        Ok(Some(State::Bulk(bulk))) => match bulk.rows() {
+            BulkRows::Resident(columns) => Ok(rows(columns)),
+            BulkRows::Spilled(_) => unreachable!("a body that is here is decoded in memory"),
+        },
         Ok(Some(_)) => unreachable!("rows are rows"),
         Ok(None) => Ok("ordinary".to_string()),
         Err(error) => Err(format!("{} {}", error.kind().status(), error.message())),
@@ -411,6 +416,126 @@ proptest! {
         let len = cut.map_or(bytes.len(), |cut| cut.index(bytes.len()));
         if let Err(error) = written("/shop/items", ARROW, &bytes[..len]) {
             prop_assert!(error.starts_with("400 ") || error.starts_with("413 "), "{}", error);
+        }
+    }
+}
+
+/// The rows that a body writes which arrives in pieces of so many bytes, in order of key, and whether they went to the
+/// workspace.
+fn arrived(
+    target: &str,
+    content_type: &str,
+    body: &[u8],
+    (piece_bytes, memory_bytes): (usize, usize),
+    is_complete: bool,
+) -> std::result::Result<(String, bool), String> {
+    let mut headers = HeaderMap::new();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_str(content_type).unwrap());
+    let head = request::head(Verb::Put, &target.parse().unwrap()).unwrap();
+    let expected = expected(&CATALOG, &headers, &head).unwrap().unwrap();
+    assert!(expected.is_unbounded());
+    let directory = tempfile::tempdir().unwrap();
+    let workspace = Workspace::within(directory.path().to_path_buf(), memory_bytes);
+    let budget = Arc::new(Budget::new(1 << 20));
+    let (mut charge, mut held) = (Charge::new(&budget), Charge::new(&budget));
+    let (first, rest) = body.split_at(piece_bytes.min(body.len()));
+    let (sender, pieces) = tokio::sync::mpsc::channel(body.len() + 1);
+    for piece in rest.chunks(piece_bytes) {
+        sender.try_send(Piece::Bytes(piece.to_vec().into())).unwrap();
+    }
+    if is_complete {
+        sender.try_send(Piece::End).unwrap();
+    }
+    drop(sender);
+    let charges = (&mut charge, &mut held);
+    let state = expected.decode_arriving(first.to_vec(), pieces, &workspace, 1 << 16, charges);
+    let state = state.map_err(|error| format!("{} {}", error.kind().status(), error.message()))?;
+    let State::Bulk(bulk) = state else { unreachable!("rows are rows") };
+    match bulk.rows() {
+        BulkRows::Resident(columns) => Ok((rows(columns), false)),
+        BulkRows::Spilled(runs) => {
+            let columns = runs.gather(&bulk.schema().layouts()[0], &KeyRange::all()).unwrap();
+            Ok((rows(&columns), true))
+        }
+    }
+}
+
+/// Batches of rows of which some have the same key.
+fn many_items(batches: u64) -> Vec<Vec<(&'static str, ArrayRef)>> {
+    let batch = |i: u64| {
+        let skus: Vec<u64> = (0..50).map(|n| (i * 50 + n) * 7_919 % 1_000).collect();
+        let colors: Vec<String> = (0..50).map(|n| format!("c{i} {n}")).collect();
+        let colors: Vec<&str> = colors.iter().map(String::as_str).collect();
+        items(&skus, &colors, &[i as i32; 50])
+    };
+    (0..batches).map(batch).collect()
+}
+
+#[test]
+fn rows_that_arrive_in_pieces_are_those_of_the_whole_body() {
+    let arrow = stream(&many_items(20));
+    let mut unmarked = arrow.clone();
+    unmarked.truncate(arrow.len() - 8);
+    let mut csv = "sku,color,qty\n".to_string();
+    for i in 0..1_000 {
+        csv.push_str(&format!("{},\"c\"\"{i}\",{i}\n", i * 7_919 % 300));
+    }
+    for (content_type, body) in [(ARROW, &arrow[..]), (ARROW, &unmarked[..]), (CSV, csv.as_bytes())] {
+        let whole = written("/shop/items", content_type, body).unwrap();
+        for (piece_bytes, memory_bytes) in
+            [(1, 1_000), (7, 3_000), (1_000, 5_000), (1 << 20, 1), (64, 1 << 20)]
+        {
+            let (rows, is_spilled) =
+                arrived("/shop/items", content_type, body, (piece_bytes, memory_bytes), true).unwrap();
+            assert_eq!(rows, whole, "{content_type} in pieces of {piece_bytes} bytes");
+            assert_eq!(is_spilled, memory_bytes < 1 << 20);
+        }
+    }
+}
+
+#[test]
+fn errors_count_the_rows_of_the_whole_body() {
+    let mut batches = many_items(20);
+    batches.push(items(&[1, 2], &["fine", "far too long"], &[1, 2]));
+    let why = |content_type, body: &[u8], is_complete| {
+        arrived("/shop/items", content_type, body, (100, 1_000), is_complete).unwrap_err()
+    };
+    let expected = "400 in the body: row 1002, column color: ";
+    assert!(why(ARROW, &stream(&batches), true).starts_with(expected));
+    let lines: String = (0..1_001).map(|i| format!("{i},c,1\n")).collect();
+    let csv = |last: &str| format!("sku,color,qty\n{lines}{last}\n");
+    assert!(why(CSV, csv("7,far too long,1").as_bytes(), true).starts_with(expected));
+    assert!(why(CSV, csv("7,c").as_bytes(), true).contains("row 1002: "));
+    let not_utf8 = [csv("").as_bytes(), b"7,\xff,1\n"].concat();
+    assert!(why(CSV, &not_utf8, true).contains("row 1002, column color: it is not UTF-8"));
+    assert!(why(CSV, csv("\"7,c,1").as_bytes(), true).contains("within quotes"));
+    let endless = csv(&format!("\"{}", "x".repeat(1 << 17)));
+    assert!(why(CSV, endless.as_bytes(), true).starts_with("413 "));
+    let huge = stream(&[items(&[1], &["x".repeat(1 << 17).as_str()], &[1])]);
+    assert!(why(ARROW, &huge, true).starts_with("413 "));
+    let whole = stream(&many_items(20));
+    for end in [0, 1, 5, 8, 100, whole.len() / 2, whole.len() - 9, whole.len() - 7] {
+        assert!(why(ARROW, &whole[..end], true).starts_with("400 "), "{end}");
+    }
+    assert!(why(ARROW, &[&whole[..], b"more"].concat(), true).starts_with("400 "));
+    // Whoever goes away has not sent everything, even if it looks so.
+    for (content_type, body) in [(ARROW, &whole[..]), (CSV, csv("5,c,5").as_bytes())] {
+        assert!(why(content_type, body, false).contains("did not arrive"));
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_stream_that_arrives_makes_the_decoder_panic(
+        at in 0usize..10_000, byte in any::<u8>(), end in 0usize..100_000, piece_bytes in 1usize..2_000,
+    ) {
+        let mut bytes = stream(&many_items(3));
+        bytes.truncate(end);
+        if let Some(changed) = bytes.get_mut(at) {
+            *changed = byte;
+        }
+        if let Err(error) = arrived("/shop/items", ARROW, &bytes, (piece_bytes, 500), true) {
+            prop_assert!(!error.starts_with("500 "), "{}", error);
         }
     }
 }
