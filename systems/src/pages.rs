@@ -287,6 +287,7 @@ pub fn stage(world: &mut World, id: TxnId, number: u32, part: &MergedPart) {
             writes.push(put(Keyspace::Trees, stored::garbage_key(id_of_page), Bytes::new()));
             staged.push((new.low.clone(), page));
             is_stored = false;
+            world.resource_mut::<Counts>().page_stagings += 1;
         }
         // The pages that are replaced.
         commit_bytes += COMMIT_BYTES_PER_PAGE;
@@ -325,6 +326,7 @@ fn finish_part(world: &mut World, id: TxnId, number: u32, part: Arc<StagedPart>)
 pub fn unstage(world: &mut World, id: TxnId) {
     for page in world.resource_mut::<Registry>().staged_pages.remove(&id).into_iter().flatten() {
         delete(world, page);
+        world.resource_mut::<Counts>().page_unstagings += 1;
     }
 }
 

@@ -434,6 +434,10 @@ pub struct Statistics {
     pub page_splits: u64,
     /// Pages that nobody could read any more and that were deleted.
     pub page_deletions: u64,
+    /// Pages that were stored before the commit that was to put them into their place.
+    pub page_stagings: u64,
+    /// Those of them that were deleted because it did not come.
+    pub page_unstagings: u64,
     /// Checkpoints of the pages of a chain that are complete.
     pub checkpoints: u64,
 }

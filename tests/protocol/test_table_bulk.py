@@ -11,7 +11,10 @@ import csv
 import http.client
 import io
 import json
+import os
 import random
+import socket
+import time
 import urllib.parse
 
 import pandas
@@ -603,6 +606,149 @@ def test_fifty_thousand_rows(warehouse):
     support.start(warehouse)
     assert fetch_arrow(warehouse, ITEMS).equals(fetched)
     assert warehouse.get(ITEMS, [12345]) == rows[12345]
+
+
+SYNC_ITEMS = WAREHOUSE + "/sync_items"
+BEFORE = [[i, "before", -1] for i in range(1000, 3000)]
+
+
+def many_rows(count, seed):
+    """Rows in random order. Some keys come twice, with another color."""
+
+    shuffled = random.Random(seed)
+    rows = [[i, f"color {i % 100}", i * 7 % 1000] for i in range(count)] + [[i, "again", 1] for i in range(0, count, 50)]
+    shuffled.shuffle(rows)
+    return rows
+
+
+def large_body(form, rows):
+    if form == CSV:
+        return csv_body(rows)
+
+    batches = arrow_table(rows).to_batches(max_chunksize=2_000)
+    return arrow_body(pyarrow.Table.from_batches(batches))
+
+
+def everything(host):
+    """All rows, which the index has, too."""
+
+    rows = fetch_arrow(host, SYNC_ITEMS)
+    by_color = fetch_arrow(host, SYNC_ITEMS + "/order", key=[["color"], False])
+    assert by_color.sort_by("sku").equals(rows)
+    assert host.get(SYNC_ITEMS + "/count") == rows.num_rows
+    return rows
+
+
+@pytest.fixture
+def small(serve):
+    """A host that holds a megabyte of the rows of a body in memory."""
+
+    host = serve(Warehouse, cache_size="10M", flags=["--max_rows_bytes=20000000"])
+    assert put(host, SYNC_ITEMS, ARROW, arrow_body(arrow_table(BEFORE))) == (200, None)
+    return host
+
+
+def workspace_of(tmp_path):
+    return os.listdir(tmp_path / "host" / "workspace")
+
+
+@pytest.mark.parametrize("form", [ARROW, CSV])
+def test_a_body_larger_than_memory_is_one_transaction(small, tmp_path, form):
+    rows = many_rows(60_000, seed=1)
+    body = large_body(form, rows)
+    assert len(body) > 1 << 20
+    assert put(small, SYNC_ITEMS, form, body) == (200, None)
+    last = {row[0]: row for row in rows}
+    expected = arrow_table([last[sku] for sku in sorted(last)])
+    loaded = everything(small)
+    assert loaded.cast(expected.schema).equals(expected)
+    _, inspected = support.call(small, "GET", "/debug/world?kind=page&limit=1")
+    assert inspected["statistics"]["page_stagings"] > 10
+    assert inspected["staged_pages"] == 0
+    assert workspace_of(tmp_path) == []
+
+    support.kill(small)
+    support.start(small)
+    assert everything(small).equals(loaded)
+
+
+@pytest.mark.parametrize("form", [ARROW, CSV])
+def test_a_bad_row_at_the_end_of_a_body_larger_than_memory_leaves_nothing(small, tmp_path, form):
+    rows = many_rows(60_000, seed=2)
+    before = everything(small)
+    status, reply = put(small, SYNC_ITEMS, form, large_body(form, [*rows, [7, "x" * 33, 7]]))
+    assert status == 400
+    assert f"row {len(rows) + 1}, column color" in reply["/error/bad_request"]
+    assert everything(small).equals(before)
+    assert workspace_of(tmp_path) == []
+    assert put(small, SYNC_ITEMS, form, large_body(form, rows)) == (200, None)
+
+
+def test_a_client_that_goes_away_in_the_middle_leaves_nothing(small, tmp_path):
+    before = everything(small)
+    body = large_body(CSV, many_rows(60_000, seed=3))
+    connection = http.client.HTTPConnection("127.0.0.1", support.port_of(small))
+    connection.putrequest("PUT", SYNC_ITEMS)
+    connection.putheader("Content-Type", CSV)
+    connection.putheader("Content-Length", str(len(body)))
+    connection.endheaders()
+    connection.send(body.encode())
+    connection.close()
+    cut = socket.create_connection(("127.0.0.1", support.port_of(small)))
+    cut.sendall(f"PUT {SYNC_ITEMS} HTTP/1.1\r\nHost: x\r\nContent-Type: {CSV}\r\nContent-Length: 9000000\r\n\r\n".encode())
+    cut.sendall(body[:1_100_000].encode())
+    cut.close()
+    deadline = time.monotonic() + 30
+    while support.call(small, "GET", "/debug/world?kind=transaction")[1]["entities"]["transaction"]["total"] > 0:
+        assert time.monotonic() < deadline
+
+    # The first body was complete: whether it was written before its client went away is not known.
+    assert everything(small).num_rows in (before.num_rows, 60_000)
+    _, inspected = support.call(small, "GET", "/debug/world?kind=page&limit=1")
+    assert inspected["staged_pages"] == 0
+    assert workspace_of(tmp_path) == []
+
+
+def test_kill_during_a_load_that_does_not_fit_in_memory(small, tmp_path):
+    body = large_body(ARROW, many_rows(60_000, seed=4))
+    before = everything(small)
+    kills = 0
+    for delay in [0.3, 0.6, 1, 2, 4]:
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            writing = pool.submit(put, small, SYNC_ITEMS, ARROW, body)
+            concurrent.futures.wait([writing], timeout=delay)
+            support.kill(small)
+            is_written = writing.exception() is None
+
+        support.start(small)
+        assert workspace_of(tmp_path) == []
+        after = everything(small)
+        _, inspected = support.call(small, "GET", "/debug/world?kind=page&limit=0")
+        assert inspected["staged_pages"] == 0
+        if is_written or not after.equals(before):
+            assert after.num_rows == 60_000
+            break
+
+        kills += 1
+
+    assert kills > 0
+    assert put(small, SYNC_ITEMS, ARROW, body) == (200, None)
+
+
+@pytest.mark.parametrize("path,bytes_max", [(SYNC_ITEMS, 20_000_000), (ITEMS, 64 << 20)])
+def test_the_largest_body_of_rows(small, path, bytes_max):
+    """Rows that a history records are in memory, so the limit of any other body holds for them."""
+
+    for length, status in [(bytes_max, 200), (bytes_max + 1, 413)]:
+        connection = http.client.HTTPConnection("127.0.0.1", support.port_of(small), timeout=10)
+        connection.putrequest("PUT", path)
+        connection.putheader("Content-Type", CSV)
+        connection.putheader("Content-Length", str(length))
+        connection.putheader("Expect", "100-continue")
+        connection.endheaders()
+        answer = connection.sock.recv(100).decode()
+        connection.close()
+        assert answer.startswith(f"HTTP/1.1 {413 if status == 413 else 100} "), answer
 
 
 def test_explain_a_hosted_table(warehouse):

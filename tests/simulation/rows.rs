@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use components::collection::bulk::Bulk;
-use components::collection::columns::Columns;
+use components::collection::columns::{Columns, sort};
+use components::collection::runs::{MemoryScratch, Runs};
 use components::collection::schema::{CollectionKind, Schema};
 use components::reference::Verb;
 use components::{Number, Path, Request, State, decode};
@@ -14,6 +15,10 @@ use serde_json::{Value, json};
 use crate::machine::{post, request};
 use crate::random::Random;
 use crate::services::{after, choose, post_method, spin_from};
+
+/// How bodies are cut that do not fit in memory.
+const SPILLED_RUN_ROWS: usize = 4;
+const SPILLED_PART_BYTES: usize = 200;
 
 /// A value of a column.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -102,7 +107,7 @@ impl Declared {
     }
 
     /// The body of a request that puts rows.
-    fn bulk(&self, rows: &[Cells]) -> State {
+    fn bulk(&self, rows: &[Cells], scratch: &Arc<MemoryScratch>) -> State {
         let (class, schema) = match self.is_table {
             true => (CollectionKind::Table, &self.schema()["/state/collection/table"][0]),
             false => (CollectionKind::BTree, &self.schema()["/state/collection/btree"][0]),
@@ -115,8 +120,20 @@ impl Declared {
         };
         let rows: Vec<Vec<components::Value>> =
             rows.iter().map(|row| row.iter().map(value).collect()).collect();
-        let columns = Columns::from_rows(&schema.layouts()[0].types, rows.iter().map(|row| &row[..]));
-        State::Bulk(Arc::new(Bulk::new(schema, columns)))
+        let layout = &schema.layouts()[0];
+        let columns = |rows: &[Vec<_>]| Columns::from_rows(&layout.types, rows.iter().map(|row| &row[..]));
+        // Every other body does not fit in memory, unless a history records it.
+        let bulk = if rows.len() % 2 == 0 || self.path.starts_with("/app/book") {
+            Bulk::new(schema.clone(), columns(&rows))
+        } else {
+            let mut runs = Runs::new(scratch.clone(), SPILLED_PART_BYTES);
+            for rows in rows.chunks(SPILLED_RUN_ROWS) {
+                let run = runs.write(layout, &sort(layout, columns(rows))).expect("memory");
+                runs.push(run);
+            }
+            Bulk::spilled(schema.clone(), runs)
+        };
+        State::Bulk(Arc::new(bulk))
     }
 
     fn is_full_key(&self, order: &[usize]) -> bool {
@@ -585,7 +602,7 @@ impl Action {
                 let path = Path::parse(COLLECTIONS[*i].path).expect("a path");
                 Request {
                     path,
-                    body: COLLECTIONS[*i].bulk(rows),
+                    body: COLLECTIONS[*i].bulk(rows, &Arc::default()),
                     ..request(Verb::Put, "/", Value::Null, Value::Null)
                 }
             }
@@ -906,6 +923,16 @@ pub fn steps(random: &mut Random) -> Vec<Step> {
 fn bulk(random: &mut Random) -> Action {
     let i = any_collection(random);
     Action::Bulk(i, (0..random.below(30)).map(|_| row(random, i)).collect())
+}
+
+/// A load of rows for which there is enough space, but not for the entries of the indices.
+pub fn load_without_space() -> Request {
+    let rows: Vec<Cells> =
+        (0..301).map(|i| vec![Cell::Int(i), Cell::Text(format!("c{}", i % 7)), Cell::Int(i % 5)]).collect();
+    let scratch = Arc::default();
+    let body = COLLECTIONS[0].bulk(&rows, &scratch);
+    scratch.fill();
+    Request { body, ..Action::Bulk(0, rows).request() }
 }
 
 /// A random request.

@@ -122,6 +122,7 @@ fn assert_counts(counts: &Counts) {
         ("splits", counts.splits),
         ("deleted pages", counts.deletions),
         ("checkpoints", counts.checkpoints),
+        ("pages stored before their commit", counts.stagings),
         ("restarts", counts.restarts),
         ("crashes", counts.crashes),
     ]);
@@ -196,5 +197,70 @@ fn rows_survive_a_crash_at_any_operation() {
             }
         }
         assert_counts(&counts);
+    });
+}
+
+/// A large body of rows that does not fit in memory.
+fn large_load() -> rows::Action {
+    let cells =
+        |i: i64| vec![rows::Cell::Int(i), rows::Cell::Text(format!("c{}", i % 7)), rows::Cell::Int(i % 5)];
+    rows::Action::Bulk(0, (0..301).map(|i| cells(i * 17 % 200)).collect())
+}
+
+/// The pages that are stored, and how many of them are garbage.
+fn stored_pages(machine: &Machine) -> (usize, usize) {
+    let keys = machine.stored_keys(Keyspace::Trees);
+    let garbage = keys.iter().filter(|key| key.starts_with(&garbage_prefix())).count();
+    (machine.stored_keys(Keyspace::Pages).len(), garbage)
+}
+
+#[test]
+fn what_was_stored_for_a_load_that_does_not_commit_goes() {
+    on_program_stack(|| {
+        let mut ticks = 4;
+        loop {
+            let lives = few_pages(1);
+            let disk = SimulatedDisk::new(1);
+            let mut machine = Machine::start(&disk, lives.options(), START_NS).expect("no fault");
+            let (id, event) = machine.ask(large_load().request());
+            let mut events = vec![event];
+            let mut is_answered = false;
+            for _ in 0..ticks {
+                let outputs = machine.tick(std::mem::take(&mut events)).expect("no fault");
+                is_answered |= outputs.replies.iter().any(|(answered, _)| *answered == id);
+            }
+            if is_answered {
+                assert!(ticks > 60, "the load has many parts");
+                return;
+            }
+            let (pages, garbage) = stored_pages(&machine);
+            assert!(
+                pages == garbage || garbage == 0,
+                "nothing is in a tree before the commit, and then everything"
+            );
+            let outputs = machine.settle(vec![world::Input::Cancel(id)]);
+            let statistics = machine.host.statistics();
+            let is_committed = statistics.committed == 1;
+            assert_eq!(outputs.iter().any(|(_, status, _)| *status == 200), is_committed);
+            assert!(is_committed || statistics.page_unstagings == statistics.page_stagings);
+            check_pages(&machine);
+            assert_eq!(stored_pages(&machine).0 > 0, is_committed);
+            // The host goes on.
+            assert_eq!(machine.call(large_load().request()).0, 200);
+            machine.settle(vec![]);
+            check_pages(&machine);
+            ticks += 11;
+        }
+    });
+}
+
+#[test]
+fn a_load_without_space_is_refused_and_leaves_nothing() {
+    on_program_stack(|| {
+        let mut machine = Machine::new(few_pages(1).options());
+        assert_eq!(machine.call(rows::load_without_space()).0, 503);
+        machine.settle(vec![]);
+        assert_eq!(stored_pages(&machine), (0, 0));
+        assert_eq!(machine.call(large_load().request()).0, 200);
     });
 }

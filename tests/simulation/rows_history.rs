@@ -259,6 +259,8 @@ pub struct Counts {
     pub splits: u64,
     pub deletions: u64,
     pub checkpoints: u64,
+    pub stagings: u64,
+    pub unstagings: u64,
     pub crashes: u64,
     pub hypothetical: u64,
     pub histories: u64,
@@ -278,6 +280,8 @@ impl Counts {
         self.splits += statistics.page_splits;
         self.deletions += statistics.page_deletions;
         self.checkpoints += statistics.checkpoints;
+        self.stagings += statistics.page_stagings;
+        self.unstagings += statistics.page_unstagings;
         let done = || history.all.iter().filter(|one| matches!(one.answered, Some((200, _))));
         self.hypothetical += done().filter(|one| one.action.is_hypothetical()).count() as u64;
         self.histories += done().filter(|one| matches!(one.action, Action::History(..))).count() as u64;
@@ -297,6 +301,8 @@ impl Counts {
             splits: self.splits + other.splits,
             deletions: self.deletions + other.deletions,
             checkpoints: self.checkpoints + other.checkpoints,
+            stagings: self.stagings + other.stagings,
+            unstagings: self.unstagings + other.unstagings,
             crashes: self.crashes + other.crashes,
             hypothetical: self.hypothetical + other.hypothetical,
             histories: self.histories + other.histories,

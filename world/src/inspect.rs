@@ -84,6 +84,8 @@ pub fn inspect(world: &mut World, query: &InspectQuery) -> Value {
             "page_folds": statistics.page_folds,
             "page_splits": statistics.page_splits,
             "page_deletions": statistics.page_deletions,
+            "page_stagings": statistics.page_stagings,
+            "page_unstagings": statistics.page_unstagings,
             "checkpoints": statistics.checkpoints,
         },
         "entities": entities,

@@ -3,7 +3,8 @@
 //! Runs are merged by cutting the keys into parts that fit: the rows of a part are gathered out of all runs, and sorted.
 
 use std::fmt::Debug;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 
@@ -158,15 +159,21 @@ impl Runs {
 /// Scratch space in memory, for tests.
 #[derive(Debug, Default)]
 pub struct MemoryScratch {
-    bytes: std::sync::Mutex<Vec<u8>>,
-    /// How many bytes it takes; none if there is no end to it.
-    pub bytes_max: Option<usize>,
+    bytes: Mutex<Vec<u8>>,
+    is_full: AtomicBool,
+}
+
+impl MemoryScratch {
+    /// Take no more.
+    pub fn fill(&self) {
+        self.is_full.store(true, Ordering::Relaxed);
+    }
 }
 
 impl Scratch for MemoryScratch {
     fn append(&self, bytes: &[u8]) -> Result<u64, String> {
-        let mut all = self.bytes.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if self.bytes_max.is_some_and(|bytes_max| all.len() + bytes.len() > bytes_max) {
+        let mut all = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.is_full.load(Ordering::Relaxed) {
             return Err("no space is left".to_string());
         }
         let offset = all.len() as u64;
@@ -175,7 +182,7 @@ impl Scratch for MemoryScratch {
     }
 
     fn read(&self, offset: u64, len: usize) -> Result<Bytes, String> {
-        let all = self.bytes.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let all = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
         let start = offset as usize;
         all.get(start..start + len).map(Bytes::copy_from_slice).ok_or_else(|| "nothing is there".to_string())
     }
