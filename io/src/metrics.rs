@@ -45,6 +45,8 @@ pub struct Metrics {
     pub storage_commit_sum_us: AtomicU64,
     /// Bytes appended to the log.
     pub storage_log_bytes: AtomicU64,
+    /// Bytes of rows that did not fit in memory, written to the workspace.
+    pub spilled_bytes: AtomicU64,
     /// Whether the storage or a tick has failed, so that the host stops.
     pub poisoned: AtomicBool,
 }
@@ -71,6 +73,7 @@ impl Default for Metrics {
             storage_commits: zero(),
             storage_commit_sum_us: zero(),
             storage_log_bytes: zero(),
+            spilled_bytes: zero(),
             poisoned: AtomicBool::new(false),
         }
     }
@@ -171,6 +174,12 @@ impl Metrics {
                 &self.storage_commit_sum_us,
             ),
             ("storage_log_bytes_total", "counter", "Bytes appended to the log.", &self.storage_log_bytes),
+            (
+                "spilled_bytes_total",
+                "counter",
+                "Bytes of rows written to the workspace.",
+                &self.spilled_bytes,
+            ),
         ] {
             write(name, kind, help, &[(String::new(), count.load(Relaxed))]);
         }

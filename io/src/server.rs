@@ -197,13 +197,12 @@ async fn run_on(
     ready.store(true, Ordering::Relaxed);
     // The line that says that all is well. A closed stdout is no reason not to serve.
     let _ = writeln!(std::io::stdout(), "HTTP server listening on {address}");
+    let workspace = Workspace::new(config.workspace.clone(), config.cache_size, metrics.clone());
+    let workspace = Arc::new(workspace);
     let shutdown = CancellationToken::new();
     let server = tokio::spawn(serve(
         listener,
-        Gateway::new(sender.clone())
-            .with_storage(page_reader)
-            .with_workspace(Arc::new(Workspace::new(config.workspace.clone(), config.cache_size)))
-            .with_catalog(served),
+        Gateway::new(sender.clone()).with_storage(page_reader).with_workspace(workspace).with_catalog(served),
         Arc::new(config.http.clone()),
         metrics,
         ready,

@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use components::collection::runs::Scratch;
 
+use crate::metrics::Metrics;
+
 /// What the names of our files begin with, for the moment that they have one.
 const FILE_PREFIX: &str = ".tinychain-rows-";
 
@@ -18,6 +20,9 @@ const MEMORY_SHARE: u64 = 16;
 
 /// The same if the cache is small, in bytes.
 const MEMORY_BYTES_MIN: u64 = 1 << 20;
+
+/// How much of the rows is gathered at most before it is sorted and written, in bytes.
+const RUN_BYTES_MAX: usize = 32 << 20;
 
 /// How large the parts are, at most, in which rows out of scratch space are merged, in bytes.
 const PART_BYTES_MAX: usize = 16 << 20;
@@ -28,39 +33,39 @@ pub struct Workspace {
     directory: PathBuf,
     memory_bytes: usize,
     files: AtomicU64,
-    spilled_bytes: Arc<AtomicU64>,
+    metrics: Arc<Metrics>,
 }
 
 impl Workspace {
     /// A directory that exists, for a host with a cache of so many bytes. What a host left that was killed is removed.
-    pub fn new(directory: PathBuf, cache_bytes: u64) -> Self {
+    pub fn new(directory: PathBuf, cache_bytes: u64, metrics: Arc<Metrics>) -> Self {
         let names = fs::read_dir(&directory).into_iter().flatten().flatten();
         for name in names.filter(|name| name.file_name().to_string_lossy().starts_with(FILE_PREFIX)) {
             // Of a host that runs it has a name for a moment only, and is used without.
             let _ = fs::remove_file(name.path());
         }
         let memory_bytes = (cache_bytes / MEMORY_SHARE).max(MEMORY_BYTES_MIN);
-        Self::within(directory, usize::try_from(memory_bytes).unwrap_or(usize::MAX))
+        Self::within(directory, usize::try_from(memory_bytes).unwrap_or(usize::MAX), metrics)
     }
 
     /// A directory as it is, for rows that take so many bytes in memory.
-    pub fn within(directory: PathBuf, memory_bytes: usize) -> Self {
-        Self { directory, memory_bytes, files: AtomicU64::new(0), spilled_bytes: Arc::default() }
+    pub fn within(directory: PathBuf, memory_bytes: usize, metrics: Arc<Metrics>) -> Self {
+        Self { directory, memory_bytes, files: AtomicU64::new(0), metrics }
     }
 
-    /// How much of the rows of one request is held in memory, in bytes.
+    /// How large a body is at most that is decoded as a whole, in bytes.
     pub fn memory_bytes(&self) -> usize {
         self.memory_bytes
+    }
+
+    /// How much of the rows is gathered before it is sorted and written, in bytes.
+    pub fn run_bytes(&self) -> usize {
+        self.memory_bytes.min(RUN_BYTES_MAX)
     }
 
     /// How much of the rows is merged at once, in bytes.
     pub fn part_bytes(&self) -> usize {
         (self.memory_bytes / 2).min(PART_BYTES_MAX)
-    }
-
-    /// How much has been written since the start, in bytes.
-    pub fn spilled_bytes(&self) -> u64 {
-        self.spilled_bytes.load(Ordering::Relaxed)
     }
 
     /// Empty space.
@@ -78,8 +83,8 @@ impl Workspace {
             }
             _ => {}
         }
-        let spilled_bytes = self.spilled_bytes.clone();
-        Ok(Arc::new(ScratchFile { file, end: AtomicU64::new(0), spilled_bytes }))
+        let metrics = self.metrics.clone();
+        Ok(Arc::new(ScratchFile { file, end: AtomicU64::new(0), metrics }))
     }
 }
 
@@ -88,7 +93,7 @@ impl Workspace {
 struct ScratchFile {
     file: File,
     end: AtomicU64,
-    spilled_bytes: Arc<AtomicU64>,
+    metrics: Arc<Metrics>,
 }
 
 impl Scratch for ScratchFile {
@@ -96,7 +101,7 @@ impl Scratch for ScratchFile {
         let len = bytes.len() as u64;
         let offset = self.end.fetch_add(len, Ordering::Relaxed);
         self.file.write_all_at(bytes, offset).map_err(|cause| cause.to_string())?;
-        self.spilled_bytes.fetch_add(len, Ordering::Relaxed);
+        self.metrics.spilled_bytes.fetch_add(len, Ordering::Relaxed);
         Ok(offset)
     }
 
@@ -117,7 +122,7 @@ mod tests {
         let left = directory.path().join(format!("{FILE_PREFIX}1-0"));
         fs::write(&left, "left by a host that was killed").unwrap();
         fs::write(directory.path().join("other"), "not ours").unwrap();
-        let workspace = Workspace::new(directory.path().to_path_buf(), 0);
+        let workspace = Workspace::new(directory.path().to_path_buf(), 0, Arc::default());
         let (one, other) = (workspace.scratch().unwrap(), workspace.scratch().unwrap());
         let names: Vec<_> =
             fs::read_dir(directory.path()).unwrap().map(|name| name.unwrap().file_name()).collect();
@@ -125,12 +130,12 @@ mod tests {
         assert_eq!((one.append(b"abc"), one.append(b"de"), other.append(b"f")), (Ok(0), Ok(3), Ok(0)));
         assert_eq!(one.read(2, 3).unwrap(), "cde");
         assert!(one.read(2, 4).is_err());
-        assert_eq!(workspace.spilled_bytes(), 6);
+        assert_eq!(workspace.metrics.spilled_bytes.load(Ordering::Relaxed), 6);
     }
 
     #[test]
     fn a_directory_that_is_gone_is_an_error() {
-        let workspace = Workspace::new("/nowhere".into(), 1 << 30);
+        let workspace = Workspace::new("/nowhere".into(), 1 << 30, Arc::default());
         assert!(workspace.scratch().unwrap_err().contains("/nowhere"));
         assert_eq!((workspace.memory_bytes(), workspace.part_bytes()), (64 << 20, 16 << 20));
     }

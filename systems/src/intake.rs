@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use bevy_ecs::prelude::{Entity, World};
+use components::collection::bulk::BulkRows;
 use components::collection::page::Visibility;
 use components::ledger::Ledger;
 use components::lock::Resource;
 use components::transaction::{Authority, Phase, Program, RequestId, Transaction};
 use components::versions::{BlockContent, BlockHeader, History};
-use components::{Error, Request, Result, TxnId};
+use components::{Error, Request, Result, State, TxnId};
 
 use crate::dispatch::is_hypothetical;
 use crate::execute::job_done;
@@ -20,6 +21,9 @@ use crate::tick::{
 
 /// The nonce of the ids of this host. Its ids differ in time, so one nonce will do until hosts share clusters.
 const NONCE: u16 = 1;
+
+/// How fast rows that do not fit in memory are written at least, in bytes.
+const SPILLED_BYTES_PER_S_MIN: u64 = 8 << 20;
 
 /// Take in everything that came since the last tick.
 pub fn intake(world: &mut World) {
@@ -95,6 +99,17 @@ fn accept(registry: &mut Registry, limits: &Limits, id: TxnId, now_ns: u64) -> R
     Ok(id)
 }
 
+/// What a request may take beyond its time limit, in nanoseconds, for rows that are more than fit in memory.
+fn extra_ns(body: &State) -> u64 {
+    let State::Bulk(bulk) = body else { return 0 };
+    match bulk.rows() {
+        BulkRows::Resident(_) => 0,
+        BulkRows::Spilled(runs) => {
+            runs.stored_bytes().saturating_mul(1_000_000_000) / SPILLED_BYTES_PER_S_MIN
+        }
+    }
+}
+
 fn begin(world: &mut World, request_id: RequestId, request: Request, now_ns: u64) {
     let limits = *world.resource::<Limits>();
     let registry = &mut *world.resource_mut::<Registry>();
@@ -125,11 +140,12 @@ fn begin(world: &mut World, request_id: RequestId, request: Request, now_ns: u64
         }
         Authority::Hypothetical { .. } => Expectation::default(),
     };
+    let extra_ns = extra_ns(&request.body);
     let transaction = Transaction {
         id,
         request_id,
         request: Arc::new(request),
-        deadline_ns: now_ns.saturating_add(limits.request_ttl_ns),
+        deadline_ns: now_ns.saturating_add(limits.request_ttl_ns).saturating_add(extra_ns),
         phase: Phase::Running,
         authority,
         attempts: 0,
@@ -228,7 +244,8 @@ fn expire(world: &mut World, now_ns: u64) {
         }
         registry.deadlines.pop_first();
         if let Some(entity) = registry.requests.get(&request_id).copied() {
-            let limit_s = world.resource::<Limits>().request_ttl_ns as f64 / 1e9;
+            let extra_ns = extra_ns(&world.get::<Transaction>(entity).expect("a transaction").request.body);
+            let limit_s = (world.resource::<Limits>().request_ttl_ns + extra_ns) as f64 / 1e9;
             let error = Error::timeout(format_args!("the request took more than {limit_s} s"));
             if interrupt(world, entity, error) {
                 world.resource_mut::<Statistics>().timeouts += 1;

@@ -287,7 +287,7 @@ pub struct Registry {
     pub staged_pages: BTreeMap<TxnId, Vec<PageId>>,
     /// Parts that are stored with a batch, with who waits for that, and the number of the job there.
     pub staged_parts: BTreeMap<u64, Vec<(TxnId, u32, Arc<StagedPart>)>>,
-    /// How many jobs there were.
+    /// The number of the last job; those of other worlds have other ones.
     pub job_count: u64,
     /// Transactions that wait for the content of a page.
     pub page_readers: BTreeMap<PageId, BTreeSet<TxnId>>,

@@ -5,6 +5,7 @@ WIDE_ROWS (ten million rows are two gigabytes). A figure that cannot be made say
 """
 
 import http.client
+import io
 import json
 import math
 import os
@@ -18,7 +19,7 @@ import tempfile
 import threading
 import time
 import urllib.parse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -275,6 +276,31 @@ class Host:
             write_arrow(make_rows(keys[begin : begin + chunk_rows], wide=table == "wide"), path)
             self.put_file(path, ARROW, table)
         path.unlink()
+        expect_equal("rows of the host after they were loaded", self.count(table), len(keys))
+
+    def fill_at_once(self, keys: numpy.ndarray, table: str, chunk_rows: int) -> None:
+        """Load rows of these keys in one transaction, from a body that is made while it is sent."""
+
+        def body() -> Iterator[bytes]:
+            sink = io.BytesIO()
+            writer = None
+            for begin in range(0, len(keys), chunk_rows):
+                rows = make_rows(keys[begin : begin + chunk_rows], wide=table == "wide")
+                writer = writer or ipc.new_stream(sink, rows.schema)
+                writer.write_table(rows, max_chunksize=BATCH_ROWS)
+                yield sink.getvalue()
+                sink.seek(0)
+                sink.truncate()
+            writer.close()
+            yield sink.getvalue()
+
+        connection = http.client.HTTPConnection(self.address, timeout=COMMAND_TIMEOUT_S)
+        connection.request("PUT", f"/app/bench/{table}", body(), {"content-type": ARROW})
+        reply = connection.getresponse()
+        text = reply.read().decode()
+        connection.close()
+        if reply.status != 200:
+            raise Unable(f"PUT of {len(keys)} rows was answered {reply.status}: {text.strip()[:200]}")
         expect_equal("rows of the host after they were loaded", self.count(table), len(keys))
 
     def load(self, request: tuple, clients: int, keys: int = 0, seconds: float | None = None) -> Load:
@@ -788,6 +814,23 @@ def figure_memory(work: Path) -> None:
     lines.append(Line(f"resident memory ({worst})", f"<= {limit}", f"{most[worst] / 1e6:.1f} MB", limit, ratio))
 
 
+def figure_memory_at_once(work: Path) -> None:
+    """A table of many times the cache, loaded in one transaction: with its keys in random order, and then once more."""
+    keys = contiguous_keys(WIDE_ROWS)
+    numpy.random.default_rng(1).shuffle(keys)
+    with Host(work, f"--cache_size={MEMORY_CACHE}") as host, Sampler(host) as sampler:
+        most = 0
+        for phase in ["load in one transaction", "load once more in one transaction"]:
+            sampler.begin(phase)
+            begun = time.monotonic()
+            host.fill_at_once(keys, "wide", WIDE_CHUNK_ROWS)
+            print(f"memory: {phase}: {time.monotonic() - begun:.1f} s")
+            most = max(most, sampler.tell())
+    limit = f"{MEMORY_LIMIT_BYTES / 1e6:.0f} MB"
+    ratio = f"{most / MEMORY_LIMIT_BYTES:.2f}"
+    lines.append(Line("resident memory (one transaction)", f"<= {limit}", f"{most / 1e6:.1f} MB", limit, ratio))
+
+
 FIGURES: dict[str, Callable[[Path], None]] = {
     "upsert": figure_upsert,
     "point": figure_point,
@@ -797,6 +840,7 @@ FIGURES: dict[str, Callable[[Path], None]] = {
     "arrow": figure_arrow,
     "growth": figure_growth,
     "memory": figure_memory,
+    "memory-at-once": figure_memory_at_once,
 }
 
 

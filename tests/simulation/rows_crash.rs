@@ -249,7 +249,7 @@ fn what_was_stored_for_a_load_that_does_not_commit_goes() {
             assert_eq!(machine.call(large_load().request()).0, 200);
             machine.settle(vec![]);
             check_pages(&machine);
-            ticks += 11;
+            ticks += 23;
         }
     });
 }

@@ -90,7 +90,9 @@ impl Host {
         };
         // What was read before is forgotten, so nothing may be written before it.
         let floor_id = TxnId::new(now_ns, 0);
-        let mut registry = Registry { batch: 1, floor_id, last_page, ..Default::default() };
+        // A job of a world before this one may still end, and must not be taken for one of this.
+        let mut registry =
+            Registry { batch: 1, floor_id, last_page, job_count: now_ns, ..Default::default() };
         for chain in chains {
             registry.floor_id = registry.floor_id.max(chain.last);
             registry.commit_count = registry.commit_count.max(chain.collections.last_commit);

@@ -78,6 +78,11 @@ impl Runs {
         self.runs.iter().map(|run| run.rows).sum()
     }
 
+    /// What the runs take in scratch space, in bytes.
+    pub fn stored_bytes(&self) -> u64 {
+        self.runs.iter().flat_map(|run| run.chunks.iter()).map(|chunk| chunk.len as u64).sum()
+    }
+
     /// What is known of the runs in memory takes about so many bytes.
     pub fn bytes(&self) -> usize {
         let chunks = self.runs.iter().flat_map(|run| run.chunks.iter());

@@ -87,14 +87,21 @@ impl Drop for Charge {
 pub(super) struct Arrival<'a> {
     body: &'a mut Incoming,
     deadline: Instant,
+    timeout: Duration,
     idle_timeout: Duration,
 }
 
 impl<'a> Arrival<'a> {
     /// Nothing has arrived yet.
     pub(super) fn new(body: &'a mut Incoming, config: &HttpConfig) -> Self {
-        let deadline = Instant::now() + Duration::from_millis(config.body_timeout_ms);
-        Self { body, deadline, idle_timeout: Duration::from_millis(config.body_idle_timeout_ms) }
+        let timeout = Duration::from_millis(config.body_timeout_ms);
+        let idle_timeout = Duration::from_millis(config.body_idle_timeout_ms);
+        Self { body, deadline: Instant::now() + timeout, timeout, idle_timeout }
+    }
+
+    /// Begin the time limit anew, after it was us who took time.
+    pub(super) fn resume(&mut self) {
+        self.deadline = Instant::now() + self.timeout;
     }
 
     /// How long the body is at least.

@@ -165,6 +165,7 @@ async fn arriving(
     }
     let _permit =
         server.rows_arriving.acquire().await.map_err(|_| Error::unavailable("the host is going down"))?;
+    arrival.resume();
     let (pieces, receiver) = channel(PIECES_MAX);
     let (workspace, piece_bytes_max) = (workspace.clone(), config.max_body_bytes);
     let mut charge = Charge::new(&server.budget);
@@ -174,14 +175,19 @@ async fn arriving(
         Ok((state, charge))
     });
     let feeding = async {
-        while let Some(bytes) = arrival.next().await? {
+        loop {
+            let bytes = tokio::select! {
+                bytes = arrival.next() => bytes?,
+                // It reads no further when it knows what is wrong.
+                () = pieces.closed() => return Ok(()),
+            };
+            let Some(bytes) = bytes else { break };
             arrived_bytes += bytes.len() as u64;
             server.metrics.request_body_bytes.fetch_add(bytes.len() as u64, Relaxed);
             if arrived_bytes > config.max_rows_bytes {
                 return Err(too_large());
             }
             arrival.extend(bytes.len());
-            // It reads no further when it knows what is wrong.
             if pieces.send(Piece::Bytes(bytes)).await.is_err() {
                 return Ok(());
             }

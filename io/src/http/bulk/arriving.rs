@@ -139,7 +139,7 @@ impl<'a> Gathered<'a> {
 
     /// How much is gathered before it is written, in bytes.
     pub(super) fn bytes_max(&self) -> usize {
-        self.workspace.memory_bytes()
+        self.workspace.run_bytes()
     }
 
     /// Take memory for what comes, until rows are written next.
@@ -157,7 +157,7 @@ impl<'a> Gathered<'a> {
     pub(super) fn push(&mut self, rows: Columns, bytes: usize) -> Result<()> {
         self.bytes += bytes;
         self.parts.push(rows);
-        if self.bytes > self.workspace.memory_bytes() {
+        if self.bytes > self.workspace.run_bytes() {
             self.write()?;
         }
         Ok(())

@@ -435,7 +435,7 @@ fn arrived(
     let expected = expected(&CATALOG, &headers, &head).unwrap().unwrap();
     assert!(expected.is_unbounded());
     let directory = tempfile::tempdir().unwrap();
-    let workspace = Workspace::within(directory.path().to_path_buf(), memory_bytes);
+    let workspace = Workspace::within(directory.path().to_path_buf(), memory_bytes, Arc::default());
     let budget = Arc::new(Budget::new(1 << 20));
     let (mut charge, mut held) = (Charge::new(&budget), Charge::new(&budget));
     let (first, rest) = body.split_at(piece_bytes.min(body.len()));
