@@ -13,6 +13,7 @@ import io
 import json
 import os
 import random
+import shutil
 import socket
 import time
 import urllib.parse
@@ -707,6 +708,18 @@ def test_a_client_that_goes_away_in_the_middle_leaves_nothing(small, tmp_path):
     _, inspected = support.call(small, "GET", "/debug/world?kind=page&limit=1")
     assert inspected["staged_pages"] == 0
     assert workspace_of(tmp_path) == []
+
+
+def test_a_workspace_that_fails_is_an_error_and_not_the_end(small, tmp_path):
+    body = large_body(ARROW, many_rows(60_000, seed=5))
+    before = everything(small)
+    shutil.rmtree(tmp_path / "host" / "workspace")
+    status, reply = put(small, SYNC_ITEMS, ARROW, body)
+    assert (status, support.error_name(reply)) == (503, "unavailable")
+    assert "workspace" in reply["/error/unavailable"]
+    assert everything(small).equals(before)
+    (tmp_path / "host" / "workspace").mkdir()
+    assert put(small, SYNC_ITEMS, ARROW, body) == (200, None)
 
 
 def test_kill_during_a_load_that_does_not_fit_in_memory(small, tmp_path):

@@ -123,7 +123,7 @@ impl Declared {
         let layout = &schema.layouts()[0];
         let columns = |rows: &[Vec<_>]| Columns::from_rows(&layout.types, rows.iter().map(|row| &row[..]));
         // Every other body does not fit in memory, unless a history records it.
-        let bulk = if rows.len() % 2 == 0 || self.path.starts_with("/app/book") {
+        let bulk = if rows.len().is_multiple_of(2) || self.path.starts_with("/app/book") {
             Bulk::new(schema.clone(), columns(&rows))
         } else {
             let mut runs = Runs::new(scratch.clone(), SPILLED_PART_BYTES);
