@@ -726,7 +726,7 @@ def test_kill_during_a_load_that_does_not_fit_in_memory(small, tmp_path):
     body = large_body(ARROW, many_rows(60_000, seed=4))
     before = everything(small)
     kills = 0
-    for delay in [0.3, 0.6, 1, 2, 4]:
+    for delay in [0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2]:
         with concurrent.futures.ThreadPoolExecutor() as pool:
             writing = pool.submit(put, small, SYNC_ITEMS, ARROW, body)
             concurrent.futures.wait([writing], timeout=delay)
