@@ -23,7 +23,7 @@ use crate::tick::{
 const NONCE: u16 = 1;
 
 /// How fast rows that do not fit in memory are written at least, in bytes.
-const SPILLED_BYTES_PER_S_MIN: u64 = 8 << 20;
+const SPILLED_BYTES_PER_S_MIN: u64 = 2 << 20;
 
 /// Take in everything that came since the last tick.
 pub fn intake(world: &mut World) {
