@@ -4,8 +4,6 @@ kill -9 under concurrent load: what was acknowledged is there, nothing is there 
 TINYCHAIN_KILL_ROUNDS sets the number of rounds.
 """
 
-import concurrent.futures
-import os
 import random
 import time
 
@@ -14,8 +12,8 @@ import tinychain as tc
 
 import support
 import tbon
+from killing import ROUNDS, kill_under_load
 
-ROUNDS = int(os.environ.get("TINYCHAIN_KILL_ROUNDS", "5"))
 WORKERS = 8
 PADDING = "x" * 4000  # so that blocks roll over while the host is killed
 
@@ -94,13 +92,7 @@ def test_kill_9_loses_nothing_and_tears_nothing(tmp_path):
     support.start(host)
     try:
         for round_ in range(1, ROUNDS + 1):
-            with concurrent.futures.ThreadPoolExecutor(WORKERS) as pool:
-                running = [pool.submit(worker.run, host) for worker in workers]
-                time.sleep(dice.uniform(0.05, 0.8))
-                support.kill(host)
-                for worker in running:
-                    worker.result()
-
+            kill_under_load(host, [worker.run for worker in workers], dice.uniform(0.05, 0.8))
             support.start(host)
             check(host, workers, round_)
 
