@@ -18,3 +18,11 @@ def kill_under_load(host, loads, after_s):
         support.kill(host)
         for load in running:
             load.result()
+
+
+def kill_while_starting(host, after_s):
+    """Kill a host that may still be recovering."""
+
+    host.start(wait_time=0)
+    time.sleep(after_s)
+    support.kill(host)

@@ -5,14 +5,13 @@ TINYCHAIN_KILL_ROUNDS sets the number of rounds.
 """
 
 import random
-import time
 
 import requests
 import tinychain as tc
 
 import support
 import tbon
-from killing import ROUNDS, kill_under_load
+from killing import ROUNDS, kill_under_load, kill_while_starting
 
 WORKERS = 8
 PADDING = "x" * 4000  # so that blocks roll over while the host is killed
@@ -117,9 +116,7 @@ def test_kill_9_while_starting_loses_nothing(tmp_path):
         workers[0].attempted = 20
         support.kill(host)
         for _ in range(ROUNDS * 2):
-            host.start(wait_time=0)
-            time.sleep(dice.uniform(0, 0.03))
-            support.kill(host)
+            kill_while_starting(host, dice.uniform(0, 0.03))
 
         support.start(host)
         check(host, workers, 0)

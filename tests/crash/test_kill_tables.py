@@ -20,7 +20,7 @@ import tinychain as tc
 
 import support
 import tbon
-from killing import ROUNDS, kill_under_load
+from killing import ROUNDS, kill_under_load, kill_while_starting
 from support import call
 
 WORKERS = 8
@@ -43,7 +43,7 @@ STORE = "/app/store"
 BANK = "/app/bank"
 VAULT = "/app/vault"
 
-ROWS = tc.table.Schema(
+STOCK = tc.table.Schema(
     [tc.Column("id", tc.U64)],
     [tc.Column("group", tc.U32), tc.Column("stamp", tc.U64), tc.Column("text", tc.String, 40)],
 ).create_index("by_group", ["group"]).create_index("by_stamp", ["stamp", "group"])
@@ -68,8 +68,8 @@ class Store(tc.Cluster):
     __uri__ = tc.URI(STORE)
 
     def _configure(self):
-        self.goods = tc.chain.Sync(tc.table.Table(ROWS))
-        self.parcels = tc.chain.Block(tc.table.Table(ROWS))
+        self.goods = tc.chain.Sync(tc.table.Table(STOCK))
+        self.parcels = tc.chain.Block(tc.table.Table(STOCK))
 
     @tc.post_method
     def insert(self, id: tc.U64, group: tc.U32, stamp: tc.U64, text: tc.String):
@@ -121,7 +121,7 @@ class Bank(tc.Cluster):
 
 # What the clients know
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class Write:
     """One write of all rows of a unit: the stamp that they have after it (None: they are gone), and when it happened."""
 
@@ -179,14 +179,17 @@ class Clients:
         self.singles = [
             Unit(["goods"], None, f"row {i}", [id_of(SINGLE_LANE, i * SINGLE_STEP)]) for i in range(SINGLES)]
         self.batches = [
-            Unit(["goods", "parcels"], BATCH_GROUP + i, "batch", [id_of(BATCH_LANE + i, j * BATCH_STEP) for j in range(BATCH_ROWS)])
+            Unit(
+                ["goods", "parcels"], BATCH_GROUP + i, "batch",
+                [id_of(BATCH_LANE + i, j * BATCH_STEP) for j in range(BATCH_ROWS)])
             for i in range(BATCHES)]
         self.loads = [
             Unit([table], LOAD_GROUP + i, "load", [id_of(LOAD_LANE + i, j) for j in range(LOAD_ROWS)])
             for i, table in enumerate(LOAD_TABLES)]
         self.transfers = {}  # receipt: [account, to, amount]
         self.acknowledged = set()  # receipts
-        self.done = collections.Counter()  # acknowledged, by kind
+        self.done = collections.Counter()  # how many requests were answered, by kind
+        self.kinds = {self.single: 60, self.batch: 15, self.transfer: 20, self.load: 2, self.look: 4}  # and how often
 
     def units(self):
         return self.singles + self.batches + self.loads
@@ -195,13 +198,14 @@ class Clients:
         """A client that writes until the host is gone."""
 
         dice = random.Random(seed)
-        kinds, weights = zip((self.single, 60), (self.batch, 15), (self.transfer, 20), (self.load, 2))
+        kinds, weights = zip(*self.kinds.items())
 
         def run(host):
             try:
                 while True:
                     [kind] = dice.choices(kinds, weights)
                     kind(host, dice)
+                    self.done[kind] += 1
             except (OSError, http.client.HTTPException):
                 return
 
@@ -229,7 +233,8 @@ class Clients:
         stamp = next(self.stamps)
         match dice.choice(["write", "write", "update", "delete"]):
             case "write":
-                self.write(host, unit, stamp, "POST", STORE + "/write_batch", {"lane": unit.ids[0], "group": unit.group, "stamp": stamp})
+                body = {"lane": unit.ids[0], "group": unit.group, "stamp": stamp}
+                self.write(host, unit, stamp, "POST", STORE + "/write_batch", body)
             case "update":
                 body = {"group": unit.group, "stamp": stamp}
                 self.write(host, unit, stamp, "POST", STORE + "/update_group", body, is_update=True)
@@ -244,8 +249,8 @@ class Clients:
         else:
             [path] = unit.tables
             ids = dice.sample(unit.ids, len(unit.ids))
-            self.write(
-                host, unit, stamp, "PUT", path, raw=arrow_body(ids, unit.group, stamp, unit.text), headers={"Content-Type": ARROW})
+            body = arrow_body(ids, unit.group, stamp, unit.text)
+            self.write(host, unit, stamp, "PUT", path, raw=body, headers={"Content-Type": ARROW})
 
     def write(self, host, unit, stamp, verb, path, body=None, is_update=False, refused=200, **request):
         write = Write(stamp, time.monotonic(), is_update=is_update)
@@ -254,7 +259,6 @@ class Clients:
         assert status in (200, refused), reply
         if status == 200:
             write.answered = time.monotonic()
-            self.done[f"{verb} {path}" + (" in bulk" if "raw" in request else "")] += 1
         else:
             unit.writes.remove(write)
 
@@ -266,7 +270,21 @@ class Clients:
         status, reply = call(host, "POST", BANK + "/save", body)
         assert status == 200, reply
         self.acknowledged.add(receipt)
-        self.done["transfer"] += 1
+
+    def look(self, host, dice):
+        """Whoever reads two tables sees no half of a transaction either."""
+
+        group = dice.choice(self.batches).group
+        in_group = {"group": group}
+        reads = [
+            [BANK + "/accounts/rows", {}], [VAULT + "/savings/rows", {}],
+            [STORE + "/goods/rows", in_group], [STORE + "/parcels/rows", in_group]]
+        names = [f"read_{i}" for i in range(len(reads))]
+        program = [[name, {path: bounds}] for name, (path, bounds) in zip(names, reads)]
+        accounts, savings, goods, parcels = post(
+            host, support.HYPOTHETICAL, [*program, ["_return", [{f"${name}": []} for name in names]]])
+        assert sum(balance for _, balance in accounts + savings) == 2 * ACCOUNTS * DEPOSIT
+        assert goods == parcels and len(goods) in (0, BATCH_ROWS)
 
     def check(self, rows):
         """Compare all that was acknowledged with the rows of each table."""
@@ -324,8 +342,13 @@ def answer(reply):
     return body
 
 
-def rows_in(reply):
-    [_, rows] = reply["/state/collection/table"]
+def look_up(host, view, index):
+    """The rows of a view, which come of this index."""
+
+    rows, count, plan = post(host, support.HYPOTHETICAL, [
+        ["view", view], ["rows", {"$view/rows": {}}], ["count", {"$view/count": [None]}], ["plan", {"$view/explain": [None]}],
+        ["_return", [{"$rows": []}, {"$count": []}, {"$plan": []}]]])
+    assert (count, plan["index"]) == (len(rows), index)
     return rows
 
 
@@ -339,22 +362,20 @@ def check_indices(host, path):
     assert get(host, path + "/count") == len(rows)
     for name, indexed in indices.items():
         positions = [columns.index(column) for column in indexed]
-        value = lambda row: [row[i] for i in positions]
-        ordered = sorted(rows, key=lambda row: (value(row), row[0]))
-        assert rows_in(get(host, path + "/order", key=[indexed, False])) == ordered, f"{path} and {name} differ"
-        assert rows_in(get(host, path + "/order", key=[indexed, True])) == ordered[::-1], f"{path} and {name} differ"
-        status, plan = support.post(host, [["v", {path + "/order": [[indexed, False]]}], ["r", {"$v/explain": [None]}]])
-        assert (status, plan["index"]) == (200, name), plan
+        ordered = sorted(rows, key=lambda row: [*(row[i] for i in positions), row[0]])
+        for is_reversed in (False, True):
+            found = look_up(host, {path + "/order": [[indexed, is_reversed]]}, name)
+            assert found == (ordered[::-1] if is_reversed else ordered), f"{path} and {name} differ"
 
-        first = [row[positions[0]] for row in ordered]
-        bounds = [[["in", low], ["in", high]] for low, high in itertools.pairwise(sorted(set(first))[::max(1, len(set(first)) // 10)])]
-        for low_high in bounds + sorted(set(first))[:10] + [-1 if min(first, default=0) < 0 else 2**31 - 1]:
-            low, high = (low_high, low_high) if not isinstance(low_high, list) else (low_high[0][1], low_high[1][1])
+        # Some values of the first column, one that no row has, and ranges between them.
+        values = sorted({row[positions[0]] for row in rows})
+        some = values[::len(values) // 10 + 1] + [2**31 - 1]
+        bounds = [(low, low, low) for low in some]
+        bounds += [([["in", low], ["ex", high]], low, high - 1) for low, high in itertools.pairwise(some)]
+        for bound, low, high in bounds:
+            found = look_up(host, {path: {"bounds": {indexed[0]: bound}}}, name)
             within = [row for row in rows if low <= row[positions[0]] <= high]
-            found = post(host, path + "/rows", {indexed[0]: low_high})
-            assert sorted(found) == within, f"{path} and {name} differ at {low_high}"
-            status, counted = support.post(host, [["v", {path: {"bounds": {indexed[0]: low_high}}}], ["r", {"$v/count": [None]}]])
-            assert (status, counted) == (200, len(within)), f"{path} and {name} differ at {low_high}"
+            assert sorted(found) == within, f"{path} and {name} differ at {bound}"
 
     return rows
 
@@ -402,8 +423,11 @@ def test_kill_9_loses_no_row_and_no_index_entry(tmp_path, cache_size):
             for path in (BANK + "/accounts", VAULT + "/savings"):
                 assert call(host, "PUT", path, [DEPOSIT], key=[account]) == (200, None)
 
-        for _ in range(ROUNDS):
+        for round_ in range(ROUNDS):
             kill_under_load(host, workers, dice.uniform(0.05, 0.8))
+            if round_ % 2 == 1:
+                kill_while_starting(host, dice.uniform(0, 0.05))
+
             support.start(host)
             rows = check(host, clients)
 
@@ -414,7 +438,7 @@ def test_kill_9_loses_no_row_and_no_index_entry(tmp_path, cache_size):
         support.start(host)
         assert check(host, clients) == rows
         check_histories(host, rows)
-        print(sum(clients.done.values()), clients.done)
+        assert set(clients.done) == set(clients.kinds), "some kind of request was never answered"
     finally:
         if support.is_running(host):
             host.stop(wait_time=0)
