@@ -155,6 +155,22 @@ def test_hypothetical_queries(services):
     assert everything(services) == before
 
 
+def test_automatic_concurrency(serve):
+    """More programs than there are processors run at once, unasked, and who has little to do is not held up."""
+
+    host = serve(Wallet, Shop, request_ttl="3")
+    endless = {R + "/while": [
+        {OP + "/post": [["_return", True]]}, {OP + "/post": [["_return", {"i": {"$i/add": [1]}}]]}, {"i": 0}]}
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        program = [["a", endless], ["b", endless], ["r", [{"$a": []}, {"$b": []}]]]
+        running = [pool.submit(support.post, host, program) for _ in range(8)]
+        answers = [host.post("/app/shop/buy", {"coins": 1}) for _ in range(5)]
+        assert not any(program.done() for program in running)
+        assert answers == [9, 8, 7, 6, 5]
+        for program in running:
+            support.assert_reply(program.result(), 408)
+
+
 def test_data_encapsulation(services):
     """What a service does not offer cannot be reached, whatever the path."""
 
