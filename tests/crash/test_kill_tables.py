@@ -123,7 +123,7 @@ class Bank(tc.Cluster):
 
 @dataclasses.dataclass(eq=False)
 class Write:
-    """One write of all rows of a unit, when it happened, and the stamp that they have after it (None: they are gone)."""
+    """One write of all rows of a unit: when it happened, and their stamp after it (None: they are gone)."""
 
     stamp: int | None
     begun: float
