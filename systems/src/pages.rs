@@ -8,6 +8,7 @@ use bytes::Bytes;
 use components::TxnId;
 use components::collection::HostedCollection;
 use components::collection::columns::{self, Columns};
+use components::collection::delta::Delta;
 use components::collection::key::{Key, KeyRange};
 use components::collection::merge::{Merged, Replaced};
 use components::collection::page::{Foldable, Found, Page, PageCell, PageId, Statistics, Tree, Visibility};
@@ -182,31 +183,25 @@ pub fn replace_merged(
 }
 
 /// As [`replace_merged`], with pages that are stored already: they are garbage no more.
-pub fn place_staged(
-    world: &mut World,
-    collection: HostedCollection,
-    id: TxnId,
-    commit: u64,
-    staged: &Staged,
-) {
+pub fn place_staged(world: &mut World, collection: HostedCollection, id: TxnId, commit: u64, staged: Staged) {
     let schema = schema_of(world, collection);
-    for (tree, StagedTree { replaced, rows }) in staged.trees.iter().enumerate() {
+    for (tree, StagedTree { replaced, rows }) in staged.trees.into_iter().enumerate() {
         let layout = &schema.layouts()[tree];
         let tree_id = TreeId::of(collection, tree as u16);
         for (range, pages) in replaced {
             let mut new = Vec::with_capacity(pages.len());
-            for (i, (low, page)) in pages.iter().enumerate() {
-                let low = if i == 0 { &range.start } else { low };
-                let page = Page { horizon: (id, commit), through: commit, ..page.clone() };
+            for (i, (low, page)) in pages.into_iter().enumerate() {
+                let low = if i == 0 { range.start.clone() } else { low };
+                let page = Page { horizon: (id, commit), through: commit, ..page };
                 let cell = page.base.as_ref().expect("a stored page").id();
                 let writes = &mut world.resource_mut::<Outbox>().writes;
                 writes.push(put(
                     Keyspace::Trees,
                     stored::handle_key(tree_id, cell),
-                    stored::handle(low, &page),
+                    stored::handle(&low, &page),
                 ));
                 writes.push(Write { keyspace: Keyspace::Trees, key: stored::garbage_key(cell), value: None });
-                new.push((low.clone(), page));
+                new.push((low, page));
             }
             if new.is_empty() {
                 let low = range.start.clone();
@@ -214,9 +209,9 @@ pub fn place_staged(
                 let page = store(world, tree_id, layout, &low, empty, ((id, commit), commit));
                 new.push((low, page));
             }
-            replace_range(world, tree_id, range, new);
+            replace_range(world, tree_id, &range, new);
         }
-        count_rows(world, tree_id, *rows);
+        count_rows(world, tree_id, rows);
     }
 }
 
@@ -350,8 +345,7 @@ fn store(
     let stored_content = content.encode();
     let cell = spawn(world, tree, layout, content);
     let page = cell.id();
-    let new =
-        Page { base: Some(cell), delta: Arc::default(), delta_bytes: 0, rows, statistics, horizon, through };
+    let new = Page { base: Some(cell), delta: Delta::default(), rows, statistics, horizon, through };
     let handle = stored::handle(low, &new);
     let writes = &mut world.resource_mut::<Outbox>().writes;
     writes.push(put(Keyspace::Pages, stored::page_key(page), stored_content));

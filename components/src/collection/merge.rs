@@ -251,7 +251,7 @@ pub(super) mod tests {
     use super::*;
     use crate::collection::Row;
     use crate::collection::change::RowChange;
-    use crate::collection::page::DeltaEntry;
+    use crate::collection::delta::DeltaEntry;
     use crate::collection::schema::{CollectionKind, Column, ColumnType, Index};
     use crate::name::Id;
     use crate::number::NumberType;
