@@ -146,7 +146,7 @@ pub struct Hosting(pub Arc<Catalog>);
 pub const PARALLEL_PROGRAMS_MIN: usize = 2;
 
 /// How large the effects of a chain on its collections grow before its pages are stored: recovery repeats them.
-pub const EFFECTS_BYTES_MAX: u64 = 8 << 20;
+pub const EFFECTS_BYTES_MAX: u64 = 16 << 20;
 
 /// How many batches may be on their way to the disk before pages wait for their turn.
 const BATCHES_IN_FLIGHT_MAX: u64 = 8;
