@@ -165,7 +165,8 @@ fn start(world: &mut World, entity: Entity) {
     };
     let visibility = Visibility { before: id, commit };
     let ledger = Arc::new(Ledger::new(visibility, transaction.for_update.clone()));
-    let interpreter = Interpreter { catalog, ledger: ledger.clone() };
+    let jobs = world.resource::<Limits>().jobs;
+    let interpreter = Interpreter { catalog, ledger: ledger.clone(), jobs };
     let future = Box::pin(async move { interpreter.serve(&request).await });
     world.entity_mut(entity).insert(Program::new(future, ledger));
     let registry = &mut *world.resource_mut::<Registry>();

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use components::cluster::{Catalog, ClusterConfig};
+use components::collection::scan::in_turn;
 use components::job::{Job, JobId};
 use components::reference::Verb;
 use components::storage::{Batch, Keyspace, Read};
@@ -13,7 +14,7 @@ use io::json;
 use io::storage::simulated::SimulatedDisk;
 use io::storage::{CheckpointMode, Reader, Store, StoreOptions};
 use world::host::PROGRAM_STACK_BYTES;
-use world::load::{load, load_page, perform, work};
+use world::load::{load, page_loader, perform, work};
 use world::{Host, HostConfig, Input, Inputs, Limits, Outputs};
 
 use crate::random::Random;
@@ -255,8 +256,8 @@ impl Machine {
 
     fn read_rows(&self, state: &State) -> State {
         let storage = self.store.reader();
-        let mut load = |page, types: &_| load_page(&storage, page, types);
-        let read = state.with_rows(&mut |snapshot| snapshot.content(&mut load, u64::MAX));
+        let load = page_loader(&storage);
+        let read = state.with_rows(&mut |snapshot| snapshot.content(&load, &in_turn, u64::MAX));
         read.expect("the pages of a snapshot are kept")
     }
 
