@@ -234,7 +234,6 @@ mod tests {
     use crate::collection::Row;
     use crate::collection::change::RowChange;
     use crate::collection::page::{DeltaEntry, PageCell};
-    use crate::collection::scan::in_turn;
     use crate::collection::schema::{CollectionKind, Column, ColumnType, Index};
     use crate::name::Id;
     use crate::number::NumberType;
@@ -260,6 +259,11 @@ mod tests {
     fn columns(schema: &Schema, rows: &[[i64; 3]]) -> Columns {
         let rows: Vec<Row> = rows.iter().map(|values| row(*values)).collect();
         Columns::from_rows(&schema.layouts()[0].types, rows.iter().map(|row| &row[..]))
+    }
+
+    fn join(a: &mut (dyn FnMut() + Send), b: &mut (dyn FnMut() + Send)) {
+        a();
+        b();
     }
 
     /// Put what was merged into its place, as the world does.
@@ -315,7 +319,7 @@ mod tests {
             for rows in &loads {
                 let bulk = Bulk::new(schema.clone(), columns(&schema, rows));
                 let load = |_: &PageCell, _: &Layout| Err("everything is in memory".to_string());
-                let merged = merge(&bulk, &trees, &load, &in_turn).unwrap();
+                let merged = merge(&bulk, &trees, &load, &join).unwrap();
                 apply(&mut trees, merged, &mut next);
                 model.extend(rows.iter().map(|row| (row[0], *row)));
                 // Some rows are written one by one in between, so that there are deltas.

@@ -222,8 +222,8 @@ impl PageScan {
         while found.parts < parts.len() && (found.parts == 0 || found.bytes < bytes_max) {
             let wave = first_wave(&parts[found.parts..], bytes_max);
             // Where nothing is to be done, nobody needs to be woken for it.
-            let is_easy = self.conditions.is_empty() && !self.is_reversed;
-            let per_task = if is_easy && wave.iter().all(Part::is_in_memory) { wave.len() } else { 1 };
+            let is_as_it_is = self.conditions.is_empty() && !self.is_reversed;
+            let per_task = if is_as_it_is && wave.iter().all(Part::is_at_hand) { wave.len() } else { 1 };
             let work = |parts: &[Part]| {
                 parts.iter().map(|part| self.find_in(part, load)).collect::<Result<Vec<_>, String>>()
             };
@@ -258,8 +258,9 @@ impl Part {
         (self.page.base.as_ref().map_or(0, |cell| cell.bytes()) + self.page.delta_bytes) as u64
     }
 
-    fn is_in_memory(&self) -> bool {
-        self.page.base.as_ref().is_none_or(|cell| cell.content().is_some())
+    /// Whether its rows are there already.
+    fn is_at_hand(&self) -> bool {
+        self.page.delta.is_empty() && self.page.base.as_ref().is_none_or(|cell| cell.content().is_some())
     }
 }
 

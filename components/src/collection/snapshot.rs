@@ -30,7 +30,7 @@ const COMPLETED_PAGES_PER_TASK: usize = 8;
 pub const READ_AHEAD_PAGES: usize = 32;
 
 /// How much is read at once, in bytes, if it is more than a page.
-pub const READ_AHEAD_BYTES: u64 = 1 << 20;
+pub const READ_AHEAD_BYTES: u64 = 512 << 10;
 
 /// How to find rows by a scan of one tree.
 #[derive(Clone, Debug)]

@@ -278,10 +278,11 @@ impl Interpreter {
         let pages = scan.scan.clone();
         let before = range.clone();
         let batch = self.batch(&pages, range, 1).await;
+        let is_counted = std::mem::take(&mut scan.is_within_page) && batch.passed == 0;
         let Some(mut part) = batch.parts.into_iter().next() else {
             return (Vec::new(), batch.passed);
         };
-        touched.pages_read += u64::from(!std::mem::take(&mut scan.is_within_page));
+        touched.pages_read += u64::from(!is_counted);
         let base = self.base(&part.page).await;
         let layout = pages.layout();
         // No more rows than the chunk is to have: whoever wants one row does not pay for a page.
