@@ -114,6 +114,9 @@ impl RowsetSnapshot {
     }
 }
 
+/// A page, and the keys of the rows that are wanted of it, each with the place where the row goes.
+type WantedOfPage<'a> = (Arc<Page>, &'a [(Key, usize)]);
+
 /// Reads a snapshot from its first row to its last.
 #[derive(Debug)]
 pub struct RowsReader {
@@ -250,7 +253,7 @@ impl RowsReader {
             }
             Trees::Hosted(trees) => {
                 wanted.sort_unstable();
-                let mut pages: Vec<(Arc<Page>, &[(Key, usize)])> = Vec::new();
+                let mut pages: Vec<WantedOfPage> = Vec::new();
                 let mut rest = &wanted[..];
                 while let Some((first, _)) = rest.first() {
                     let Placed { range, page } = trees.trees[0].place(first);
@@ -262,7 +265,7 @@ impl RowsReader {
                     Some(own) => own.clone(),
                     None => page.find_in(primary, key, trees.visibility, base),
                 };
-                let work = |pages: &[(Arc<Page>, &[(Key, usize)])]| {
+                let work = |pages: &[WantedOfPage]| {
                     let mut found = Vec::new();
                     for (page, wanted) in pages {
                         let base = base(page, primary, load)?;
