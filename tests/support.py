@@ -83,7 +83,7 @@ def start(host):
     while True:
         assert host._process.poll() is None, f"the host exited at start with status {host._process.returncode}"
         try:
-            requests.get(address(host) + "/state", timeout=5)
+            requests.get(address(host) + "/state", timeout=STARTUP_LIMIT)
             return host
         except requests.ConnectionError:
             assert time.monotonic() < deadline, "the host does not answer"

@@ -87,18 +87,22 @@ impl Mutation {
     /// A PUT, with key and value in the form that is stored.
     ///
     /// # Errors
-    /// 400 if the value is neither made of values, tuples and maps, nor the rows of a collection.
+    /// 400 if the value is neither made of values, tuples and maps, nor the rows of a collection, or if a number is not
+    /// finite.
     pub fn put(path: Path, key: &Value, value: &State) -> Result<Self> {
         let value = match value {
-            State::Content(content) => State::Content(Arc::new(stored_content(content))),
+            State::Content(content) => State::Content(Arc::new(stored_content(content)?)),
             value => stored(value)?,
         };
-        Ok(Self::Put { path, key: stored_value(key), value })
+        Ok(Self::Put { path, key: stored_value(key)?, value })
     }
 
     /// A DELETE, with the key in the form that is stored.
-    pub fn delete(path: Path, key: &Value) -> Self {
-        Self::Delete { path, key: stored_value(key) }
+    ///
+    /// # Errors
+    /// 400 if a number is not finite.
+    pub fn delete(path: Path, key: &Value) -> Result<Self> {
+        Ok(Self::Delete { path, key: stored_value(key)? })
     }
 
     /// The logical size of this mutation, in bytes.
@@ -216,14 +220,14 @@ pub fn initial(declared: &State) -> Result<State> {
 /// the f64 that their JSON text reads as, so that `/chain` fed back verifies (page 04 §4.3).
 ///
 /// # Errors
-/// 400 if the state is not made of values, tuples and maps.
+/// 400 if the state is not made of values, tuples and maps, or if a number is not finite.
 pub fn stored(state: &State) -> Result<State> {
     match state {
         State::Row(row) => stored(&State::Value(Value::Tuple(row.values.clone()))),
-        State::Value(Value::Tuple(items)) => {
-            State::tuple(items.iter().map(|item| State::Value(stored_value(item))).collect())
-        }
-        State::Value(value) => Ok(State::Value(stored_value(value))),
+        State::Value(Value::Tuple(items)) => State::tuple(
+            items.iter().map(|item| stored_value(item).map(State::Value)).collect::<Result<_>>()?,
+        ),
+        State::Value(value) => stored_value(value).map(State::Value),
         State::Tuple(items) => State::tuple(items.iter().map(stored).collect::<Result<_>>()?),
         State::Map(items) => State::map(
             items.iter().map(|(name, item)| Ok((name.clone(), stored(item)?))).collect::<Result<_>>()?,
@@ -235,10 +239,14 @@ pub fn stored(state: &State) -> Result<State> {
 
 /// The rows of a collection in the form in which histories keep them. They are in the entry of their block, and not
 /// beside it under their hash as page 04 §4.4 has it: a transaction is bounded, so they are.
-fn stored_content(content: &CollectionContent) -> CollectionContent {
-    let rows = content.rows.iter().map(|row| row.iter().map(stored_value).collect()).collect();
+fn stored_content(content: &CollectionContent) -> Result<CollectionContent> {
+    let rows = content
+        .rows
+        .iter()
+        .map(|row| row.iter().map(stored_value).collect::<Result<_>>())
+        .collect::<Result<_>>()?;
     let (schema, columns) = (content.schema.clone(), content.columns.clone());
-    CollectionContent { schema, columns, is_list: false, rows, bytes: content.bytes }
+    Ok(CollectionContent { schema, columns, is_list: false, rows, bytes: content.bytes })
 }
 
 /// The subject that a resolved state declares: collections by empty ones, or an initial value (page 04 §4.1, §4.6).
@@ -281,20 +289,20 @@ pub fn has_collections(schema: &State) -> bool {
     }
 }
 
-fn stored_value(value: &Value) -> Value {
-    match value {
-        Value::Number(number) => Value::Number(match *number {
+fn stored_value(value: &Value) -> Result<Value> {
+    Ok(match value {
+        Value::Number(number) => Value::Number(match number.to_store()? {
             Number::F32(float) => Number::F64(float.to_string().parse().expect("the text of a float")),
             Number::C32([re, im]) => Number::C64([re.into(), im.into()]),
-            Number::Bool(_) | Number::F64(_) | Number::C64(_) => *number,
+            number @ (Number::Bool(_) | Number::F64(_) | Number::C64(_)) => number,
             integer => match integer.as_i64() {
                 Some(integer) => Number::I64(integer),
                 None => integer,
             },
         }),
-        Value::Tuple(items) => Value::Tuple(items.iter().map(stored_value).collect()),
+        Value::Tuple(items) => Value::Tuple(items.iter().map(stored_value).collect::<Result<_>>()?),
         other => other.clone(),
-    }
+    })
 }
 
 /// SHA-256 of a block (page 04 §4.3).
@@ -607,7 +615,7 @@ mod tests {
 
     #[test]
     fn integers_are_stored_as_json_shows_them() {
-        let stored = |number: Number| match stored_value(&Value::Number(number)) {
+        let stored = |number: Number| match stored_value(&Value::Number(number)).unwrap() {
             Value::Number(number) => number.class(),
             _ => unreachable!(),
         };
@@ -616,7 +624,24 @@ mod tests {
         assert_eq!(stored(Number::U64(u64::MAX)), NumberType::U64);
         assert_eq!(stored(Number::U8(5)), NumberType::I64);
         assert_eq!(stored(Number::F32(0.1)), NumberType::F64);
-        assert!(matches!(stored_value(&Number::F32(0.1).into()), Value::Number(Number::F64(x)) if x == 0.1));
+        let float = stored_value(&Number::F32(0.1).into()).unwrap();
+        assert!(matches!(float, Value::Number(Number::F64(x)) if x == 0.1));
+    }
+
+    #[test]
+    fn what_json_cannot_show_is_not_stored() {
+        let infinity = Value::from(Number::F64(f64::INFINITY));
+        let nested = Value::Tuple([Value::None, Number::C32([0.0, f32::NAN]).into()].into_iter().collect());
+        for value in [infinity, Number::F32(f32::NAN).into(), nested] {
+            let one = Value::from(Number::I64(1));
+            let put = |key: &Value, value: &Value| {
+                Mutation::put(Path::root(), key, &State::Value(value.clone())).map_err(|error| error.kind())
+            };
+            assert!(put(&one, &one).is_ok());
+            assert_eq!(put(&one, &value).unwrap_err(), crate::ErrorKind::BadRequest);
+            assert_eq!(put(&value, &one).unwrap_err(), crate::ErrorKind::BadRequest);
+            assert!(Mutation::delete(Path::root(), &value).is_err());
+        }
     }
 
     #[test]
@@ -643,7 +668,8 @@ mod tests {
         let nested = State::map([(Id::literal("in"), map)].into_iter().collect()).unwrap();
         let nested = put("/in", "b".into(), &nested).unwrap();
         assert_eq!(crate::encode::to_json(&nested).unwrap(), r#"{"in":{"a":1,"b":1}}"#);
-        let gone = Mutation::delete(Path::parse("/in").unwrap(), &"a".into()).apply(&nested).unwrap();
+        let gone =
+            Mutation::delete(Path::parse("/in").unwrap(), &"a".into()).unwrap().apply(&nested).unwrap();
         assert_eq!(crate::encode::to_json(&gone).unwrap(), r#"{"in":{"b":1}}"#);
         let tuple = State::tuple(vec![State::NONE, State::NONE]).unwrap();
         let tuple = put("/", Number::U64(1).into(), &tuple).unwrap();

@@ -16,6 +16,7 @@ pub mod coerce;
 pub mod columns;
 pub mod count;
 pub mod declare;
+pub mod delta;
 pub mod key;
 pub mod local;
 pub mod merge;

@@ -18,7 +18,7 @@ use crate::lock::{LockMode, Resource};
 use crate::state::State;
 use crate::transaction_id::TxnId;
 
-pub use rows::{LOCKED_KEYS_MAX, OwnRows, RowChanges, RowsChange, RowsSnapshot};
+pub use rows::{LOCKED_KEYS_MAX, OwnRows, RowsChange, RowsSnapshot};
 
 /// How much one transaction may hold in its contexts, in bytes.
 pub const TRANSACTION_BYTES_MAX: u64 = 128 << 20;
@@ -78,13 +78,14 @@ pub struct WriteTurn {
 #[derive(Debug, Default)]
 struct Turns {
     last: u64,
-    waiting: BTreeMap<u64, bool>,
+    /// In the order of their numbers: most often there is one.
+    waiting: Vec<(u64, bool)>,
 }
 
 #[derive(Debug, Default)]
 struct Content {
     views: BTreeMap<ChainId, View>,
-    collections: BTreeMap<HostedCollection, rows::RowsView>,
+    collections: BTreeMap<HostedCollection, Box<rows::RowsView>>,
     /// What the histories of chains around collections are to record.
     recorded: BTreeMap<ChainId, Vec<Mutation>>,
     /// The writes of chains around collections that are under way or wait for their turn.
@@ -253,7 +254,7 @@ impl Ledger {
         let content = &mut *self.content();
         let turns = content.writing.entry(chain).or_default();
         turns.last += 1;
-        turns.waiting.insert(turns.last, is_alone);
+        turns.waiting.push((turns.last, is_alone));
         WriteTurn { chain, number: turns.last }
     }
 
@@ -261,9 +262,10 @@ impl Ledger {
     pub fn is_turn(&self, turn: &WriteTurn) -> bool {
         let content = self.content();
         let waiting = &content.writing[&turn.chain].waiting;
-        match waiting[&turn.number] {
-            true => waiting.first_key_value().is_some_and(|(first, _)| *first == turn.number),
-            false => !waiting.range(..turn.number).any(|(_, is_alone)| *is_alone),
+        let before = waiting.partition_point(|(number, _)| *number < turn.number);
+        match waiting[before] {
+            (_, true) => before == 0,
+            (_, false) => !waiting[..before].iter().any(|(_, is_alone)| *is_alone),
         }
     }
 
@@ -271,9 +273,10 @@ impl Ledger {
     pub fn end_write(&self, turn: WriteTurn) {
         let content = &mut *self.content();
         let turns = content.writing.get_mut(&turn.chain).expect("a write that was queued");
-        turns.waiting.remove(&turn.number).expect("a write ends once");
+        let place = turns.waiting.binary_search_by_key(&turn.number, |(number, _)| *number);
+        turns.waiting.remove(place.expect("a write ends once"));
         // Who waits for this may have been polled before, and asks the world for nothing.
-        content.out_of_fuel |= turns.waiting.values().any(|is_alone| *is_alone);
+        content.out_of_fuel |= turns.waiting.iter().any(|(_, is_alone)| *is_alone);
         if turns.waiting.is_empty() {
             content.writing.remove(&turn.chain);
         }

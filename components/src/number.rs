@@ -213,6 +213,17 @@ impl Number {
             _ => true,
         }
     }
+
+    /// This number, which is to be stored: a collection or a history with NaN or infinity could not be shown.
+    ///
+    /// # Errors
+    /// 400 if it is not finite.
+    pub fn to_store(self) -> Result<Self> {
+        if self.is_finite() {
+            return Ok(self);
+        }
+        Err(Error::bad_request(format_args!("{self} cannot be stored: JSON has no form for it")))
+    }
 }
 
 fn not_a_number(text: &str) -> Error {

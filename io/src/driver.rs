@@ -17,8 +17,10 @@ use crate::jobs::Jobs;
 use crate::metrics::Metrics;
 use crate::persistence::Persistence;
 
-/// How many events a tick takes at most; the rest waits for the next one.
-const EVENTS_PER_TICK_MAX: usize = 1_024;
+/// How many events a tick takes at most; the rest waits for the next one. Of a burst of requests, the first are made
+/// durable and answered while the world still works on the last: with ticks of any length, all clients would wait for
+/// the world, then for the storage, then it for them.
+const EVENTS_PER_TICK_MAX: usize = 64;
 
 /// How long requests that run may take to finish when the host is asked to stop.
 const DRAIN_GRACE: Duration = Duration::from_millis(1_000);
@@ -174,8 +176,27 @@ impl Driver {
             }
         }
         inputs.extend(self.answers.pins.take().into_iter().map(Input::Unpin));
+        // Answers that have waited for the storage leave before the work of the tick: clients go on beside it.
+        if let Some(durable) = self.take_durable() {
+            let ended = self.tick(vec![durable]);
+            if ended.is_some() || inputs.is_empty() {
+                return ended;
+            }
+        }
+        self.tick(inputs)
+    }
+
+    /// What has become durable since the last call. It does not wait behind requests.
+    fn take_durable(&mut self) -> Option<Input> {
+        let durable = self.persistence.as_ref()?.durable();
+        let is_more = durable > self.batch_durable;
+        self.batch_durable = durable;
+        is_more.then_some(Input::Durable(durable))
+    }
+
+    fn tick(&mut self, events: Vec<Input>) -> Option<Ended> {
         let begun = Instant::now();
-        let outputs = self.host.tick(Inputs { now_ns: now_ns(), events: inputs });
+        let outputs = self.host.tick(Inputs { now_ns: now_ns(), events });
         self.metrics.count_tick(begun.elapsed().as_micros() as u64);
         self.hand_on(outputs)
     }
@@ -215,12 +236,8 @@ impl Driver {
                 let gone = self.waiting.iter().filter(|(_, reply)| reply.is_closed()).map(|(id, _)| *id);
                 inputs.extend(gone.map(Input::Cancel));
             }
-            // All of them are taken before each tick.
-            Event::Unpinned => {}
-            Event::Durable(sequence) => {
-                self.batch_durable = sequence;
-                inputs.push(Input::Durable(sequence));
-            }
+            // These are looked after before each tick.
+            Event::Unpinned | Event::Durable => {}
             Event::Loaded(input) => inputs.push(input),
             Event::StorageFailed(why) => {
                 self.metrics.poisoned.store(true, Ordering::Relaxed);
@@ -279,13 +296,13 @@ impl Driver {
         }
         // What was committed before the defect becomes durable first: it may have been promised to others.
         let mut deferred = Vec::new();
-        while self.batch_durable < self.batch_sent {
+        let is_pending = |persistence: &Persistence| persistence.durable() < self.batch_sent;
+        while self.persistence.as_ref().is_some_and(is_pending) {
             match self.events.recv() {
-                Ok(Event::Durable(sequence)) => self.batch_durable = sequence,
                 Ok(Event::StorageFailed(why)) => {
                     return Some(Ended::Failed(format!("the storage has failed: {why}")));
                 }
-                Ok(Event::Loaded(_) | Event::Hangup | Event::Unpinned) => {}
+                Ok(Event::Durable | Event::Loaded(_) | Event::Hangup | Event::Unpinned) => {}
                 Ok(event) => deferred.push(event),
                 Err(_) => return Some(Ended::Drained),
             }
@@ -294,6 +311,7 @@ impl Driver {
             Ok(host) => self.host = host,
             Err(cause) => return Some(Ended::Failed(format!("{cause}, after a defect: {why}"))),
         }
+        self.persistence.iter().for_each(Persistence::restart);
         (self.batch_sent, self.batch_durable) = (0, 0);
         (self.is_busy, self.next_deadline_ns) = (false, None);
         let mut inputs = Vec::new();

@@ -36,8 +36,8 @@ pub enum Event {
     Hangup,
     /// Some answers that stream are not read any more: [`Pins`] knows which.
     Unpinned,
-    /// The storage has made everything up to this sequence durable.
-    Durable(u64),
+    /// More is durable: [`Persistence::durable`](crate::persistence::Persistence::durable) knows up to where.
+    Durable,
     /// What the world has asked the storage for.
     Loaded(Input),
     /// The storage has failed; the host must stop.

@@ -3,6 +3,7 @@
 //! All batches that wait are committed with one sync: while it runs, the world ticks on and fills the next ones.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
@@ -39,6 +40,7 @@ impl Read for Reader {
 pub struct Persistence {
     batches: Option<Sender<Batch>>,
     loads: Option<Sender<Load>>,
+    durable: Arc<AtomicU64>,
     committer: Option<JoinHandle<()>>,
     loader: Option<JoinHandle<()>>,
 }
@@ -54,18 +56,31 @@ impl Persistence {
         let (load_sender, loads) = unbounded();
         let reader = store.reader();
         let reports = events.clone();
+        let durable = Arc::<AtomicU64>::default();
+        let sequence = durable.clone();
         let committer = std::thread::Builder::new()
             .name("storage".into())
-            .spawn(move || commit_batches(store, &batches, &reports, &metrics))?;
+            .spawn(move || commit_batches(store, &batches, &sequence, &reports, &metrics))?;
         let loader = std::thread::Builder::new()
             .name("loader".into())
             .spawn(move || perform_loads(&reader, &loads, &events))?;
         Ok(Self {
             batches: Some(batch_sender),
             loads: Some(load_sender),
+            durable,
             committer: Some(committer),
             loader: Some(loader),
         })
+    }
+
+    /// The last batch that is durable, as are all before it.
+    pub fn durable(&self) -> u64 {
+        self.durable.load(Ordering::Acquire)
+    }
+
+    /// The world was made anew from what is durable, and counts its batches from 1 again. Nothing may be under way.
+    pub fn restart(&self) {
+        self.durable.store(0, Ordering::Release);
     }
 
     /// Make a batch durable; [`Event::Durable`] reports it.
@@ -91,7 +106,13 @@ impl Persistence {
     }
 }
 
-fn commit_batches(mut store: Store, batches: &Receiver<Batch>, events: &Sender<Event>, metrics: &Metrics) {
+fn commit_batches(
+    mut store: Store,
+    batches: &Receiver<Batch>,
+    durable: &AtomicU64,
+    events: &Sender<Event>,
+    metrics: &Metrics,
+) {
     while let Ok(first) = batches.recv() {
         let mut waiting = vec![first];
         waiting.extend(batches.try_iter().take(BATCHES_PER_SYNC_MAX - 1));
@@ -105,7 +126,8 @@ fn commit_batches(mut store: Store, batches: &Receiver<Batch>, events: &Sender<E
         }
         let grown = store.log_bytes().saturating_sub(log_bytes);
         metrics.count_storage_commit(begun.elapsed().as_micros() as u64, grown);
-        if events.send(Event::Durable(sequence)).is_err() {
+        durable.store(sequence, Ordering::Release);
+        if events.send(Event::Durable).is_err() {
             break;
         }
     }

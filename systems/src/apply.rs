@@ -9,15 +9,16 @@ use components::chain::{BLOCK_BYTES, Block, BlockHash, BlockHasher, Mutation};
 use components::cluster::ChainId;
 use components::collection::HostedCollection;
 use components::collection::change;
-use components::collection::page::DeltaEntry;
+use components::collection::change::RowChange;
+use components::collection::delta::DeltaEntry;
+use components::collection::merge::Merged;
 use components::collection::stored;
 use components::encode::{Stored as StoredState, StoredMutations};
 use components::ledger::{Change, ChangedContent, RowsChange};
 use components::lock::TreeId;
 use components::storage::{Keyspace, Write};
 use components::versions::{
-    BlockContent, BlockHeader, EffectLog, History, HostedCollections, HostedRows, PagePlace, Stored, Version,
-    Versions,
+    BlockContent, BlockHeader, EffectLog, History, HostedCollections, PagePlace, Stored, Version, Versions,
 };
 use components::{State, TxnId, tbon};
 
@@ -38,7 +39,7 @@ pub fn apply(world: &mut World) {
                     apply_value(world, commit.id, commit.number, chain, subject, mutations);
                 }
                 ChangedContent::Rows(rows) => {
-                    full.extend(apply_rows(world, commit.id, commit.number, chain, &rows, mutations));
+                    full.extend(apply_rows(world, commit.id, commit.number, chain, rows, mutations));
                 }
             }
         }
@@ -81,7 +82,7 @@ fn apply_rows(
     id: TxnId,
     number: u64,
     chain: ChainId,
-    rows: &[(u16, RowsChange)],
+    rows: Vec<(u16, RowsChange)>,
     mutations: Vec<Mutation>,
 ) -> Vec<PagePlace> {
     let fold_rows_min = world.resource::<Limits>().fold_rows_min;
@@ -92,42 +93,45 @@ fn apply_rows(
     registry.dirty_chains.insert(chain);
     let collections = &mut *world.get_mut::<HostedCollections>(entity).expect("a chain around collections");
     collections.note_commit(number, id, oldest_snapshot);
-    let mut places: Vec<PagePlace> = Vec::new();
+    let mut dirty: Vec<PagePlace> = Vec::new();
     let mut full: Vec<PagePlace> = Vec::new();
+    let mut slots: Vec<(u16, Vec<RowChange>)> = Vec::with_capacity(rows.len());
+    let mut merged: Vec<(u16, Arc<Merged>)> = Vec::new();
     for (slot, changes) in rows {
-        let HostedRows { schema, trees } = &mut collections.slots[usize::from(*slot)];
-        let trees = Arc::make_mut(trees);
-        for change in changes.rows.values().flat_map(|change| change.in_trees(schema)) {
-            let change::Change { tree, key, row, rows } = change;
-            let tree_id = TreeId { chain, slot: *slot, tree: tree as u16 };
+        let trees = Arc::make_mut(&mut collections.slots[usize::from(slot)].trees);
+        for change::Change { tree, key, row, rows } in changes.entries {
+            let tree_id = TreeId { chain, slot, tree: tree as u16 };
             trees[tree].rows = trees[tree].rows.checked_add_signed(rows).expect("rows that were there");
             let (low, page) = trees[tree].page_mut(&key);
             page.commit(DeltaEntry { key, id, commit: number, row }, rows);
-            if page.delta.len() >= fold_rows_min
-                && (page.delta.len() - fold_rows_min).is_multiple_of(fold_rows_step)
-            {
+            let len = page.delta.len();
+            // With more rows, it is dirty already.
+            if len == 1 {
+                dirty.push((tree_id, low.clone()));
+            }
+            let base = page.base.as_ref().map_or(0, |base| base.id().0 as usize);
+            let fold_rows_min = fold_rows_min + fold_rows_min / (2 * FOLD_SPREAD) * (base % FOLD_SPREAD);
+            if len >= fold_rows_min && (len - fold_rows_min).is_multiple_of(fold_rows_step) {
                 full.push((tree_id, low.clone()));
             }
-            places.push((tree_id, low));
         }
+        merged.extend(changes.merged.map(|merged| (slot, merged)));
+        slots.push((slot, changes.rows));
     }
     let log = &mut *world.get_mut::<EffectLog>(entity).expect("a chain around collections");
-    if rows.iter().any(|(_, changes)| !changes.rows.is_empty()) {
-        let slots = rows.iter().map(|(slot, changes)| (*slot, changes.rows.values()));
+    if slots.iter().any(|(_, rows)| !rows.is_empty()) {
+        let slots = slots.iter().map(|(slot, rows)| (*slot, rows.iter()));
         stored::append_effects(&mut log.pending, id, number, slots);
         log.pending_last = Some(number);
     }
-    log.dirty.extend(places);
+    log.dirty.extend(dirty);
     if world.get::<History>(entity).is_some() && !mutations.is_empty() {
         let mut writes = Vec::new();
         append(world, chain, id, mutations, batch, &mut writes);
         world.resource_mut::<Outbox>().writes.append(&mut writes);
     }
-    for (slot, changes) in rows {
-        if let Some(merged) = &changes.merged {
-            let collection = HostedCollection { chain, slot: *slot };
-            pages::replace_merged(world, collection, id, number, merged);
-        }
+    for (slot, merged) in merged {
+        pages::replace_merged(world, HostedCollection { chain, slot }, id, number, &merged);
     }
     full
 }
@@ -135,6 +139,10 @@ fn apply_rows(
 /// Folding a page is tried again when this part of the rows has come once more, if somebody still looks at what it was
 /// before.
 const FOLD_STEPS: usize = 8;
+
+/// Pages are folded with so many different numbers of rows, up to half as many more: those that fill at the same rate
+/// are not all folded in the same ticks.
+const FOLD_SPREAD: usize = 64;
 
 fn write_subject(
     chain: ChainId,

@@ -105,7 +105,8 @@ impl Interpreter {
                 }
             };
             let values = State::Value(Value::Tuple(values.into()));
-            mutations.push(Mutation::put(Path::from(path), &key, &values)?);
+            let mutation = Mutation::put(Path::from(path), &key, &values);
+            mutations.push(mutation.map_err(|cause| cause.context(format_args!("row {}", i + 1)))?);
         }
         Ok(mutations)
     }
@@ -300,7 +301,7 @@ impl Interpreter {
                 };
                 *mutation = Mutation::put(path.clone(), key, &read)?;
             } else if let Mutation::Delete { path, key } = mutation {
-                *mutation = Mutation::delete(path.clone(), key);
+                *mutation = Mutation::delete(path.clone(), key)?;
             }
             self.ledger.reserve(mutation.bytes())?;
         }
@@ -451,7 +452,7 @@ fn check_chain_call(call: Call) -> Result<()> {
 fn mutation(path: &[Id], call: &Call) -> Result<Option<Mutation>> {
     Ok(match call {
         Call::Put(key, value) => Some(Mutation::put(Path::from(path), &value_of(key)?, value)?),
-        Call::Delete(key) => Some(Mutation::delete(Path::from(path), &value_of(key)?)),
+        Call::Delete(key) => Some(Mutation::delete(Path::from(path), &value_of(key)?)?),
         Call::Get(_) | Call::Post(_) | Call::Either => None,
     })
 }

@@ -161,10 +161,10 @@ fn out_of_order(world: &World, id: TxnId, changes: &[Change]) -> Vec<Resource> {
                 continue;
             }
             let mut entries = Vec::new();
-            for change in rows.rows.values().flat_map(|change| change.in_trees(schema)) {
+            for change in rows.entries.iter().filter(|change| change.tree > 0) {
                 let tree = TreeId { chain: *chain, slot: *slot, tree: change.tree as u16 };
-                let resource = Resource { tree, range: LockRange::Key(change.key) };
-                if change.tree == 0 || !is_refused(world, id, &resource, LockMode::Write) {
+                let resource = Resource { tree, range: LockRange::Key(change.key.clone()) };
+                if !is_refused(world, id, &resource, LockMode::Write) {
                     continue;
                 }
                 entries.push(resource);

@@ -124,7 +124,7 @@ fn begin(world: &mut World, request_id: RequestId, request: Request, now_ns: u64
         }
         Authority::Hypothetical { .. } => Expectation::default(),
     };
-    let transaction = Transaction {
+    let mut transaction = Transaction {
         id,
         request_id,
         request: Arc::new(request),
@@ -138,38 +138,38 @@ fn begin(world: &mut World, request_id: RequestId, request: Request, now_ns: u64
         for_update: expectation.for_update,
         outcome: None,
     };
-    let deadline_ns = transaction.deadline_ns;
-    let entity = world.spawn(transaction).id();
+    let program = attempt(world, &mut transaction);
+    let (deadline_ns, expected) = (transaction.deadline_ns, transaction.expected_writes.clone());
+    let entity = world.spawn((transaction, program)).id();
     let registry = &mut *world.resource_mut::<Registry>();
     registry.requests.insert(request_id, entity);
     registry.deadlines.insert((deadline_ns, request_id));
+    start(registry, id, entity, expected);
     world.resource_mut::<Statistics>().begun += 1;
-    start(world, entity);
 }
 
-/// Begin (an attempt of) a transaction under its id.
-fn start(world: &mut World, entity: Entity) {
-    let catalog = world.resource::<Hosting>().0.clone();
-    let begun_commit = world.resource::<Registry>().commit_count;
-    let transaction = &mut *world.get_mut::<Transaction>(entity).expect("a transaction");
+/// The program of the next attempt of a transaction, under its id.
+fn attempt(world: &World, transaction: &mut Transaction) -> Program {
     transaction.attempts += 1;
-    transaction.begun_commit = begun_commit;
+    transaction.begun_commit = world.resource::<Registry>().commit_count;
     transaction.outcome = None;
-    let id = transaction.id;
-    let request = transaction.request.clone();
-    let expected = transaction.expected_writes.clone();
-    transaction.phase = if expected.is_empty() { Phase::Running } else { Phase::Waiting };
+    let is_ready = transaction.expected_writes.is_empty();
+    transaction.phase = if is_ready { Phase::Running } else { Phase::Waiting };
     let commit = match transaction.authority {
         Authority::Real(_) => u64::MAX,
         Authority::Hypothetical { snapshot } => snapshot,
     };
-    let visibility = Visibility { before: id, commit };
+    let visibility = Visibility { before: transaction.id, commit };
     let ledger = Arc::new(Ledger::new(visibility, transaction.for_update.clone()));
+    let catalog = world.resource::<Hosting>().0.clone();
     let jobs = world.resource::<Limits>().jobs;
     let interpreter = Interpreter { catalog, ledger: ledger.clone(), jobs };
-    let future = Box::pin(async move { interpreter.serve(&request).await });
-    world.entity_mut(entity).insert(Program::new(future, ledger));
-    let registry = &mut *world.resource_mut::<Registry>();
+    let request = transaction.request.clone();
+    Program::new(Box::pin(async move { interpreter.serve(&request).await }), ledger)
+}
+
+/// Let (an attempt of) a transaction begin, once it has the locks that it is expected to need.
+fn start(registry: &mut Registry, id: TxnId, entity: Entity, expected: Vec<Resource>) {
     registry.active.insert(id, entity);
     if expected.is_empty() {
         registry.runnable.insert(id);
@@ -182,18 +182,19 @@ fn start(world: &mut World, entity: Entity) {
 pub(crate) fn restart(world: &mut World, entity: Entity) {
     let now_ns = world.resource::<Inbox>().0.now_ns;
     let id = mint(&mut world.resource_mut::<Registry>(), now_ns);
-    let transaction = &mut *world.get_mut::<Transaction>(entity).expect("a transaction");
+    let mut transaction = world.entity_mut(entity).take::<Transaction>().expect("a transaction");
     transaction.id = id;
-    if let Authority::Hypothetical { snapshot } = transaction.authority {
+    if let Authority::Hypothetical { snapshot } = &mut transaction.authority {
         // What it was to see is gone.
         let registry = &mut *world.resource_mut::<Registry>();
-        registry.release_snapshot(snapshot);
-        let snapshot = registry.take_snapshot();
-        let transaction = &mut *world.get_mut::<Transaction>(entity).expect("a transaction");
-        transaction.authority = Authority::Hypothetical { snapshot };
+        registry.release_snapshot(*snapshot);
+        *snapshot = registry.take_snapshot();
     }
+    let program = attempt(world, &mut transaction);
+    let expected = transaction.expected_writes.clone();
+    world.entity_mut(entity).insert((transaction, program));
     world.resource_mut::<Statistics>().retried += 1;
-    start(world, entity);
+    start(&mut world.resource_mut::<Registry>(), id, entity, expected);
 }
 
 /// End a transaction before its program does; false if its outcome is known already.

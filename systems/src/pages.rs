@@ -8,6 +8,7 @@ use bytes::Bytes;
 use components::TxnId;
 use components::collection::HostedCollection;
 use components::collection::columns::{self, Columns};
+use components::collection::delta::Delta;
 use components::collection::key::Key;
 use components::collection::merge::{Merged, Replaced};
 use components::collection::page::{Foldable, Found, Page, PageCell, PageId, Statistics, Tree, Visibility};
@@ -212,8 +213,7 @@ fn store(
     let stored_content = content.encode();
     let cell = spawn(world, tree, layout, content);
     let page = cell.id();
-    let new =
-        Page { base: Some(cell), delta: Arc::default(), delta_bytes: 0, rows, statistics, horizon, through };
+    let new = Page { base: Some(cell), delta: Delta::default(), rows, statistics, horizon, through };
     let handle = stored::handle(low, &new);
     let writes = &mut world.resource_mut::<Outbox>().writes;
     writes.push(put(Keyspace::Pages, stored::page_key(page), stored_content));

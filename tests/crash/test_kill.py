@@ -4,18 +4,15 @@ kill -9 under concurrent load: what was acknowledged is there, nothing is there 
 TINYCHAIN_KILL_ROUNDS sets the number of rounds.
 """
 
-import concurrent.futures
-import os
 import random
-import time
 
 import requests
 import tinychain as tc
 
 import support
 import tbon
+from killing import ROUNDS, kill_under_load, kill_while_starting
 
-ROUNDS = int(os.environ.get("TINYCHAIN_KILL_ROUNDS", "5"))
 WORKERS = 8
 PADDING = "x" * 4000  # so that blocks roll over while the host is killed
 
@@ -94,13 +91,7 @@ def test_kill_9_loses_nothing_and_tears_nothing(tmp_path):
     support.start(host)
     try:
         for round_ in range(1, ROUNDS + 1):
-            with concurrent.futures.ThreadPoolExecutor(WORKERS) as pool:
-                running = [pool.submit(worker.run, host) for worker in workers]
-                time.sleep(dice.uniform(0.05, 0.8))
-                support.kill(host)
-                for worker in running:
-                    worker.result()
-
+            kill_under_load(host, [worker.run for worker in workers], dice.uniform(0.05, 0.8))
             support.start(host)
             check(host, workers, round_)
 
@@ -125,9 +116,7 @@ def test_kill_9_while_starting_loses_nothing(tmp_path):
         workers[0].attempted = 20
         support.kill(host)
         for _ in range(ROUNDS * 2):
-            host.start(wait_time=0)
-            time.sleep(dice.uniform(0, 0.03))
-            support.kill(host)
+            kill_while_starting(host, dice.uniform(0, 0.03))
 
         support.start(host)
         check(host, workers, 0)

@@ -1,8 +1,13 @@
 """What clients may do to hosted collections without harm: odd schemas and values, many rows, deep views, endless streams."""
 
+import io
 import json
+import math
 
+import pyarrow
+import pyarrow.ipc
 import pytest
+import requests
 
 import support
 import tbon
@@ -268,26 +273,105 @@ def test_keys_at_their_extremes(serve, kind, dtype, ordered):
     assert host.get(T + "/count") == 0
 
 
-@pytest.mark.parametrize("kind", ["sync", "block"])
-@pytest.mark.parametrize("dtype", ["number", "number/float/64", ""])
-def test_a_number_that_json_cannot_show_does_no_harm(serve, kind, dtype):
-    """Infinity comes of a product. A reply that shows it is an error; the other rows are there, and it can be deleted."""
+def infinite(write):
+    """A method that does something with `k`, the product of its parameter with itself: infinity comes of that."""
 
+    return {OP + "/post": [["k", {"$x/mul": [{"$x": []}]}], ["_return", write]]}
+
+
+@pytest.mark.parametrize("kind", ["sync", "block"])
+@pytest.mark.parametrize("dtype", ["number", "number/float/64", "number/complex/64", "tuple", ""])
+def test_a_number_that_json_cannot_show_is_not_stored(serve, kind, dtype):
     path = f"{V}/{dtype}" if dtype else V
-    max_len = [] if dtype else [8]
-    schema = [[[column("k", path, *max_len)], [column("i", N + "/int/64")]], []]
-    host = serve_one(serve, kind, {TABLE: [schema]}, put={OP + "/post": [
-        ["k", {"$x/mul": [{"$x": []}]}], ["_return", {"$self/t": [[{"$k": []}], [7]]}]]},
-        clear={OP + "/post": [
-            ["t", {"$self": ["t"]}], ["w", {"$t": {"bounds": {"i": 7}}}], ["s", {"$w/select": [["k"]]}], ["rows", {"$s/rows": {}}],
-            ["_return", {"$rows/for_each": {"op": capture(["t"], {OP + "/delete": ["k", [["_return", delete("$t", {"$k": []})]]]})}}]]})
-    host.put(T, [1.5], [1])
-    assert host.post(APP + "/put", {"x": 1e300}) is None
-    support.assert_reply(call(host, "GET", T), 400)
-    assert host.get(T + "/limit", 1) == table([[1.5, 1]], schema)
-    assert host.get(T + "/select", ["i"])[TABLE][1] == [[1], [7]]
-    support.kill(host)
-    support.start(host)
-    assert host.get(T + "/count") == 2
-    assert host.post(APP + "/clear", {}) is None
-    assert host.get(T) == table([[1.5, 1]], schema)
+    max_len = [] if dtype.startswith("number") else [8]
+    schema = [[[column("i", N + "/int/64")], [column("k", path, *max_len)]], []]
+    k = [{"$k": []}] if dtype == "tuple" else {"$k": []}
+    host = serve_one(
+        serve, kind, {TABLE: [schema]},
+        put=infinite({"$self/t": [[7], [k]]}), update=infinite({"$self/t": [[1], {"k": k}]}),
+        bound=infinite({"$self/t": {"bounds": {"k": [["in", 0], ["ex", k]]}}}))
+    one = [1.5] if dtype == "tuple" else 1.5
+    host.put(T, [1], [one])
+    before = host.get(T + "/chain")
+    for method in ("put", "update"):
+        reply = call(host, "POST", f"{APP}/{method}", {"x": 1e300})
+        support.assert_reply(reply, 400)
+        assert "JSON has no form" in str(reply[1]), reply
+
+    assert host.get(T + "/chain") == before
+    if dtype == "number/float/64":
+        assert host.post(APP + "/bound", {"x": 1e300})[TABLE][1] == [[1, 1.5]]
+
+
+@pytest.mark.parametrize("kind", ["sync", "block"])
+def test_a_number_that_json_cannot_show_is_no_key(serve, kind):
+    """Not in a history either, which could not be shown any more."""
+
+    schema = [[[column("k", N + "/float/64")], []], []]
+    host = serve_one(
+        serve, kind, {TABLE: [schema]},
+        put=infinite({"$self/t": [[{"$k": []}], []]}), get=infinite({"$self/t": [[{"$k": []}]]}),
+        delete=infinite(delete("$self/t", [{"$k": []}])))
+    host.put(T, [1.5], [])
+    support.assert_reply(call(host, "POST", APP + "/put", {"x": 1e300}), 400)
+    support.assert_reply(call(host, "POST", APP + "/delete", {"x": 1e300}), 200 if kind == "sync" else 400)
+    assert host.post(APP + "/get", {"x": 1e300}) is None
+    assert host.get(T + "/chain")
+    assert host.get(T) == table([[1.5]], schema)
+
+
+@pytest.mark.parametrize("kind", ["sync", "block"])
+def test_a_number_that_json_cannot_show_is_no_value_of_a_chain(serve, kind):
+    chain = f"/state/chain/{kind}"
+    host = serve({APP: {
+        "n": {chain: [1.5]}, "set": infinite({"$self/n": [None, {"$k": []}]}),
+        "nested": infinite({"$self/n": [None, {"a": [{"$k": []}]}]})}})
+    for method in ("set", "nested"):
+        support.assert_reply(call(host, "POST", f"{APP}/{method}", {"x": 1e300}), 400)
+
+    assert host.get(APP + "/n") == 1.5
+    assert host.post(APP + "/set", {"x": 2}) is None
+    assert host.get(APP + "/n") == 4
+    assert host.get(APP + "/n/chain")
+
+
+ARROW = "application/vnd.apache.arrow.stream"
+
+
+def test_arrow_carries_numbers_that_json_cannot_show(serve):
+    """In and out, where no history is kept. A reply in JSON that shows one is an error; the other rows are there."""
+
+    schema = [[[column("i", N + "/int/64")], [column("x", N + "/float/64")]], [["by_x", ["x"]]]]
+    host = serve_one(serve, "sync", {TABLE: [schema]})
+    sent = pyarrow.table({"i": [1, 2, 3], "x": [1.5, math.inf, math.nan]})
+    assert put_arrow(host, sent) == (200, None)
+    for _ in range(2):
+        support.assert_reply(call(host, "GET", T), 400)
+        assert host.get(T + "/limit", 1) == table([[1, 1.5]], schema)
+        assert host.get(T + "/select", ["i"])[TABLE][1] == [[1], [2], [3]]
+        reply = requests.get(support.address(host) + T, headers={"Accept": ARROW}).content
+        assert str(pyarrow.ipc.open_stream(reply).read_all().to_pydict()) == str(sent.to_pydict())
+        support.kill(host)
+        support.start(host)
+
+    host.delete(T, [2])
+    host.put(T, [3], {"x": 0})
+    assert host.get(T) == table([[1, 1.5], [3, 0.0]], schema)
+    assert host.get(T + "/order", [["x"], False])[TABLE][1] == [[3, 0.0], [1, 1.5]]
+
+
+def test_a_history_keeps_no_number_that_json_cannot_show(serve):
+    schema = [[[column("i", N + "/int/64")], [column("x", N + "/float/64")]], []]
+    host = serve_one(serve, "block", {TABLE: [schema]})
+    reply = put_arrow(host, pyarrow.table({"i": [1, 2, 3], "x": [1.5, math.inf, 2.5]}))
+    support.assert_reply(reply, 400)
+    assert "row 2" in str(reply[1])
+    assert host.get(T) == table([], schema)
+
+
+def put_arrow(host, rows):
+    sink = io.BytesIO()
+    with pyarrow.ipc.new_stream(sink, rows.schema) as writer:
+        writer.write_table(rows)
+
+    return call(host, "PUT", T, raw=sink.getvalue(), headers={"Content-Type": ARROW})

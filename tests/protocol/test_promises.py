@@ -1,6 +1,10 @@
 """The promises of the seed that this host keeps, one test each; ARCHITECTURE.md lists those that are still open."""
 
 import concurrent.futures
+import itertools
+import json
+import threading
+import time
 
 import pytest
 import tinychain as tc
@@ -45,6 +49,42 @@ class Shop(tc.Cluster):
         return tc.After(txn.counted, tc.use(Wallet).pay(coins=coins))
 
 
+class Warehouse(tc.Cluster):
+    __uri__ = tc.URI("/app/warehouse")
+
+    def _configure(self):
+        schema = tc.table.Schema(
+            [tc.Column("sku", tc.U64)],
+            [tc.Column("color", tc.String, 32), tc.Column("qty", tc.I32), tc.Column("note", tc.String, 200)])
+        self.items = tc.chain.Sync(tc.table.Table(schema.create_index("by_color", ["color"])))
+        self.places = tc.chain.Block(tc.btree.BTree([tc.Column("hall", tc.String, 32), tc.Column("shelf", tc.U32)]))
+
+    @tc.post_method
+    def move(self, txn, source: tc.U64, target: tc.U64):
+        txn.source_row = tc.Tuple(self.items[[source]])
+        txn.target_row = tc.Tuple(self.items[[target]])
+        return [
+            self.items.update_row([source], {"qty": tc.I32(txn.source_row[2]) - 1}),
+            self.items.update_row([target], {"qty": tc.I32(txn.target_row[2]) + 1})]
+
+    @tc.get_method
+    def total(self):
+        @tc.put_op
+        def add(key: tc.I32, value: tc.Tuple):
+            return key + tc.I32(value[2])
+
+        return self.items.rows().fold(tc.I32(0), add)
+
+    @tc.get_method
+    def audit(self, txn):
+        """Count by row, by index, and by row once more."""
+
+        txn.before = self.total()
+        txn.colors = tc.After(txn.before, self.items.aggregate(["color"], tc.table.Table.count))
+        txn.after = tc.After(txn.colors, self.total())
+        return [txn.before, txn.colors, txn.after]
+
+
 @pytest.fixture
 def services(serve):
     return serve(Wallet, Shop)
@@ -52,6 +92,19 @@ def services(serve):
 
 def everything(host):
     return [host.get(path) for path in ("/app/wallet/coins", "/app/wallet/history/chain", "/app/shop/sold")]
+
+
+def wait_for_world(host, is_so):
+    """What a host shows to operators, as soon as it is so."""
+
+    deadline = time.monotonic() + 20
+    while True:
+        _, world = support.call(host, "GET", "/debug/world")
+        if is_so(world):
+            return world
+
+        assert time.monotonic() < deadline, world
+        time.sleep(0.01)
 
 
 def test_json_is_a_turing_complete_application_language(hypothetical):
@@ -74,6 +127,15 @@ def test_json_is_a_turing_complete_application_language(hypothetical):
 
     loop = {R + "/while": [{OP + "/post": [["_return", {"$n/gt": [1]}]]}, step, {"n": 27, "steps": 0}]}
     assert hypothetical([["collatz", loop]]) == (200, {"n": 1, "steps": 111})
+
+
+def test_json_rpc(services):
+    """Methods are called, and errors told, in plain JSON over HTTP."""
+
+    assert support.call(services, "POST", "/app/shop/buy", raw='{"coins": 4}') == (200, 6)
+    assert support.call(services, "GET", "/app/shop/sold") == (200, 1)
+    support.assert_reply(support.call(services, "POST", "/app/shop/buy", raw='{"coins": 7}'), 400)
+    support.assert_reply(support.call(services, "POST", "/app/shop/sell", raw="{}"), 404)
 
 
 def test_cross_service_transactions(services):
@@ -104,6 +166,22 @@ def test_hypothetical_queries(services):
 
     assert (status, left) == (200, 4)
     assert everything(services) == before
+
+
+def test_automatic_concurrency(services):
+    """More programs than there are processors run at once, unasked, and who has little to do is not held up."""
+
+    endless = {R + "/while": [
+        {OP + "/post": [["_return", True]]}, {OP + "/post": [["_return", {"i": {"$i/add": [1]}}]]}, {"i": 0}]}
+    program = [["a", endless], ["b", endless], ["r", [{"$a": []}, {"$b": []}]]]
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        running = [pool.submit(support.post, services, program) for _ in range(8)]
+        wait_for_world(services, lambda world: world["entities"]["transaction"]["total"] == len(running))
+        answers = [services.post("/app/shop/buy", {"coins": 1}) for _ in range(5)]
+        support.kill(services)
+
+    assert answers == [9, 8, 7, 6, 5]
+    assert all(isinstance(program.exception(), OSError) for program in running), "a program had ended before"
 
 
 def test_data_encapsulation(services):
@@ -170,3 +248,96 @@ def test_a_service_recovers_from_a_crash_without_losing_state(services):
     support.kill(services)
     support.restart(services)
     assert everything(services) == before
+
+
+def test_database_tables(serve):
+    """A Table supports one or more BTree indices, which find its rows and give them in order."""
+
+    host = serve(Warehouse)
+    items = "/app/warehouse/items"
+    for sku, color, qty in [(3, "red", 30), (1, "red", 10), (2, "blue", 20), (4, "teal", 40)]:
+        host.put(items, [sku], [color, qty, ""])
+
+    host.put(items, [3], {"qty": 33})
+    host.delete(items, [4])
+    for _ in range(2):
+        rows = [[1, "red", 10, ""], [2, "blue", 20, ""], [3, "red", 33, ""]]
+        assert host.get(items + "/rows") == rows
+        assert host.get(items, [2]) == rows[1]
+        assert host.post(items + "/rows", {"color": "red"}) == [rows[0], rows[2]]
+        assert host.get(items + "/order", [["color"], False])["/state/collection/table"][1] == [rows[1], rows[0], rows[2]]
+        assert host.get("/app/warehouse/audit") == [63, [[["blue"], 1], [["red"], 2]], 63]
+        red = [["red", {items: {"bounds": {"color": "red"}}}], ["plan", {"$red/explain": [None]}]]
+        assert support.post(host, red)[1]["index"] == "by_color"
+        support.kill(host)
+        support.start(host)
+
+
+def test_btree(serve):
+    """Keys are ordered, each is there once, and a prefix or a range finds them."""
+
+    host = serve(Warehouse)
+    places = "/app/warehouse/places"
+    for hall, shelf in [("b", 2), ("a", 9), ("b", 1), ("b", 10), ("b", 2)]:
+        host.put(places, None, [hall, shelf])
+
+    host.delete(places, ["b", 1])
+    for _ in range(2):
+        assert host.get(places + "/keys") == [["a", 9], ["b", 2], ["b", 10]]
+        assert host.get(places + "/keys", ["b"]) == [["b", 2], ["b", 10]]
+        assert host.get(places + "/count", ["b", [["in", 3], ["ex", None]]]) == 1
+        assert host.get(places + "/first") == {"hall": "a", "shelf": 9}
+        support.kill(host)
+        support.start(host)
+
+
+CACHE_BYTES = 400_000
+
+
+@pytest.mark.parametrize("count", [100, 20_000], ids=["small", "many times larger than the cache"])
+def test_transactional_filesystem_cache(serve, count):
+    """
+    The same code serves a collection in memory and one that is not: its pages come and go within --cache_size, while
+    each transaction sees the whole of it as of one moment, whoever writes.
+    """
+
+    host = serve(Warehouse, cache_size=f"{CACHE_BYTES // 1000}K")
+    colors = ["blue", "red", "teal"]
+    rows = [[i, colors[i % 3], 10, f"{i} " + "x" * 150] for i in range(count)]
+    loaded = support.call(host, "PUT", "/app/warehouse/items", rows, headers={"Content-Type": "application/json"})
+    assert loaded == (200, None)
+    is_done = threading.Event()
+
+    def move(worker):
+        for i in itertools.count():
+            if is_done.is_set():
+                return i
+
+            source, target = (worker + i * 7919) % count, (worker + 50 + i * 104_729) % count
+            if source != target:
+                host.post("/app/warehouse/move", {"source": source, "target": target})
+
+    by_color = [[[color], len(range(i, count, 3))] for i, color in enumerate(colors)]
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        writers = [pool.submit(move, worker) for worker in range(4)]
+        try:
+            for _ in range(5):
+                assert host.get("/app/warehouse/audit") == [10 * count, by_color, 10 * count]
+        finally:
+            is_done.set()
+
+        assert all(writer.result() > 0 for writer in writers)
+
+    # A page that is not durable yet cannot be dropped.
+    world = wait_for_world(host, lambda world: world["resident_page_bytes"] <= CACHE_BYTES)
+    is_larger = len(json.dumps(rows)) > CACHE_BYTES
+    is_loaded, is_evicted = (world["statistics"][name] > 0 for name in ("page_loads", "page_evictions"))
+    assert is_loaded == is_evicted == is_larger, world["statistics"]
+
+    left = host.get("/app/warehouse/items/rows")
+    assert [[sku, color, note] for sku, color, _, note in left] == [[sku, color, note] for sku, color, _, note in rows]
+    assert sum(qty for _, _, qty, _ in left) == 10 * count
+    support.kill(host)
+    support.start(host)
+    assert host.get("/app/warehouse/items/rows") == left
+    assert host.get("/app/warehouse/audit") == [10 * count, by_color, 10 * count]

@@ -213,7 +213,7 @@ fn collections(world: &mut World) -> Vec<Value> {
                             usize::from(page.base.as_ref().is_some_and(|cell| cell.content().is_some()));
                         bytes += page.base.as_ref().map_or(0, |cell| cell.bytes());
                         changed += page.delta.len();
-                        delta_bytes += page.delta_bytes;
+                        delta_bytes += page.delta.bytes();
                     }
                     json!({
                         "name": name,

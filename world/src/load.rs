@@ -9,9 +9,10 @@ use components::chain::{Block, BlockHash, BlockHasher, ChainAddress, ChainKind, 
 use components::cluster::{Catalog, ChainId, ChainSpec, ClusterConfig};
 use components::collection::change::Change;
 use components::collection::columns::Columns;
+use components::collection::delta::DeltaEntry;
 use components::collection::key::Key;
 use components::collection::merge::merge;
-use components::collection::page::{DeltaEntry, Page, PageCell, PageId, Tree};
+use components::collection::page::{Page, PageCell, PageId, Tree};
 use components::collection::scan::{Task, in_turn};
 use components::collection::schema::{ColumnType, Layout, Schema};
 use components::collection::stored::{self, Effects};

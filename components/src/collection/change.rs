@@ -16,6 +16,15 @@ pub struct RowChange {
 }
 
 impl RowChange {
+    /// Whether all trees stay as they are.
+    pub fn is_nothing(&self, schema: &Schema) -> bool {
+        match (&self.old, &self.new) {
+            (Some(old), Some(new)) => schema.kind() == CollectionKind::BTree || is_same(old, new),
+            (None, None) => true,
+            _ => false,
+        }
+    }
+
     /// See [`changes`].
     pub fn in_trees(&self, schema: &Schema) -> Vec<Change> {
         changes(schema, self.old.as_ref(), self.new.as_ref())
@@ -87,11 +96,11 @@ fn bits(number: Number) -> (crate::NumberType, u64, u64) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::collection::declare::tests::inventory;
 
-    fn row(sku: u64, color: &str, quantity: i64) -> Row {
+    pub(in crate::collection) fn row(sku: u64, color: &str, quantity: i64) -> Row {
         [sku.into(), color.into(), crate::Number::I32(quantity as i32).into()].into()
     }
 
@@ -111,5 +120,15 @@ mod tests {
         );
         assert_eq!(trees(Some(row(1, "red", 10)), Some(row(1, "red", 10))), []);
         assert_eq!(trees(None, None), []);
+    }
+
+    #[test]
+    fn what_changes_nothing_changes_no_tree() {
+        let schema = inventory();
+        let rows = [None, Some(row(1, "red", 10)), Some(row(1, "red", 11)), Some(row(1, "blue", 10))];
+        for (old, new) in rows.iter().flat_map(|old| rows.iter().map(move |new| (old, new))) {
+            let change = RowChange { old: old.clone(), new: new.clone() };
+            assert_eq!(change.is_nothing(&schema), change.in_trees(&schema).is_empty(), "{change:?}");
+        }
     }
 }

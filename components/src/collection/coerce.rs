@@ -35,16 +35,31 @@ pub fn value_of(state: &State) -> Result<Value> {
     }
 }
 
-/// A value as the column holds it.
+/// A value that is written to a column, as the column holds it.
 ///
 /// # Errors
-/// 400 that names the column, if the value cannot be cast, is out of range or is too long; 501 for a number as bytes.
+/// 400 that names the column, if the value cannot be cast, is out of range, is too long or has a number that is not
+/// finite; 501 for a number as bytes.
 pub fn coerce(column: &Column, value: &Value, rule: Rule) -> Result<Value> {
     into_column(column, value, rule)
-        .map_err(|cause| cause.context(format_args!("the column {}", column.name)))
+        .and_then(|value| check_finite(&value).map(|()| value))
+        .map_err(|cause| in_column(&cause, column))
 }
 
-/// As [`coerce`], but the errors do not name the column.
+fn in_column(cause: &Error, column: &Column) -> Error {
+    cause.clone().context(format_args!("the column {}", column.name))
+}
+
+fn check_finite(value: &Value) -> Result<()> {
+    match value {
+        Value::Number(number) => number.to_store().map(drop),
+        Value::Tuple(items) => items.iter().try_for_each(check_finite),
+        _ => Ok(()),
+    }
+}
+
+/// As [`coerce`], but the errors do not name the column, and numbers need not be finite: Arrow has a form for those that
+/// are not.
 pub(super) fn into_column(column: &Column, value: &Value, rule: Rule) -> Result<Value> {
     into_class(column.class, value, rule).and_then(|value| check_len(column, value))
 }
@@ -54,8 +69,7 @@ pub(super) fn into_column(column: &Column, value: &Value, rule: Rule) -> Result<
 /// # Errors
 /// As [`coerce`].
 pub fn coerce_bound(column: &Column, value: &Value) -> Result<Value> {
-    into_class(column.class, value, Rule::Strict)
-        .map_err(|cause| cause.context(format_args!("the column {}", column.name)))
+    into_class(column.class, value, Rule::Strict).map_err(|cause| in_column(&cause, column))
 }
 
 /// A row of a BTree: a value for each column.
@@ -68,14 +82,17 @@ pub fn btree_row(schema: &Schema, values: &[Value]) -> Result<Row> {
     columns.iter().zip(values).map(|(column, value)| coerce(column, value, Rule::Lenient)).collect()
 }
 
-/// The values of the key of a table.
+/// The values of the key of a row that is looked for, which need not be finite.
 ///
 /// # Errors
 /// As [`btree_row`].
 pub fn table_key(schema: &Schema, values: &[Value]) -> Result<Vec<Value>> {
     let columns = schema.key_columns();
     check_count("a key of this table", values.len(), columns.len())?;
-    columns.iter().zip(values).map(|(column, value)| coerce(column, value, Rule::Strict)).collect()
+    let sought = |(column, value): (&Column, &Value)| {
+        into_column(column, value, Rule::Strict).map_err(|cause| in_column(&cause, column))
+    };
+    columns.iter().zip(values).map(sought).collect()
 }
 
 /// A row of a table.
@@ -285,6 +302,23 @@ mod tests {
             (NumberType::Number, Number::I64(-1), "-1"),
         ] {
             assert_eq!(number(class, value), expected, "{value} as {class}");
+        }
+    }
+
+    #[test]
+    fn what_json_cannot_show_is_not_written() {
+        let any = column(ColumnType::Value);
+        for number in
+            [Number::F64(f64::INFINITY), Number::F32(f32::NAN), Number::C64([0.0, f64::NEG_INFINITY])]
+        {
+            for value in [number.into(), tuple([Value::None, tuple([number.into()])])] {
+                for rule in [Rule::Lenient, Rule::Strict] {
+                    let error = coerce(&any, &value, rule).unwrap_err();
+                    assert!(error.message().contains("the column c"), "{error}");
+                    assert!(error.message().contains("cannot be stored"), "{error}");
+                }
+                assert!(coerce_bound(&any, &value).is_ok(), "a bound may be infinite");
+            }
         }
     }
 

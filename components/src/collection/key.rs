@@ -28,6 +28,9 @@ enum Repr {
 }
 
 impl Key {
+    /// The least key, with which every key begins.
+    pub const EMPTY: Key = Key(Repr::Inline { len: 0, bytes: [0; INLINE_BYTES] });
+
     /// The key of a row of a tree.
     ///
     /// # Panics
@@ -101,9 +104,22 @@ impl Borrow<[u8]> for Key {
     }
 }
 
+impl Repr {
+    /// The content of two keys that both lie where they are named. What is behind their ends is zero, so their order
+    /// is that of the whole, and then that of their lengths.
+    #[inline]
+    fn compare(this: (&[u8; INLINE_BYTES], u8), that: (&[u8; INLINE_BYTES], u8)) -> Ordering {
+        let word = |bytes: &[u8; INLINE_BYTES], at: usize| {
+            u64::from_be_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
+        };
+        let words = |bytes| [word(bytes, 0), word(bytes, 8), word(bytes, INLINE_BYTES - 8)];
+        words(this.0).cmp(&words(that.0)).then(this.1.cmp(&that.1))
+    }
+}
+
 impl PartialEq for Key {
     fn eq(&self, other: &Self) -> bool {
-        **self == **other
+        self.cmp(other) == Ordering::Equal
     }
 }
 
@@ -117,7 +133,12 @@ impl PartialOrd for Key {
 
 impl Ord for Key {
     fn cmp(&self, other: &Self) -> Ordering {
-        (**self).cmp(&**other)
+        match (&self.0, &other.0) {
+            (Repr::Inline { len, bytes }, Repr::Inline { len: other_len, bytes: other }) => {
+                Repr::compare((bytes, *len), (other, *other_len))
+            }
+            _ => (**self).cmp(&**other),
+        }
     }
 }
 
@@ -145,7 +166,7 @@ pub struct KeyRange {
 impl KeyRange {
     /// Every key.
     pub fn all() -> Self {
-        Self { start: Vec::new().into(), end: None }
+        Self { start: Key::EMPTY, end: None }
     }
 
     /// No key.
@@ -392,6 +413,16 @@ mod tests {
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+        #[test]
+        fn keys_are_ordered_like_their_bytes(
+            a in prop::collection::vec(0u8..3, 0..30),
+            b in prop::collection::vec(0u8..3, 0..30),
+        ) {
+            let (this, that) = (Key::from(&a[..]), Key::from(&b[..]));
+            prop_assert_eq!(this.cmp(&that), a.cmp(&b));
+            prop_assert_eq!(this == that, a == b);
+        }
 
         #[test]
         fn encoded_values_are_ordered_like_values(a in any_value(), b in any_value()) {

@@ -233,7 +233,8 @@ mod tests {
     use super::*;
     use crate::collection::Row;
     use crate::collection::change::RowChange;
-    use crate::collection::page::{DeltaEntry, PageCell};
+    use crate::collection::delta::DeltaEntry;
+    use crate::collection::page::PageCell;
     use crate::collection::schema::{CollectionKind, Column, ColumnType, Index};
     use crate::name::Id;
     use crate::number::NumberType;

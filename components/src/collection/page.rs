@@ -11,11 +11,12 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use imbl::OrdMap;
 
+use super::Row;
 use super::bound::{Condition, ValueRange};
 use super::columns::{Columns, STATISTICS_TEXT_BYTES, may_match};
+use super::delta::{Delta, DeltaEntry};
 use super::key::{Key, KeyRange};
 use super::schema::Layout;
-use super::{Row, row_bytes};
 use crate::transaction_id::TxnId;
 use crate::value::Value;
 
@@ -170,32 +171,10 @@ pub struct Visibility {
     pub commit: u64,
 }
 
-/// One committed version of a row that is not in the base yet.
-#[derive(Clone, Debug)]
-pub struct DeltaEntry {
-    /// The key of the row.
-    pub key: Key,
-    /// The transaction that wrote it.
-    pub id: TxnId,
-    /// The number of its commit.
-    pub commit: u64,
-    /// The row; none if it was deleted.
-    pub row: Option<Row>,
-}
-
 impl Visibility {
     /// That of a reader who sees everything.
     pub const NEWEST: Visibility = Visibility { before: TxnId::MAX, commit: u64::MAX };
 }
-
-impl DeltaEntry {
-    fn is_visible(&self, visibility: Visibility) -> bool {
-        self.id < visibility.before && self.commit <= visibility.commit
-    }
-}
-
-/// What an entry of a delta takes in memory beside its key and row, in bytes.
-const DELTA_ENTRY_BYTES: usize = 120;
 
 /// A version of a page.
 #[derive(Clone, Debug)]
@@ -203,9 +182,7 @@ pub struct Page {
     /// Its base; none if it has no rows.
     pub base: Option<Arc<PageCell>>,
     /// The rows that were committed since, by key and transaction.
-    pub delta: Arc<Vec<DeltaEntry>>,
-    /// What the delta takes in memory, in bytes.
-    pub delta_bytes: usize,
+    pub delta: Delta,
     /// How many rows there are for the newest reader.
     pub rows: u64,
     /// The least and the greatest value of each column, base and delta.
@@ -231,8 +208,7 @@ impl Page {
     pub fn empty() -> Self {
         Self {
             base: None,
-            delta: Arc::default(),
-            delta_bytes: 0,
+            delta: Delta::default(),
             rows: 0,
             statistics: Arc::default(),
             horizon: (TxnId::ZERO, 0),
@@ -247,17 +223,17 @@ impl Page {
 
     /// Whether a reader sees every row that is committed.
     pub fn is_all_visible(&self, visibility: Visibility) -> bool {
-        self.delta.iter().all(|entry| entry.is_visible(visibility))
+        self.delta.is_all_visible(visibility)
     }
 
     /// The newest commit that is not in the base.
     pub fn newest_commit(&self) -> u64 {
-        self.delta.iter().map(|entry| entry.commit).max().unwrap_or(0)
+        self.delta.newest_commit()
     }
 
     /// The row of a key as a reader sees it.
-    pub fn find(&self, layout: &Layout, key: &[u8], visibility: Visibility) -> Found {
-        if let Some(entry) = self.find_change(key, visibility) {
+    pub fn find(&self, layout: &Layout, key: &Key, visibility: Visibility) -> Found {
+        if let Some(entry) = self.delta.find(key, visibility) {
             return Found::Row(entry.row.clone(), entry.commit.max(self.horizon.1));
         }
         match &self.base {
@@ -275,21 +251,14 @@ impl Page {
     pub fn find_in(
         &self,
         layout: &Layout,
-        key: &[u8],
+        key: &Key,
         visibility: Visibility,
         base: Option<&Columns>,
     ) -> Option<Row> {
-        match self.find_change(key, visibility) {
+        match self.delta.find(key, visibility) {
             Some(entry) => entry.row.clone(),
             None => base.and_then(|base| base.find(layout, key).map(|i| base.row(i))),
         }
-    }
-
-    /// What a reader sees of a key on top of the base.
-    fn find_change(&self, key: &[u8], visibility: Visibility) -> Option<&DeltaEntry> {
-        let end = self.delta.partition_point(|entry| *entry.key <= *key);
-        let mut versions = self.delta[..end].iter().rev().take_while(|entry| *entry.key == *key);
-        versions.find(|entry| entry.is_visible(visibility))
     }
 
     /// The newest commit that a reader may see in this page.
@@ -301,10 +270,9 @@ impl Page {
     /// The changes that a reader sees on top of the base, one for each key of the range, in order, and the newest
     /// commit among them and in the base.
     pub fn changes(&self, range: &KeyRange, visibility: Visibility) -> (Vec<(Key, Option<Row>)>, u64) {
-        let start = self.delta.partition_point(|entry| entry.key < range.start);
         let mut changes: Vec<(Key, Option<Row>)> = Vec::new();
         let mut newest = self.horizon.1;
-        for entry in self.delta[start..].iter().take_while(|entry| range.contains(&entry.key)) {
+        for entry in self.delta.range(range) {
             if !entry.is_visible(visibility) {
                 continue;
             }
@@ -323,15 +291,9 @@ impl Page {
     /// # Panics
     /// If it is not newer than every other version of its key.
     pub fn commit(&mut self, entry: DeltaEntry, rows: i64) {
-        let at = self
-            .delta
-            .partition_point(|other| (&other.key, other.id).cmp(&(&entry.key, entry.id)) == Ordering::Less);
-        if let Some(next) = self.delta.get(at) {
-            assert!(next.key != entry.key, "the versions of a row ascend");
-        }
         self.count(&entry);
         self.rows = self.rows.checked_add_signed(rows).expect("no more rows are deleted than there are");
-        Arc::make_mut(&mut self.delta).insert(at, entry);
+        self.delta.insert(entry);
     }
 
     /// Add committed versions of rows as [`Self::commit`] does, many at once; `rows` is how many rows there are more.
@@ -341,13 +303,7 @@ impl Page {
     pub fn commit_all(&mut self, entries: Vec<DeltaEntry>, rows: i64) {
         entries.iter().for_each(|entry| self.count(entry));
         self.rows = self.rows.checked_add_signed(rows).expect("no more rows are deleted than there are");
-        let delta = Arc::make_mut(&mut self.delta);
-        delta.extend(entries);
-        delta.sort_by(|this, that| (&this.key, this.id).cmp(&(&that.key, that.id)));
-        let is_after = |this: &DeltaEntry, next: &DeltaEntry| {
-            this.key != next.key || (this.id < next.id && this.commit < next.commit)
-        };
-        assert!(delta.is_sorted_by(is_after), "the versions of a row ascend");
+        self.delta.extend(entries);
     }
 
     /// Make the statistics hold with a further entry of the delta.
@@ -357,8 +313,6 @@ impl Page {
         {
             Arc::make_mut(&mut self.statistics).widen(row);
         }
-        self.delta_bytes +=
-            DELTA_ENTRY_BYTES + entry.key.len() + entry.row.as_ref().map_or(0, |row| row_bytes(row) as usize);
     }
 
     /// The newest version of each row that can be folded: everything up to the last commit before which no reader
@@ -425,7 +379,7 @@ impl Default for Tree {
 impl Tree {
     /// A tree without rows.
     pub fn empty() -> Self {
-        Self { pages: OrdMap::unit(Key::from(Vec::new()), Arc::new(Page::empty())), rows: 0 }
+        Self { pages: OrdMap::unit(Key::EMPTY, Arc::new(Page::empty())), rows: 0 }
     }
 
     /// A tree of these pages.
@@ -448,12 +402,12 @@ impl Tree {
     }
 
     /// The page that a key belongs to, with its least key.
-    pub fn page(&self, key: &[u8]) -> (&Key, &Arc<Page>) {
+    pub fn page(&self, key: &Key) -> (&Key, &Arc<Page>) {
         self.pages.get_prev(key).expect("the first page begins with the empty key")
     }
 
     /// The page that a key belongs to, to be changed.
-    pub fn page_mut(&mut self, key: &[u8]) -> (Key, &mut Page) {
+    pub fn page_mut(&mut self, key: &Key) -> (Key, &mut Page) {
         let low = self.page(key).0.clone();
         let page = self.pages.get_mut(&low).expect("the page that was found");
         (low, Arc::make_mut(page))
@@ -465,7 +419,7 @@ impl Tree {
     }
 
     /// Where the page of a key lies.
-    pub fn place(&self, key: &[u8]) -> Placed {
+    pub fn place(&self, key: &Key) -> Placed {
         let (low, page) = self.page(key);
         let next = self.pages.range::<_, Key>((Bound::Excluded(low), Bound::Unbounded)).next();
         Placed {

@@ -255,7 +255,7 @@ impl PageScan {
 impl Part {
     /// What its page takes in memory when it is read, in bytes.
     fn bytes(&self) -> u64 {
-        (self.page.base.as_ref().map_or(0, |cell| cell.bytes()) + self.page.delta_bytes) as u64
+        (self.page.base.as_ref().map_or(0, |cell| cell.bytes()) + self.page.delta.bytes()) as u64
     }
 
     /// Whether its rows are there already.

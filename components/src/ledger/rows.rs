@@ -8,7 +8,7 @@ use imbl::OrdMap;
 use super::{Content, Ledger, TRANSACTION_BYTES_MAX, Want, ask};
 use crate::chain::Mutation;
 use crate::cluster::ChainId;
-use crate::collection::change::RowChange;
+use crate::collection::change::{Change, RowChange};
 use crate::collection::key::{Key, KeyRange};
 use crate::collection::merge::Merged;
 use crate::collection::page::{PageCell, Tree, Visibility};
@@ -20,14 +20,13 @@ use crate::lock::{LockMode, LockRange, Resource, TreeId};
 /// How many keys of one tree a transaction locks one by one. With more it locks the whole tree.
 pub const LOCKED_KEYS_MAX: usize = 1_024;
 
-/// The changed rows of a collection by their keys.
-pub type RowChanges = BTreeMap<Key, RowChange>;
-
 /// What a transaction has changed of a collection.
 #[derive(Debug, Default)]
 pub struct RowsChange {
-    /// Rows that were written one by one.
-    pub rows: RowChanges,
+    /// Rows that were written one by one, in the order of their keys.
+    pub rows: Vec<RowChange>,
+    /// What that changes in the trees.
+    pub entries: Vec<Change>,
     /// Rows that were merged into all of it.
     pub merged: Option<Arc<Merged>>,
 }
@@ -48,10 +47,10 @@ pub(super) struct RowsView {
     schema: Arc<Schema>,
     /// What was committed, as it was when the last lock was granted.
     trees: Arc<Vec<Tree>>,
-    /// What the transaction has written, for each tree.
-    own: Vec<OwnRows>,
-    /// The same by row, with what was there before.
-    changes: RowChanges,
+    /// The rows that the transaction has changed, by their keys.
+    changes: BTreeMap<Key, RowChange>,
+    /// The same for each tree, once a snapshot was taken.
+    own: Option<Vec<OwnRows>>,
     merged: Option<Arc<Merged>>,
     locked_keys: BTreeSet<(u16, Key, LockMode)>,
     locked_ranges: Vec<(u16, KeyRange, LockMode)>,
@@ -86,11 +85,26 @@ impl RowsView {
     }
 
     pub(super) fn into_changes(self) -> RowsChange {
-        let mut rows = self.changes;
-        rows.retain(|_, change| change.old.is_some() || change.new.is_some());
+        let rows: Vec<RowChange> = self
+            .changes
+            .into_values()
+            .filter(|change| change.old.is_some() || change.new.is_some())
+            .collect();
+        let entries = rows.iter().flat_map(|change| change.in_trees(&self.schema)).collect();
         // A commit without a change would wait for a batch that nobody stores.
         let has_changes = |merged: &Arc<Merged>| merged.trees.iter().any(|tree| !tree.replaced.is_empty());
-        RowsChange { rows, merged: self.merged.filter(has_changes) }
+        RowsChange { rows, entries, merged: self.merged.filter(has_changes) }
+    }
+
+    /// What the transaction has written, for each tree.
+    fn own(&mut self) -> &mut Vec<OwnRows> {
+        self.own.get_or_insert_with(|| {
+            let mut own = vec![OwnRows::new(); self.trees.len()];
+            for change in self.changes.values().flat_map(|change| change.in_trees(&self.schema)) {
+                own[change.tree].insert(change.key, change.row);
+            }
+            own
+        })
     }
 }
 
@@ -129,19 +143,19 @@ impl Ledger {
     /// # Panics
     /// If nothing of it is locked.
     pub fn rows(&self, collection: HostedCollection) -> RowsSnapshot {
-        let content = self.content();
-        let view = content.collections.get(&collection).expect("a collection with a lock");
+        let content = &mut *self.content();
+        let view = content.collections.get_mut(&collection).expect("a collection with a lock");
         RowsSnapshot {
+            own: view.own().clone(),
             schema: view.schema.clone(),
             trees: view.trees.clone(),
-            own: view.own.clone(),
             visibility: self.visibility,
         }
     }
 
     /// The transaction's own version of a row of the primary tree, if it has written one.
     pub fn own_row(&self, collection: HostedCollection, key: &Key) -> Option<Option<Row>> {
-        self.content().collections.get(&collection)?.own[0].get(key).cloned()
+        self.content().collections.get(&collection)?.changes.get(key).map(|change| change.new.clone())
     }
 
     /// The committed trees of a collection.
@@ -164,8 +178,7 @@ impl Ledger {
         let view = content.collections.get_mut(&collection).expect("a collection with a lock");
         let range = LockRange::Key(key.clone());
         assert!(view.is_locked(0, &range, LockMode::Write), "only a row that is locked for writing changes");
-        let changes = change.in_trees(&view.schema);
-        if changes.is_empty() {
+        if change.is_nothing(&view.schema) {
             return Ok(());
         }
         let bytes = change.new.as_ref().map_or(0, |row| row_bytes(row)) + key.len() as u64;
@@ -176,8 +189,10 @@ impl Ledger {
             )));
         }
         content.bytes += bytes;
-        for change in changes {
-            view.own[change.tree].insert(change.key, change.row);
+        if let Some(own) = &mut view.own {
+            for change in change.in_trees(&view.schema) {
+                own[change.tree].insert(change.key, change.row);
+            }
         }
         match view.changes.get_mut(&key) {
             Some(before) => before.new = change.new,
@@ -255,14 +270,16 @@ impl Ledger {
     ) {
         let (collection, tree) = (resource.tree.collection(), resource.tree.tree);
         let content: &mut Content = &mut self.content();
-        let view = content.collections.entry(collection).or_insert_with(|| RowsView {
-            schema: schema.clone(),
-            trees: trees.clone(),
-            own: vec![OrdMap::new(); trees.len()],
-            changes: BTreeMap::new(),
-            merged: None,
-            locked_keys: BTreeSet::new(),
-            locked_ranges: Vec::new(),
+        let view = content.collections.entry(collection).or_insert_with(|| {
+            Box::new(RowsView {
+                schema: schema.clone(),
+                trees: trees.clone(),
+                changes: BTreeMap::new(),
+                own: None,
+                merged: None,
+                locked_keys: BTreeSet::new(),
+                locked_ranges: Vec::new(),
+            })
         });
         view.trees = trees.clone();
         match &resource.range {

@@ -12,8 +12,9 @@ use crate::collection::Row;
 use crate::collection::bound::ValueRange;
 use crate::collection::change::RowChange;
 use crate::collection::declare::tests::inventory;
+use crate::collection::delta::DeltaEntry;
 use crate::collection::key::Key;
-use crate::collection::page::{DeltaEntry, PageId, Statistics, Visibility};
+use crate::collection::page::{PageId, Statistics, Visibility};
 use crate::collection::schema::Schema;
 use crate::number::Number;
 

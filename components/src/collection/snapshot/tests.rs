@@ -144,7 +144,7 @@ fn rows_of_a_page_without_changes_are_not_copied() {
     let base: Vec<Write> = (0..SKUS).map(|sku| (sku, Some((1, 1)))).collect();
     let built = Built::new(&base, 1_000, &[], 0, &[]);
     let columns = built.stored.values().next().unwrap().clone();
-    let (_, page) = built.trees[0].page(&[]);
+    let (_, page) = built.trees[0].page(&Key::EMPTY);
     let visibility = Visibility::NEWEST;
     let (seen, _) = SeenPage::new(
         &built.schema.layouts()[0],
