@@ -22,6 +22,7 @@ pub mod local;
 pub mod merge;
 pub mod page;
 pub mod range;
+pub mod scan;
 pub mod schema;
 pub mod seen;
 pub mod snapshot;

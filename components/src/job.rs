@@ -4,9 +4,10 @@
 use std::sync::Arc;
 
 use crate::collection::bulk::Bulk;
-use crate::collection::count::{CountScan, Counted, Part};
+use crate::collection::count::Counted;
 use crate::collection::merge::Merged;
 use crate::collection::page::Tree;
+use crate::collection::scan::{Found, PageScan, Part};
 
 /// Names a job of this process until its result is there.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -25,9 +26,18 @@ pub enum Job {
     /// Count rows.
     Count {
         /// Which.
-        scan: Arc<CountScan>,
+        scan: Arc<PageScan>,
         /// Where they may be.
         parts: Arc<Vec<Part>>,
+    },
+    /// Find rows.
+    Find {
+        /// Which.
+        scan: Arc<PageScan>,
+        /// Where they may be, in the order of the scan.
+        parts: Arc<Vec<Part>>,
+        /// How much to find before the other parts are left for later, in bytes.
+        bytes_max: u64,
     },
 }
 
@@ -38,6 +48,8 @@ pub enum JobResult {
     Merged(Arc<Merged>),
     /// How many rows there are.
     Counted(Counted),
+    /// Rows.
+    Found(Found),
     /// What is stored cannot be read.
     Failed(String),
 }

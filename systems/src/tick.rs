@@ -154,6 +154,27 @@ const BATCHES_IN_FLIGHT_MAX: u64 = 8;
 /// From how many committed rows on a page is folded, if it is in memory: then a page is searched and copied fast.
 pub const FOLD_ROWS_MIN: usize = 512;
 
+/// After how many pages a scan goes on beside the world: looking at so many takes microseconds.
+pub const JOB_PAGES_MIN: usize = 16;
+
+/// About how much a job finds before the program goes on with that, in bytes.
+pub const FOUND_BYTES: u64 = 1 << 20;
+
+/// What programs leave to jobs.
+#[derive(Clone, Copy, Debug)]
+pub struct JobLimits {
+    /// How many pages a program scans or counts itself before jobs go on with those that are left; not 0.
+    pub pages_min: usize,
+    /// When a job has found so much, the program goes on with that, in bytes.
+    pub found_bytes: u64,
+}
+
+impl Default for JobLimits {
+    fn default() -> Self {
+        Self { pages_min: JOB_PAGES_MIN, found_bytes: FOUND_BYTES }
+    }
+}
+
 /// Limits of a world. Each has a default that suits a small server.
 #[derive(Clone, Copy, Debug, bevy_ecs::prelude::Resource)]
 pub struct Limits {
@@ -179,6 +200,8 @@ pub struct Limits {
     pub page_size: PageSize,
     /// From how many committed rows on a page is folded, if it is in memory.
     pub fold_rows_min: usize,
+    /// What programs leave to jobs.
+    pub jobs: JobLimits,
     /// How far ahead of the clock a transaction id that a caller chose may be, in nanoseconds.
     pub clock_skew_ns_max: u64,
 }
@@ -197,6 +220,7 @@ impl Default for Limits {
             effects_bytes_max: EFFECTS_BYTES_MAX,
             page_size: PageSize::default(),
             fold_rows_min: FOLD_ROWS_MIN,
+            jobs: JobLimits::default(),
             clock_skew_ns_max: 5_000_000_000,
         }
     }

@@ -4,22 +4,13 @@
 //! by new ones.
 
 use std::ops::Range;
-use std::sync::Arc;
 
 use super::bulk::Bulk;
 use super::columns::{Columns, ColumnsBuilder, PageSize, cut, fold, sort};
 use super::key::{Key, KeyRange};
-use super::page::{Page, PageCell, Tree, Visibility};
+use super::page::{Page, Tree, Visibility};
+use super::scan::{Join, LoadPage, base};
 use super::schema::{Layout, Schema};
-
-/// Reads the content of a page that is not in memory.
-pub type LoadPage<'a> = dyn Fn(&PageCell, &Layout) -> Result<Arc<Columns>, String> + Sync + 'a;
-
-/// A part of the work.
-pub type Task<'a> = &'a mut (dyn FnMut() + Send);
-
-/// Does two tasks, at the same time if it likes.
-pub type Join<'a> = dyn Fn(Task<'_>, Task<'_>) + Sync + 'a;
 
 /// The pages that take the place of a part of a tree.
 #[derive(Debug)]
@@ -164,13 +155,7 @@ fn merge_tree(
 
 /// All rows of a page, those that were committed since it was folded included.
 fn current(layout: &Layout, page: &Page, load: &LoadPage<'_>) -> Result<Columns, String> {
-    let base = match &page.base {
-        None => None,
-        Some(cell) => Some(match cell.content() {
-            Some(content) => content,
-            None => load(cell, layout)?,
-        }),
-    };
+    let base = base(page, layout, load)?;
     let (changes, _) = page.changes(&KeyRange::all(), Visibility::NEWEST);
     if changes.is_empty() {
         return Ok(base.map_or_else(|| Columns::empty(&layout.types), |base| (*base).clone()));
@@ -243,11 +228,13 @@ fn combine(
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::sync::Arc;
 
     use super::*;
     use crate::collection::Row;
     use crate::collection::change::RowChange;
     use crate::collection::delta::DeltaEntry;
+    use crate::collection::page::PageCell;
     use crate::collection::schema::{CollectionKind, Column, ColumnType, Index};
     use crate::name::Id;
     use crate::number::NumberType;
