@@ -23,6 +23,7 @@ pub mod merge;
 pub mod page;
 pub mod range;
 pub mod runs;
+pub mod scan;
 pub mod schema;
 pub mod seen;
 pub mod snapshot;

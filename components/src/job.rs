@@ -4,9 +4,10 @@
 use std::sync::Arc;
 
 use crate::collection::bulk::Bulk;
-use crate::collection::count::{CountScan, Counted, Part};
+use crate::collection::count::Counted;
 use crate::collection::merge::Merged;
 use crate::collection::page::Tree;
+use crate::collection::scan::{Found, PageScan, Part};
 use crate::collection::staged::{MergedPart, PartOfMerge, StagedPart};
 use crate::error::Error;
 
@@ -29,9 +30,18 @@ pub enum Job {
     /// Count rows.
     Count {
         /// Which.
-        scan: Arc<CountScan>,
+        scan: Arc<PageScan>,
         /// Where they may be.
         parts: Arc<Vec<Part>>,
+    },
+    /// Find rows.
+    Find {
+        /// Which.
+        scan: Arc<PageScan>,
+        /// Where they may be, in the order of the scan.
+        parts: Arc<Vec<Part>>,
+        /// How much to find before the other parts are left for later, in bytes.
+        bytes_max: u64,
     },
 }
 
@@ -48,6 +58,8 @@ pub enum JobResult {
     Refused(Error),
     /// How many rows there are.
     Counted(Counted),
+    /// Rows.
+    Found(Found),
     /// What is stored cannot be read.
     Failed(String),
 }

@@ -8,7 +8,7 @@ use components::{Error, Reply, Request};
 use crossbeam_channel::{Sender, TrySendError};
 use tokio::sync::oneshot;
 
-use crate::storage::Reader;
+use crate::pages::Pages;
 use crate::workspace::Workspace;
 use world::Input;
 pub use world::InspectQuery;
@@ -106,7 +106,7 @@ impl Drop for Pin {
 #[derive(Clone, Debug)]
 pub struct Gateway {
     events: Sender<Event>,
-    storage: Option<Reader>,
+    pages: Pages,
     workspace: Option<Arc<Workspace>>,
     catalog: Arc<Catalog>,
 }
@@ -129,12 +129,12 @@ impl Drop for HangupGuard<'_> {
 impl Gateway {
     /// A gateway that sends events to the given channel, of a host that serves nothing.
     pub fn new(events: Sender<Event>) -> Self {
-        Self { events, storage: None, workspace: None, catalog: Arc::default() }
+        Self { events, pages: Pages::default(), workspace: None, catalog: Arc::default() }
     }
 
-    /// A gateway whose answers may be read from pages in this storage.
-    pub fn with_storage(self, storage: Option<Reader>) -> Self {
-        Self { storage, ..self }
+    /// A gateway whose answers may be read from these pages.
+    pub fn with_pages(self, pages: Pages) -> Self {
+        Self { pages, ..self }
     }
 
     /// A gateway whose requests may have more rows than fit in memory.
@@ -147,9 +147,9 @@ impl Gateway {
         self.workspace.as_ref()
     }
 
-    /// Where the pages are that answers are read from.
-    pub fn storage(&self) -> Option<&Reader> {
-        self.storage.as_ref()
+    /// The pages that answers are read from.
+    pub fn pages(&self) -> &Pages {
+        &self.pages
     }
 
     /// The same gateway, of a host that serves what is in the catalog.

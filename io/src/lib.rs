@@ -8,6 +8,7 @@ pub mod jobs;
 pub mod json;
 pub mod keys;
 pub mod metrics;
+pub mod pages;
 pub mod persistence;
 pub mod server;
 pub mod storage;

@@ -27,6 +27,7 @@ use crate::jobs::Jobs;
 use crate::json;
 use crate::keys::Keys;
 use crate::metrics::Metrics;
+use crate::pages::Pages;
 use crate::persistence::Persistence;
 use crate::storage::{Reader, Store};
 use crate::workspace::Workspace;
@@ -143,7 +144,7 @@ async fn run_on(
         ..Limits::default()
     };
     let reader: Option<Reader> = store.as_ref().map(Store::reader);
-    let page_reader = reader.clone();
+    let pages = Pages::new(reader.clone(), config.threads)?;
     let (mut loaded, mut writes) =
         load_world(reader.as_ref().map(|reader| reader as &dyn Read), clusters.clone(), &origin)?;
     // Chains and keys that are new are durable before the first request.
@@ -202,7 +203,7 @@ async fn run_on(
     let shutdown = CancellationToken::new();
     let server = tokio::spawn(serve(
         listener,
-        Gateway::new(sender.clone()).with_storage(page_reader).with_workspace(workspace).with_catalog(served),
+        Gateway::new(sender.clone()).with_pages(pages).with_workspace(workspace).with_catalog(served),
         Arc::new(config.http.clone()),
         metrics,
         ready,

@@ -13,8 +13,8 @@ use components::versions::{EffectLog, PageCheckpoint, PagePlace};
 use crate::pages::{Folded, fold, release};
 use crate::tick::{Limits, Outbox, Registry, Statistics};
 
-/// How many pages one tick stores for checkpoints at most.
-const PAGES_PER_TICK_MAX: usize = 16;
+/// How many pages one tick stores for checkpoints at most: each takes as long as ten requests, which wait meanwhile.
+const PAGES_PER_TICK_MAX: usize = 2;
 
 /// How many pages a checkpoint looks at in one tick at most: those that cannot be stored yet cost little.
 const LOOKS_PER_TICK_MAX: usize = 128;

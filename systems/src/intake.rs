@@ -179,8 +179,9 @@ fn attempt(world: &World, transaction: &mut Transaction) -> Program {
     let visibility = Visibility { before: transaction.id, commit };
     let ledger = Arc::new(Ledger::new(visibility, transaction.for_update.clone()));
     let catalog = world.resource::<Hosting>().0.clone();
-    let (interpreter, request) =
-        (Interpreter { catalog, ledger: ledger.clone() }, transaction.request.clone());
+    let jobs = world.resource::<Limits>().jobs;
+    let interpreter = Interpreter { catalog, ledger: ledger.clone(), jobs };
+    let request = transaction.request.clone();
     Program::new(Box::pin(async move { interpreter.serve(&request).await }), ledger)
 }
 

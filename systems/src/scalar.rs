@@ -19,6 +19,7 @@ use components::reference::Verb;
 use components::{Error, Map, Result, State, Value};
 
 use crate::futures::BoxFuture;
+use crate::tick::JobLimits;
 
 pub(crate) use containers::{parameter, parameters};
 pub(crate) use objects::define_class;
@@ -101,6 +102,8 @@ pub struct Interpreter {
     pub catalog: Arc<Catalog>,
     /// The ledger of the transaction.
     pub ledger: Arc<Ledger>,
+    /// What is left to jobs.
+    pub jobs: JobLimits,
 }
 
 /// Where in a program a state is resolved.

@@ -147,13 +147,34 @@ pub struct Hosting(pub Arc<Catalog>);
 pub const PARALLEL_PROGRAMS_MIN: usize = 2;
 
 /// How large the effects of a chain on its collections grow before its pages are stored: recovery repeats them.
-pub const EFFECTS_BYTES_MAX: u64 = 8 << 20;
+pub const EFFECTS_BYTES_MAX: u64 = 16 << 20;
 
 /// How many batches may be on their way to the disk before pages wait for their turn.
 const BATCHES_IN_FLIGHT_MAX: u64 = 8;
 
 /// From how many committed rows on a page is folded, if it is in memory: then a page is searched and copied fast.
 pub const FOLD_ROWS_MIN: usize = 512;
+
+/// After how many pages a scan goes on beside the world: looking at so many takes microseconds.
+pub const JOB_PAGES_MIN: usize = 16;
+
+/// About how much a job finds before the program goes on with that, in bytes.
+pub const FOUND_BYTES: u64 = 1 << 20;
+
+/// What programs leave to jobs.
+#[derive(Clone, Copy, Debug)]
+pub struct JobLimits {
+    /// How many pages a program scans or counts itself before jobs go on with those that are left; not 0.
+    pub pages_min: usize,
+    /// When a job has found so much, the program goes on with that, in bytes.
+    pub found_bytes: u64,
+}
+
+impl Default for JobLimits {
+    fn default() -> Self {
+        Self { pages_min: JOB_PAGES_MIN, found_bytes: FOUND_BYTES }
+    }
+}
 
 /// Limits of a world. Each has a default that suits a small server.
 #[derive(Clone, Copy, Debug, bevy_ecs::prelude::Resource)]
@@ -180,6 +201,8 @@ pub struct Limits {
     pub page_size: PageSize,
     /// From how many committed rows on a page is folded, if it is in memory.
     pub fold_rows_min: usize,
+    /// What programs leave to jobs.
+    pub jobs: JobLimits,
     /// How far ahead of the clock a transaction id that a caller chose may be, in nanoseconds.
     pub clock_skew_ns_max: u64,
 }
@@ -198,6 +221,7 @@ impl Default for Limits {
             effects_bytes_max: EFFECTS_BYTES_MAX,
             page_size: PageSize::default(),
             fold_rows_min: FOLD_ROWS_MIN,
+            jobs: JobLimits::default(),
             clock_skew_ns_max: 5_000_000_000,
         }
     }

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use components::cluster::{Catalog, ClusterConfig};
+use components::collection::scan::in_turn;
 use components::job::{Job, JobId};
 use components::reference::Verb;
 use components::storage::{Batch, Keyspace, Read};
@@ -13,7 +14,7 @@ use io::json;
 use io::storage::simulated::SimulatedDisk;
 use io::storage::{CheckpointMode, Reader, Store, StoreOptions};
 use world::host::PROGRAM_STACK_BYTES;
-use world::load::{load, load_page, perform, work};
+use world::load::{load, page_loader, perform, work};
 use world::{Host, HostConfig, Input, Inputs, Limits, Outputs};
 
 use crate::random::Random;
@@ -26,6 +27,9 @@ pub const TICK_NS: u64 = 1_000_000;
 
 /// How many ticks pass at most before the rows of a reply are read.
 const STREAM_TICKS_MAX: usize = 12;
+
+/// How many ticks a job takes at most.
+const JOB_TICKS_MAX: usize = 4;
 
 /// Runs a test on a thread with the stack that a host needs.
 pub fn on_program_stack<T: Send>(test: impl FnOnce() -> T + Send) -> T {
@@ -124,6 +128,9 @@ pub struct Machine {
     pending: VecDeque<Pending>,
     loads: VecDeque<(u64, world::Load)>,
     jobs: VecDeque<(u64, JobId, Job)>,
+    /// How many jobs there were to find rows, and to count them.
+    pub finds: u64,
+    pub counts: u64,
     /// Whether the rows of replies that stream are left to the test.
     pub leaves_streams: bool,
     /// Replies whose rows are yet to be read.
@@ -174,6 +181,8 @@ impl Machine {
             pending: VecDeque::new(),
             loads: VecDeque::new(),
             jobs: VecDeque::new(),
+            finds: 0,
+            counts: 0,
             leaves_streams: false,
             streams: Vec::new(),
             next_request: 0,
@@ -255,8 +264,8 @@ impl Machine {
 
     fn read_rows(&self, state: &State) -> State {
         let storage = self.store.reader();
-        let mut load = |page, types: &_| load_page(&storage, page, types);
-        let read = state.with_rows(&mut |snapshot| snapshot.content(&mut load, u64::MAX));
+        let load = page_loader(&storage);
+        let read = state.with_rows(&mut |snapshot| snapshot.content(&load, &in_turn, u64::MAX));
         read.expect("the pages of a snapshot are kept")
     }
 
@@ -310,7 +319,11 @@ impl Machine {
         // One at a time, so that blocks of one chain come in different ticks.
         let mut at = self.loads.back().map_or(self.ticks, |(at, ..)| *at);
         for (id, job) in &outputs.jobs {
-            self.jobs.push_back((self.ticks + 1, *id, job.clone()));
+            self.finds += u64::from(matches!(job, Job::Find { .. }));
+            self.counts += u64::from(matches!(job, Job::Count { .. }));
+            let before = self.jobs.back().map_or(0, |(at, ..)| *at);
+            let at = self.ticks + 1 + self.random.below(JOB_TICKS_MAX) as u64;
+            self.jobs.push_back((at.max(before), *id, job.clone()));
         }
         for load in &outputs.loads {
             at += 1;

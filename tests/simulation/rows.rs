@@ -160,8 +160,8 @@ pub fn services() -> Value {
 /// Which values of a column are asked for; an end is a value and whether it is among them.
 #[derive(Clone, Debug)]
 pub struct Interval {
-    from: Option<(Cell, bool)>,
-    to: Option<(Cell, bool)>,
+    pub from: Option<(Cell, bool)>,
+    pub to: Option<(Cell, bool)>,
 }
 
 #[derive(Clone, Debug)]

@@ -1,14 +1,17 @@
 //! Collections under load, one danger at a time.
 
 use components::TxnId;
+use components::collection::columns::PageSize;
 use components::transaction::RequestId;
 use io::storage::simulated::{CrashKind, SimulatedDisk};
 use serde_json::json;
-use world::Limits;
+use world::{JobLimits, Limits};
 
 use crate::machine::{Machine, MachineOptions, START_NS, answer, get, on_program_stack, post, with_id};
 use crate::random::Random;
-use crate::rows::{self, Action, Cell, Cells, Model, Query, Step, everything, everything_shown};
+use crate::rows::{
+    self, Action, Bound, Cell, Cells, Interval, Model, Query, Step, everything, everything_shown,
+};
 use crate::rows_history::History;
 
 const ITEMS: usize = 0;
@@ -300,5 +303,61 @@ fn recovery_repeats_what_no_page_has() {
         let loaded = begun.elapsed();
         assert_eq!(machine.value("/app/shop/items/count"), shown);
         println!("{count} mutations: loaded in {loaded:?}, first answer after {:?}", begun.elapsed());
+    });
+}
+
+/// Jobs find what the program would have found page by page, its own rows included, and nothing is read twice.
+#[test]
+fn a_long_scan_is_left_to_jobs_and_a_short_one_is_not() {
+    const ROWS: i64 = 300;
+    on_program_stack(|| {
+        let mut machine = Machine::new(options(Limits {
+            page_size: PageSize { bytes: 1 << 16, rows: 4 },
+            fold_rows_min: 4,
+            jobs: JobLimits { pages_min: 4, found_bytes: 300 },
+            ..Limits::default()
+        }));
+        let mut history = History::default();
+        let writes =
+            (0..ROWS).map(|sku| history.ask(&mut machine, Action::Direct(item(sku, "red", sku % 7)), None));
+        let writes = writes.collect();
+        history.tick(&mut machine, writes).expect("no fault");
+        while machine.has_work() {
+            history.tick(&mut machine, vec![]).expect("no fault");
+        }
+
+        let (status, all) = machine.call(get("/app/shop/items/explain"));
+        assert_eq!((status, &all["rows"]), (200, &json!(ROWS)));
+        let pages = all["pages"].as_u64().expect("a number");
+        assert!(pages >= ROWS as u64 / 4 && all["pages_read"] == all["pages"], "{all}");
+        assert!(machine.finds > 4, "a job ends when it has found enough: {}", machine.finds);
+
+        let far = Query { order: Some(vec![0]), is_reversed: true, ..Query::all(ITEMS) };
+        let from = |cell| Bound::Within(Interval { from: Some((cell, true)), to: None });
+        // Neither bound helps more than the other, so one is met by looking at the rows.
+        let bounds = vec![(0, from(Cell::Int(5))), (1, from(Cell::Text("p".into())))];
+        let red = Query { bounds, ..far.clone() };
+        let own = vec![
+            item(50, "blue", 3),
+            item(2 * ROWS, "blue", 3),
+            Step::Delete(ITEMS, vec![Cell::Int(10)]),
+            Step::Sum(far.clone(), 0),
+            Step::Sum(red.clone(), 0),
+            Step::Sum(Query { order: Some(vec![1, 0]), ..far.clone() }, 2),
+            Step::CountInto(red, ITEMS, vec![Cell::Int(-1)]),
+            Step::List(far.clone()),
+        ];
+        let before = machine.finds;
+        history.call(&mut machine, Action::Program(own)).expect("no fault");
+        assert!(machine.finds > before + 10, "{} jobs", machine.finds - before);
+        assert!(machine.counts > 0, "rows with a condition are counted by jobs");
+
+        let before = machine.finds;
+        let first = Action::Program(vec![Step::Sum(Query { limit: Some(9), ..far }, 0)]);
+        let (status, body) = machine.call(first.request());
+        let expected = 2 * ROWS + (ROWS - 8..ROWS).sum::<i64>();
+        assert_eq!((status, body), (200, json!([expected])));
+        assert_eq!(machine.finds, before, "the first rows are in the first pages");
+        history.check(&Model::default(), history.commits).expect("a serial history");
     });
 }

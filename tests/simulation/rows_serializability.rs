@@ -2,7 +2,7 @@
 //! ids.
 
 use components::collection::columns::PageSize;
-use world::Limits;
+use world::{JobLimits, Limits};
 
 use crate::machine::{Machine, MachineOptions, on_program_stack};
 use crate::random::Random;
@@ -23,6 +23,7 @@ pub fn tiny_limits(random: &mut Random) -> Limits {
         effects_bytes_max: 200 + random.below(4_000) as u64,
         page_size: PageSize { bytes: 100 + random.below(400), rows: 2 + random.below(8) },
         fold_rows_min: 2 + random.below(8),
+        jobs: JobLimits { pages_min: 1 + random.below(6), found_bytes: random.below(1_000) as u64 },
         ..Limits::default()
     }
 }
@@ -47,6 +48,7 @@ fn every_history_is_that_of_one_transaction_after_the_other() {
         let seeds = std::env::var("SIMULATION_SEEDS").map_or(SEEDS, |count| count.parse().expect("a number"));
         let first = std::env::var("SIMULATION_FIRST").map_or(0, |seed| seed.parse().expect("a number"));
         let mut counts = Counts::default();
+        let (mut finds, mut counted) = (0, 0);
         for seed in first..first + seeds {
             let (mut machine, mut history) = record(seed);
             let last = history.call(&mut machine, everything()).expect("a disk without faults");
@@ -56,6 +58,8 @@ fn every_history_is_that_of_one_transaction_after_the_other() {
             let shown = everything_shown(&last).unwrap_or_else(|why| panic!("seed {seed}: {why}"));
             assert_eq!(shown, model, "seed {seed}");
             counts.add(machine.host.statistics(), &history);
+            finds += machine.finds;
+            counted += machine.counts;
         }
         counts.assert_all(&[
             ("commits", counts.committed),
@@ -71,6 +75,8 @@ fn every_history_is_that_of_one_transaction_after_the_other() {
             ("checkpoints", counts.checkpoints),
             ("hypothetical transactions", counts.hypothetical),
             ("histories that were read", counts.histories),
+            ("scans by jobs", finds),
+            ("counts by jobs", counted),
         ]);
     });
 }

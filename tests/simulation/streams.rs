@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use components::collection::bulk::Bulk;
 use components::collection::columns::Columns;
+use components::collection::scan::in_turn;
 use components::collection::schema::{CollectionKind, Schema};
 use components::collection::snapshot::{RowsReader, RowsetSnapshot};
 use components::reference::Verb;
@@ -11,7 +12,7 @@ use components::transaction::RequestId;
 use components::{Number, Request, State, Value, decode};
 use io::json;
 use serde_json::json;
-use world::load::load_page;
+use world::load::page_loader;
 use world::{Input, InspectQuery};
 
 use crate::machine::{Machine, MachineOptions, get, on_program_stack, put, request};
@@ -80,7 +81,7 @@ fn read(machine: &Machine, snapshot: &Arc<RowsetSnapshot>) -> Result<Vec<Vec<Val
     let storage = machine.reader();
     let mut reader = RowsReader::new(snapshot.clone());
     let mut rows = Vec::new();
-    while let Some(columns) = reader.next(&mut |page, types| load_page(&storage, page, types))? {
+    while let Some(columns) = reader.next(&page_loader(&storage), &in_turn)? {
         rows.extend((0..columns.len()).map(|row| columns.row(row).to_vec()));
     }
     Ok(rows)

@@ -7,4 +7,4 @@ pub mod load;
 pub use host::{Host, HostConfig};
 pub use inspect::InspectQuery;
 pub use systems::execute::panic_message;
-pub use systems::tick::{EFFECTS_BYTES_MAX, Input, Inputs, Limits, Load, Outputs, Statistics};
+pub use systems::tick::{EFFECTS_BYTES_MAX, Input, Inputs, JobLimits, Limits, Load, Outputs, Statistics};

@@ -12,8 +12,9 @@ use components::collection::change::Change;
 use components::collection::columns::Columns;
 use components::collection::delta::DeltaEntry;
 use components::collection::key::Key;
-use components::collection::merge::{Task, merge};
+use components::collection::merge::merge;
 use components::collection::page::{Page, PageCell, PageId, Tree};
+use components::collection::scan::{Task, in_turn};
 use components::collection::schema::{ColumnType, Layout, Schema};
 use components::collection::staged::Unmerged;
 use components::collection::stored::{self, Effects};
@@ -468,13 +469,12 @@ pub fn perform(storage: &dyn Read, load: &Load) -> Input {
 
 /// Do what a world has asked for; with the other threads of the pool that this runs on, if `is_parallel`.
 pub fn work(storage: &(dyn Read + Sync), job: &Job, is_parallel: bool) -> JobResult {
-    let load = |cell: &PageCell, layout: &Layout| load_page(storage, cell.id(), &layout.types).map(Arc::new);
+    let load = page_loader(storage);
     let join = |a: Task<'_>, b: Task<'_>| {
         if is_parallel {
             rayon::join(a, b);
         } else {
-            a();
-            b();
+            in_turn(a, b);
         }
     };
     let result = match job {
@@ -491,8 +491,18 @@ pub fn work(storage: &(dyn Read + Sync), job: &Job, is_parallel: bool) -> JobRes
             )))),
         },
         Job::Count { scan, parts } => scan.count(parts, &load, &join).map(JobResult::Counted),
+        Job::Find { scan, parts, bytes_max } => {
+            scan.find(parts, *bytes_max, &load, &join).map(JobResult::Found)
+        }
     };
     result.unwrap_or_else(JobResult::Failed)
+}
+
+/// What reads the content of pages for those that do not need them to stay in memory.
+pub fn page_loader(
+    storage: &(dyn Read + Sync),
+) -> impl Fn(&PageCell, &Layout) -> Result<Arc<Columns>, String> + Sync {
+    |cell, layout| load_page(storage, cell.id(), &layout.types).map(Arc::new)
 }
 
 /// Read the content of a page.

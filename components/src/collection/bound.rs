@@ -96,7 +96,7 @@ impl KeyRange {
             Bound::Included(value) => Some(key(value)),
             Bound::Excluded(value) => match key(value).successor() {
                 Some(key) => Some(key),
-                None => return Self { start: Key::from(Vec::new()), end: Some(Key::from(Vec::new())) },
+                None => return Self::none(),
             },
             Bound::Unbounded => None,
         };

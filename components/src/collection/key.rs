@@ -169,6 +169,11 @@ impl KeyRange {
         Self { start: Key::EMPTY, end: None }
     }
 
+    /// No key.
+    pub fn none() -> Self {
+        Self { start: Vec::new().into(), end: Some(Vec::new().into()) }
+    }
+
     /// The keys that begin with these bytes; of a whole key, that key alone.
     pub fn prefix(prefix: Key) -> Self {
         Self { end: prefix.successor(), start: prefix }

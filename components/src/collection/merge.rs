@@ -4,21 +4,12 @@
 //! by new ones.
 
 use std::ops::Range;
-use std::sync::Arc;
 
 use super::columns::{Columns, ColumnsBuilder, PageSize, cut, fold, sort};
 use super::key::{Key, KeyRange};
-use super::page::{Page, PageCell, Tree, Visibility};
+use super::page::{Page, Tree, Visibility};
+use super::scan::{Join, LoadPage, base};
 use super::schema::{Layout, Schema};
-
-/// Reads the content of a page that is not in memory.
-pub type LoadPage<'a> = dyn Fn(&PageCell, &Layout) -> Result<Arc<Columns>, String> + Sync + 'a;
-
-/// A part of the work.
-pub type Task<'a> = &'a mut (dyn FnMut() + Send);
-
-/// Does two tasks, at the same time if it likes.
-pub type Join<'a> = dyn Fn(Task<'_>, Task<'_>) + Sync + 'a;
 
 /// The pages that take the place of a part of a tree.
 #[derive(Debug)]
@@ -168,13 +159,7 @@ fn merge_tree(
 
 /// All rows of a page, those that were committed since it was folded included.
 pub(super) fn current(layout: &Layout, page: &Page, load: &LoadPage<'_>) -> Result<Columns, String> {
-    let base = match &page.base {
-        None => None,
-        Some(cell) => Some(match cell.content() {
-            Some(content) => content,
-            None => load(cell, layout)?,
-        }),
-    };
+    let base = base(page, layout, load)?;
     let (changes, _) = page.changes(&KeyRange::all(), Visibility::NEWEST);
     if changes.is_empty() {
         return Ok(base.map_or_else(|| Columns::empty(&layout.types), |base| (*base).clone()));
@@ -247,11 +232,13 @@ pub(super) fn combine(
 #[cfg(test)]
 pub(super) mod tests {
     use std::collections::BTreeMap;
+    use std::sync::Arc;
 
     use super::*;
     use crate::collection::Row;
     use crate::collection::change::RowChange;
     use crate::collection::delta::DeltaEntry;
+    use crate::collection::page::PageCell;
     use crate::collection::schema::{CollectionKind, Column, ColumnType, Index};
     use crate::name::Id;
     use crate::number::NumberType;

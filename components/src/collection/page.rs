@@ -428,19 +428,6 @@ impl Tree {
         }
     }
 
-    /// Where the page lies that holds the greatest keys before `end`; of all keys, if there is no end.
-    pub fn place_before(&self, end: Option<&Key>) -> Placed {
-        let before = match end {
-            Some(end) if !end.is_empty() => {
-                self.pages.range::<_, Key>((Bound::Unbounded, Bound::Excluded(end))).next_back()
-            }
-            Some(_) => None,
-            None => self.pages.get_max().map(|(low, page)| (low, page)),
-        };
-        let (low, _) = before.unwrap_or_else(|| self.page(&Key::EMPTY));
-        self.place(low)
-    }
-
     /// The pages that may hold keys of a range, in order.
     pub fn pages_in<'a>(
         &'a self,

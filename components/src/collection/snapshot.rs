@@ -1,17 +1,18 @@
 //! Rows of a collection or view as they were at one moment, to be read page by page without the world.
 //!
-//! A snapshot is immutable: its trees are maps of pages, and whoever wants its rows reads one page after the other, from
+//! A snapshot is immutable: its trees are maps of pages, and whoever wants its rows reads some pages after the other, from
 //! memory or from storage, as slowly as they like. The world keeps the pages that a snapshot may read.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::bound::Condition;
 use super::columns::{Columns, ColumnsBuilder};
 use super::key::{Key, KeyRange};
 use super::local::{self, Snapshot};
-use super::page::{Page, PageCell, PageId, Placed};
-use super::schema::{Column, ColumnType, Layout, Schema};
-use super::seen::{SeenPage, has_own};
+use super::page::{Page, Placed};
+use super::scan::{Join, LoadPage, PageScan, base, in_tasks};
+use super::schema::{Column, Layout, Schema};
 use super::{CollectionContent, Row, row_bytes};
 use crate::error::{Error, Result};
 use crate::ledger::RowsSnapshot;
@@ -22,8 +23,14 @@ const LOCAL_CHUNK_ROWS: usize = 1_024;
 /// How many rows are completed at a time: their pages are read in the order of their keys, each once.
 const COMPLETED_CHUNK_ROWS: usize = 1_024;
 
-/// Reads the content of a page that is not in memory: its name, and the types of its columns.
-pub type LoadPage<'a> = dyn FnMut(PageId, &Arc<[ColumnType]>) -> std::result::Result<Columns, String> + 'a;
+/// Of so many pages the rows that are to be completed are fetched in one task.
+const COMPLETED_PAGES_PER_TASK: usize = 8;
+
+/// How many pages are read at once at most. The first one is read alone: whoever wants few rows waits for no others.
+pub const READ_AHEAD_PAGES: usize = 32;
+
+/// How much is read at once, in bytes, if it is more than a page.
+pub const READ_AHEAD_BYTES: u64 = 512 << 10;
 
 /// How to find rows by a scan of one tree.
 #[derive(Clone, Debug)]
@@ -83,10 +90,15 @@ impl RowsetSnapshot {
     ///
     /// # Errors
     /// 413 if they take more, 500 if a page cannot be read.
-    pub fn content(self: &Arc<Self>, load: &mut LoadPage<'_>, bytes_max: u64) -> Result<CollectionContent> {
+    pub fn content(
+        self: &Arc<Self>,
+        load: &LoadPage<'_>,
+        join: &Join<'_>,
+        bytes_max: u64,
+    ) -> Result<CollectionContent> {
         let mut reader = RowsReader::new(self.clone());
         let (mut rows, mut bytes): (Vec<Row>, u64) = (Vec::new(), 0);
-        while let Some(columns) = reader.next(load).map_err(Error::internal)? {
+        while let Some(columns) = reader.next(load, join).map_err(Error::internal)? {
             for row in (0..columns.len()).map(|i| columns.row(i)) {
                 bytes += row_bytes(&row);
                 if bytes > bytes_max {
@@ -102,36 +114,57 @@ impl RowsetSnapshot {
     }
 }
 
+/// A page, and the keys of the rows that are wanted of it, each with the place where the row goes.
+type WantedOfPage<'a> = (Arc<Page>, &'a [(Key, usize)]);
+
 /// Reads a snapshot from its first row to its last.
 #[derive(Debug)]
 pub struct RowsReader {
     snapshot: Arc<RowsetSnapshot>,
+    /// How pages are scanned, if there are pages.
+    pages: Option<PageScan>,
     /// What has not been looked at.
     range: KeyRange,
-    /// Rows of the tree that were found and wait to be completed.
-    found: Option<Columns>,
+    /// How many pages are read at once next.
+    pages_at_once: usize,
+    /// Rows of the tree that were found, and are next.
+    found: VecDeque<Columns>,
     left: u64,
 }
 
 impl RowsReader {
     /// A reader of all rows.
     pub fn new(snapshot: Arc<RowsetSnapshot>) -> Self {
-        let (range, left) = (snapshot.scan.range.clone(), snapshot.scan.limit);
-        Self { snapshot, range, found: None, left }
+        let scan = &snapshot.scan;
+        let pages = match &snapshot.trees {
+            Trees::Local(_) => None,
+            Trees::Hosted(rows) => Some(PageScan {
+                rows: rows.clone(),
+                tree: scan.tree,
+                is_reversed: scan.is_reversed,
+                conditions: scan.conditions.clone(),
+            }),
+        };
+        let (range, left) = (scan.range.clone(), scan.limit);
+        Self { snapshot, pages, range, pages_at_once: 1, found: VecDeque::new(), left }
     }
 
     /// The next rows, at least one, in order. Rows of a page in which nothing has changed are in the memory of that page.
     ///
     /// # Errors
     /// Why a page cannot be read.
-    pub fn next(&mut self, load: &mut LoadPage<'_>) -> std::result::Result<Option<Columns>, String> {
+    pub fn next(
+        &mut self,
+        load: &LoadPage<'_>,
+        join: &Join<'_>,
+    ) -> std::result::Result<Option<Columns>, String> {
         while self.left > 0 {
-            let Some(mut rows) = self.next_found(load)? else {
+            let Some(mut rows) = self.next_found(load, join)? else {
                 return Ok(None);
             };
             let scan = &self.snapshot.scan;
             if scan.completes {
-                rows = self.complete(&rows, load)?;
+                rows = self.complete(&rows, load, join)?;
                 if !scan.residual.is_empty() {
                     rows = rows.filter(&rows.select(&scan.residual, 0..rows.len()));
                 }
@@ -151,84 +184,57 @@ impl RowsReader {
     }
 
     /// The next rows of the tree, as many as are worked on at once.
-    fn next_found(&mut self, load: &mut LoadPage<'_>) -> std::result::Result<Option<Columns>, String> {
-        let rows = match self.found.take() {
-            Some(rows) => rows,
-            None => match self.scan(load)? {
-                Some(rows) => rows,
-                None => return Ok(None),
-            },
+    fn next_found(
+        &mut self,
+        load: &LoadPage<'_>,
+        join: &Join<'_>,
+    ) -> std::result::Result<Option<Columns>, String> {
+        while self.found.is_empty() && !self.range.is_empty() {
+            match &self.pages {
+                Some(_) => self.scan_pages(load, join)?,
+                None => self.scan_local(),
+            }
+        }
+        let Some(rows) = self.found.pop_front() else {
+            return Ok(None);
         };
         if !self.snapshot.scan.completes || rows.len() <= COMPLETED_CHUNK_ROWS {
             return Ok(Some(rows));
         }
-        self.found = Some(rows.slice(COMPLETED_CHUNK_ROWS..rows.len()));
+        self.found.push_front(rows.slice(COMPLETED_CHUNK_ROWS..rows.len()));
         Ok(Some(rows.slice(0..COMPLETED_CHUNK_ROWS)))
     }
 
-    /// The rows of the next part of the range that has some.
-    fn scan(&mut self, load: &mut LoadPage<'_>) -> std::result::Result<Option<Columns>, String> {
-        let snapshot = self.snapshot.clone();
-        let scan = &snapshot.scan;
-        while !self.range.is_empty() {
-            let rows = match &snapshot.trees {
-                Trees::Local(trees) => {
-                    let tree = &trees.trees[scan.tree];
-                    let (rows, _) = local::read_chunk(
-                        tree,
-                        &mut self.range,
-                        scan.is_reversed,
-                        &scan.conditions,
-                        LOCAL_CHUNK_ROWS,
-                    );
-                    Some(Columns::from_rows(&snapshot.layout().types, rows.iter().map(|row| &**row)))
-                }
-                Trees::Hosted(trees) => self.scan_page(trees, load)?,
-            };
-            if let Some(rows) = rows
-                && !rows.is_empty()
-            {
-                return Ok(Some(rows));
-            }
+    /// Look at the next rows of a tree in memory.
+    fn scan_local(&mut self) {
+        let Trees::Local(trees) = &self.snapshot.trees else { unreachable!("else there are pages") };
+        let scan = &self.snapshot.scan;
+        let (tree, range) = (&trees.trees[scan.tree], &mut self.range);
+        let (rows, _) = local::read_chunk(tree, range, scan.is_reversed, &scan.conditions, LOCAL_CHUNK_ROWS);
+        if !rows.is_empty() {
+            let types = &self.snapshot.layout().types;
+            self.found.push_back(Columns::from_rows(types, rows.iter().map(|row| &**row)));
         }
-        Ok(None)
     }
 
-    /// The rows of the next page, which is taken off the range; none if it need not be looked at.
-    fn scan_page(
-        &mut self,
-        trees: &RowsSnapshot,
-        load: &mut LoadPage<'_>,
-    ) -> std::result::Result<Option<Columns>, String> {
-        let (scan, layout) = (&self.snapshot.scan, self.snapshot.layout());
-        let (tree, own) = (&trees.trees[scan.tree], &trees.own[scan.tree]);
-        let Placed { range: place, page } = match scan.is_reversed {
-            true => tree.place_before(self.range.end.as_ref()),
-            false => tree.place(&self.range.start),
-        };
-        let part = self.range.intersection(&place);
-        if scan.is_reversed {
-            self.range.end = Some((&part.start).max(&self.range.start).clone());
-        } else {
-            match &part.end {
-                Some(end) => self.range.start = end.clone(),
-                None => self.range.end = Some(self.range.start.clone()),
-            }
-        }
-        if !has_own(own, &part) && !page.statistics.may_match(&scan.conditions) {
-            return Ok(None);
-        }
-        let base = base(&page, layout, load)?;
-        let (seen, _) = SeenPage::new(layout, &page, base, &part, own, trees.visibility);
-        let rows = seen.columns(layout, &scan.conditions);
-        Ok(Some(match scan.is_reversed {
-            true => rows.take(&(0..rows.len()).rev().collect::<Vec<_>>()),
-            false => rows,
-        }))
+    /// Look at the next pages.
+    fn scan_pages(&mut self, load: &LoadPage<'_>, join: &Join<'_>) -> std::result::Result<(), String> {
+        let pages = self.pages.as_ref().expect("a scan of pages");
+        let batch = pages.batch(&self.range, self.pages_at_once, READ_AHEAD_BYTES);
+        let batch = batch.ok_or("a page does not have any more what the transaction saw")?;
+        self.range = batch.rest;
+        self.pages_at_once = (2 * self.pages_at_once).min(READ_AHEAD_PAGES);
+        self.found = pages.find(&batch.parts, u64::MAX, load, join)?.rows.into();
+        Ok(())
     }
 
     /// The whole rows for rows of a tree that lacks columns.
-    fn complete(&self, rows: &Columns, load: &mut LoadPage<'_>) -> std::result::Result<Columns, String> {
+    fn complete(
+        &self,
+        rows: &Columns,
+        load: &LoadPage<'_>,
+        join: &Join<'_>,
+    ) -> std::result::Result<Columns, String> {
         let (layout, primary) = (self.snapshot.layout(), &self.snapshot.collection.layouts()[0]);
         let places: Vec<usize> = primary
             .key_columns()
@@ -237,25 +243,39 @@ impl RowsReader {
             .collect();
         let keys = rows.project(&places);
         let key = |row: usize| Key::of_prefix(primary, &keys.row(row));
-        let mut found: Vec<(Key, usize)> = (0..rows.len()).map(|row| (key(row), row)).collect();
+        let mut wanted: Vec<(Key, usize)> = (0..rows.len()).map(|row| (key(row), row)).collect();
         let mut whole: Vec<Option<Row>> = vec![None; rows.len()];
         match &self.snapshot.trees {
             Trees::Local(trees) => {
-                for (key, row) in found {
+                for (key, row) in wanted {
                     whole[row] = trees.trees[0].get(&key).cloned();
                 }
             }
             Trees::Hosted(trees) => {
-                found.sort_unstable();
-                let mut found = found.into_iter().peekable();
-                while let Some((first, _)) = found.peek() {
+                wanted.sort_unstable();
+                let mut pages: Vec<WantedOfPage> = Vec::new();
+                let mut rest = &wanted[..];
+                while let Some((first, _)) = rest.first() {
                     let Placed { range, page } = trees.trees[0].place(first);
-                    let base = base(&page, primary, load)?;
-                    while let Some((key, row)) = found.next_if(|(key, _)| range.contains(key)) {
-                        whole[row] = match trees.own[0].get(&key) {
-                            Some(own) => own.clone(),
-                            None => page.find_in(primary, &key, trees.visibility, base.as_deref()),
-                        };
+                    let (here, after) = rest.split_at(rest.partition_point(|(key, _)| range.contains(key)));
+                    pages.push((page, here));
+                    rest = after;
+                }
+                let row = |page: &Page, key: &Key, base: Option<&Columns>| match trees.own[0].get(key) {
+                    Some(own) => own.clone(),
+                    None => page.find_in(primary, key, trees.visibility, base),
+                };
+                let work = |pages: &[WantedOfPage]| {
+                    let mut found = Vec::new();
+                    for (page, wanted) in pages {
+                        let base = base(page, primary, load)?;
+                        found.extend(wanted.iter().map(|(key, at)| (*at, row(page, key, base.as_deref()))));
+                    }
+                    Ok::<_, String>(found)
+                };
+                for found in in_tasks(&pages, COMPLETED_PAGES_PER_TASK, &work, join) {
+                    for (at, row) in found? {
+                        whole[at] = row;
                     }
                 }
             }
@@ -266,20 +286,6 @@ impl RowsReader {
         }
         Ok(builder.finish())
     }
-}
-
-/// The content of the base of a page.
-fn base(
-    page: &Page,
-    layout: &Layout,
-    load: &mut LoadPage<'_>,
-) -> std::result::Result<Option<Arc<Columns>>, String> {
-    let content = |cell: &Arc<PageCell>| match cell.content() {
-        Some(content) => Ok(content),
-        // Others may want other pages more: it does not come into the cache.
-        None => load(cell.id(), &layout.types).map(Arc::new),
-    };
-    page.base.as_ref().map(content).transpose()
 }
 
 #[cfg(test)]

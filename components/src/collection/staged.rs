@@ -10,9 +10,10 @@ use bytes::Bytes;
 use super::bulk::{Bulk, BulkRows};
 use super::columns::{Columns, ColumnsBuilder, cut, sort};
 use super::key::{Key, KeyRange};
-use super::merge::{LoadPage, combine, current};
+use super::merge::{combine, current};
 use super::page::{Page, Statistics, Tree};
 use super::runs::{Run, Runs};
+use super::scan::LoadPage;
 use crate::lock::TreeId;
 
 /// A part of the work.

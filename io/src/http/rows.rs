@@ -7,16 +7,14 @@ use arrow_ipc::writer::StreamWriter;
 use arrow_schema::{ArrowError, Schema};
 use bytes::Bytes;
 use components::collection::columns::{Columns, arrow_fields, write_csv_header};
-use components::collection::page::PageId;
 use components::collection::schema::{Column, ColumnType};
-use components::collection::snapshot::{RowsReader, RowsetSnapshot};
+use components::collection::snapshot::{READ_AHEAD_BYTES, RowsReader, RowsetSnapshot};
 use components::encode::{JsonPart, to_json_parts};
 use components::{Error, Result, State};
 use hyper::header::HeaderValue;
-use world::load::load_page;
 
 use super::reply::{ARROW, CSV, JSON_TYPE};
-use crate::storage::Reader;
+use crate::pages::Pages;
 
 /// About how long a chunk of text is.
 pub(super) const TEXT_CHUNK_BYTES: usize = 64 * 1024;
@@ -25,8 +23,8 @@ pub(super) const TEXT_CHUNK_BYTES: usize = 64 * 1024;
 pub(super) const ARROW_CHUNK_BYTES: usize = 256 * 1024;
 
 /// What a reply takes at most while it is sent: the chunk that is being made, the next one, and those in the buffers of
-/// the connection.
-pub(super) const STREAM_BYTES: usize = 4 * ARROW_CHUNK_BYTES;
+/// the connection; and the rows that were read for them.
+pub(super) const STREAM_BYTES: usize = 4 * ARROW_CHUNK_BYTES + READ_AHEAD_BYTES as usize;
 
 /// A form of rows.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -76,14 +74,14 @@ impl Rows {
         }
     }
 
-    fn next(&mut self, storage: Option<&Reader>) -> Result<Option<Columns>> {
+    fn next(&mut self, pages: &Pages) -> Result<Option<Columns>> {
         if let Some(rows) = self.ready.take() {
             return Ok(Some(rows));
         }
         let Some(reader) = &mut self.reader else {
             return Ok(None);
         };
-        let rows = reader.next(&mut |page, types| load(storage, page, types)).map_err(Error::internal)?;
+        let rows = pages.read(|load, join| reader.next(load, join)).map_err(Error::internal)?;
         if rows.is_none() {
             self.reader = None;
         }
@@ -99,23 +97,14 @@ impl Rows {
     }
 }
 
-/// Read a page that is not in memory.
-fn load(
-    storage: Option<&Reader>,
-    page: PageId,
-    types: &Arc<[ColumnType]>,
-) -> std::result::Result<Columns, String> {
-    load_page(storage.ok_or("this host has no storage")?, page, types)
-}
-
 /// A state with all rows in it that have yet to be read.
 ///
 /// # Errors
 /// 413 if it takes more than `bytes_max`, 500 if a page cannot be read.
-pub(super) fn read(state: &State, storage: Option<&Reader>, bytes_max: usize) -> Result<State> {
+pub(super) fn read(state: &State, pages: &Pages, bytes_max: usize) -> Result<State> {
     let mut left = bytes_max as u64;
     state.with_rows(&mut |snapshot| {
-        let content = snapshot.content(&mut |page, types| load(storage, page, types), left)?;
+        let content = pages.read(|load, join| snapshot.content(load, join, left))?;
         left -= content.bytes;
         Ok(content)
     })
@@ -123,7 +112,7 @@ pub(super) fn read(state: &State, storage: Option<&Reader>, bytes_max: usize) ->
 
 /// Makes the body of a reply, a chunk at a time.
 pub(super) struct Encoder {
-    storage: Option<Reader>,
+    pages: Pages,
     form: Form,
     /// What the chunk so far holds.
     chunk: Vec<u8>,
@@ -161,17 +150,17 @@ impl Encoder {
     ///
     /// # Errors
     /// 413 if that is longer, 400 if JSON has no form for it.
-    pub(super) fn json(state: &State, bytes_max: usize, storage: Option<Reader>) -> Result<Self> {
+    pub(super) fn json(state: &State, bytes_max: usize, pages: Pages) -> Result<Self> {
         let mut parts: VecDeque<JsonPart> = to_json_parts(state, bytes_max)?.into();
         parts.push_back(JsonPart::Text(b"\n".to_vec()));
-        Ok(Self { storage, form: Form::Json { parts, rows: None }, chunk: Vec::new() })
+        Ok(Self { pages, form: Form::Json { parts, rows: None }, chunk: Vec::new() })
     }
 
     /// Rows in a form of their own.
     ///
     /// # Errors
     /// 400 if this is not rows.
-    pub(super) fn rows(state: &State, form: RowsForm, storage: Option<Reader>) -> Result<Self> {
+    pub(super) fn rows(state: &State, form: RowsForm, pages: Pages) -> Result<Self> {
         let rows = Rows::of(state).ok_or_else(|| {
             Error::bad_request(format_args!(
                 "only a collection, a view of one or a stream of its rows has the form {}, not a {}",
@@ -187,7 +176,7 @@ impl Encoder {
                 Form::Arrow { rows, schema, writer: Some(Box::new(writer)) }
             }
         };
-        Ok(Self { storage, form, chunk: Vec::new() })
+        Ok(Self { pages, form, chunk: Vec::new() })
     }
 
     /// What this keeps in memory while the body is sent, in bytes.
@@ -230,20 +219,20 @@ impl Encoder {
     /// # Errors
     /// 400 if JSON has no form for a value, 500 if a page cannot be read.
     pub(super) fn next(&mut self) -> Result<Option<Bytes>> {
-        let (chunk, storage) = (&mut self.chunk, self.storage.as_ref());
+        let (chunk, pages) = (&mut self.chunk, &self.pages);
         match &mut self.form {
-            Form::Json { parts, rows } => write_json(parts, rows, chunk, storage)?,
+            Form::Json { parts, rows } => write_json(parts, rows, chunk, pages)?,
             Form::Csv { rows, next, has_header } => {
                 if !std::mem::replace(has_header, true) {
                     write_csv_header(&rows.columns, chunk);
                 }
                 while chunk.len() < TEXT_CHUNK_BYTES
-                    && let Some((columns, row)) = next_row(rows, next, storage)?
+                    && let Some((columns, row)) = next_row(rows, next, pages)?
                 {
                     columns.write_csv_row(row, chunk);
                 }
             }
-            Form::Arrow { rows, schema, writer } => return write_arrow(rows, schema, writer, storage),
+            Form::Arrow { rows, schema, writer } => return write_arrow(rows, schema, writer, pages),
         }
         if chunk.is_empty() {
             return Ok(None);
@@ -260,10 +249,10 @@ fn internal(cause: ArrowError) -> Error {
 fn next_row<'a>(
     rows: &mut Rows,
     next: &'a mut Option<(Columns, usize)>,
-    storage: Option<&Reader>,
+    pages: &Pages,
 ) -> Result<Option<(&'a Columns, usize)>> {
     while next.as_ref().is_none_or(|(columns, row)| *row == columns.len()) {
-        match rows.next(storage)? {
+        match rows.next(pages)? {
             Some(columns) => *next = Some((columns, 0)),
             None => return Ok(None),
         }
@@ -277,13 +266,13 @@ fn write_json(
     parts: &mut VecDeque<JsonPart>,
     rows: &mut Option<JsonRows>,
     chunk: &mut Vec<u8>,
-    storage: Option<&Reader>,
+    pages: &Pages,
 ) -> Result<()> {
     while chunk.len() < TEXT_CHUNK_BYTES {
         if let Some(JsonRows { from, next, has_rows }) = rows {
             let positions: Vec<usize> = (0..from.columns.len()).collect();
             while chunk.len() < TEXT_CHUNK_BYTES {
-                let Some((columns, row)) = next_row(from, next, storage)? else {
+                let Some((columns, row)) = next_row(from, next, pages)? else {
                     chunk.push(b']');
                     *rows = None;
                     break;
@@ -312,13 +301,13 @@ fn write_arrow(
     rows: &mut Rows,
     schema: &Arc<Schema>,
     writer: &mut Option<Box<StreamWriter<Vec<u8>>>>,
-    storage: Option<&Reader>,
+    pages: &Pages,
 ) -> Result<Option<Bytes>> {
     let Some(stream) = writer else {
         return Ok(None);
     };
     while stream.get_ref().len() < ARROW_CHUNK_BYTES {
-        match rows.next(storage)? {
+        match rows.next(pages)? {
             Some(columns) => stream.write(&columns.batch(schema)?).map_err(internal)?,
             None => {
                 stream.finish().map_err(internal)?;

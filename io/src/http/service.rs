@@ -214,19 +214,19 @@ async fn stream(
 ) -> Result<HttpReply> {
     let mut charge = Charge::new(&server.budget);
     charge.add(STREAM_BYTES)?;
-    let storage = server.gateway.storage().cloned();
+    let pages = server.gateway.pages().clone();
     let (bytes_max, budget) = (server.config.max_reply_bytes, server.budget.clone());
     if wants_tbon && wanted_rows.is_none() {
         let whole = move || {
             let _pin = pin;
-            let state = rows::read(&state, storage.as_ref(), bytes_max)?;
+            let state = rows::read(&state, &pages, bytes_max)?;
             Ok(reply::reply(Ok(state), true, bytes_max, &budget))
         };
         return big(server, usize::MAX, whole).await?;
     }
     let begin = move || match wanted_rows {
-        Some(form) => Encoder::rows(&state, form, storage),
-        None => Encoder::json(&state, bytes_max, storage),
+        Some(form) => Encoder::rows(&state, form, pages),
+        None => Encoder::json(&state, bytes_max, pages),
     };
     let encoder = big(server, usize::MAX, begin).await??;
     charge.add(encoder.bytes())?;

@@ -32,7 +32,7 @@ pub(crate) struct Cursor {
 #[derive(Debug)]
 enum CursorRows {
     Local(Snapshot),
-    Hosted(HostedScan),
+    Hosted(Box<HostedScan>),
 }
 
 /// What a scan has looked at so far.
@@ -49,6 +49,14 @@ pub(crate) struct Touched {
 impl Cursor {
     pub(crate) fn touched(&self) -> Touched {
         self.touched
+    }
+
+    fn is_done(&self) -> bool {
+        let has_found = match &self.rows {
+            CursorRows::Local(_) => false,
+            CursorRows::Hosted(scan) => scan.has_found(),
+        };
+        self.range.is_empty() && !has_found
     }
 }
 
@@ -91,7 +99,9 @@ impl Interpreter {
     ) -> Result<Cursor> {
         let rows = match &collection.source {
             Source::Local(local) => CursorRows::Local(local.snapshot()),
-            Source::Hosted(hosted) => CursorRows::Hosted(self.hosted_scan(*hosted, tree, &range).await),
+            Source::Hosted(hosted) => CursorRows::Hosted(Box::new(
+                self.hosted_scan(*hosted, tree, &range, is_reversed, conditions).await,
+            )),
             Source::Declared => return Err(declared()),
         };
         let pages = match &rows {
@@ -113,18 +123,18 @@ impl Interpreter {
     /// The next rows of a scan, at least one, in order.
     pub(crate) async fn next(&self, cursor: &mut Cursor) -> Result<Option<Vec<Row>>> {
         let columns = cursor.collection.schema.layouts()[cursor.tree].columns.len();
-        while !cursor.range.is_empty() {
+        while !cursor.is_done() {
             let Cursor { tree, range, is_reversed, conditions, chunk_rows, touched, rows, .. } = cursor;
             let (rows, looked_at) = match rows {
                 CursorRows::Local(snapshot) => {
+                    let tree = &snapshot.trees[*tree];
+                    let (rows, looked_at) = read_chunk(tree, range, *is_reversed, conditions, *chunk_rows);
                     touched.pages_read = 1;
-                    read_chunk(&snapshot.trees[*tree], range, *is_reversed, conditions, *chunk_rows)
+                    touched.rows_read += looked_at as u64;
+                    (rows, looked_at)
                 }
-                CursorRows::Hosted(scan) => {
-                    self.hosted_chunk(scan, range, *is_reversed, conditions, *chunk_rows, touched).await
-                }
+                CursorRows::Hosted(scan) => self.hosted_chunk(scan, range, *chunk_rows, touched).await,
             };
-            touched.rows_read += looked_at as u64;
             *chunk_rows = (*chunk_rows * 2).min(CHUNK_ROWS_MAX);
             self.step(looked_at * (1 + columns)).await;
             if !rows.is_empty() {

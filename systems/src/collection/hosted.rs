@@ -10,17 +10,16 @@ use components::collection::bound::Condition;
 use components::collection::bulk::{Bulk, BulkRows};
 use components::collection::change::RowChange;
 use components::collection::columns::Columns;
-use components::collection::count::CountScan;
 use components::collection::key::{Key, KeyRange};
-use components::collection::page::{Found, Page, PageCell, Placed, Tree};
+use components::collection::page::{Found, Page, PageCell, Tree};
 use components::collection::runs::Runs;
+use components::collection::scan::{Batch, LookedAt, PageScan};
 use components::collection::schema::Layout;
-use components::collection::seen::{SeenPage, has_own};
 use components::collection::snapshot::Scan;
 use components::collection::staged::{PartOfMerge, Staged, StagedPart, StagedTree};
 use components::collection::{HostedCollection, Row};
 use components::job::{Job, JobResult};
-use components::ledger::{OwnRows, RowsSnapshot};
+use components::ledger::{Reservation, RowsSnapshot};
 use components::lock::{LockMode, LockRange, TreeId};
 use components::{Error, Result};
 
@@ -37,8 +36,11 @@ const LITTLE_PAGES_MAX: usize = 2;
 /// How many rows a scan that only counts looks at for one unit of fuel: they are tested many at a time.
 const COUNTED_ROWS_PER_FUEL: usize = 1_024;
 
-/// Of how many pages at most rows are counted within the tick: that takes microseconds.
-const COUNTED_PAGES_MAX: usize = 16;
+/// How many pages one job looks at most for rows; the first one of a scan looks at [`JobLimits::pages_min`], each after it
+/// at twice as many.
+///
+/// [`JobLimits::pages_min`]: crate::tick::JobLimits::pages_min
+const FOUND_PAGES_MAX: usize = 512;
 
 /// How many parts of a merge that does not fit in memory are under way at once: one is merged while another is stored.
 const PARTS_AT_ONCE: usize = 2;
@@ -50,26 +52,47 @@ const PLACING_BYTES_MAX: u64 = 128 << 20;
 #[derive(Debug)]
 pub(crate) struct HostedScan {
     collection: HostedCollection,
-    tree: usize,
-    snapshot: RowsSnapshot,
+    scan: Arc<PageScan>,
+    /// Whether some of the page that comes next was looked at already.
+    is_within_page: bool,
+    /// How many pages the next job looks at.
+    job_pages: usize,
+    found: FoundRows,
+}
+
+/// Rows that a job has found, until the program has looked at them.
+#[derive(Debug)]
+struct FoundRows {
+    rows: VecDeque<Columns>,
+    memory: Reservation,
+}
+
+impl FoundRows {
+    /// The next rows, so many at most.
+    fn take(&mut self, rows_max: usize) -> Vec<Row> {
+        let Some(rows) = self.rows.pop_front() else {
+            return Vec::new();
+        };
+        let len = rows.len().min(rows_max);
+        if len < rows.len() {
+            self.rows.push_front(rows.slice(len..rows.len()));
+        }
+        if self.rows.is_empty() {
+            self.memory.shrink(self.memory.bytes());
+        }
+        (0..len).map(|row| rows.row(row)).collect()
+    }
 }
 
 impl HostedScan {
     /// How many pages the tree has.
     pub(crate) fn pages(&self) -> usize {
-        self.tree().pages()
+        self.scan.pages().pages()
     }
 
-    fn tree(&self) -> &Tree {
-        &self.snapshot.trees[self.tree]
-    }
-
-    fn own(&self) -> &OwnRows {
-        &self.snapshot.own[self.tree]
-    }
-
-    fn layout(&self) -> &Layout {
-        &self.snapshot.schema.layouts()[self.tree]
+    /// Whether rows were found that were not given out.
+    pub(crate) fn has_found(&self) -> bool {
+        !self.found.rows.is_empty()
     }
 }
 
@@ -282,79 +305,129 @@ impl Interpreter {
         .await
     }
 
-    /// Begin a scan of a range of a tree.
-    pub(super) async fn hosted_scan(
-        &self,
-        collection: HostedCollection,
-        tree: usize,
-        range: &KeyRange,
-    ) -> HostedScan {
+    /// A part of a collection, locked and as it is now.
+    async fn locked_rows(&self, collection: HostedCollection, tree: usize, range: &KeyRange) -> RowsSnapshot {
         // A range without keys overlaps nothing, not even itself: it would never be found among the locks.
         let range = match range.is_empty() {
             true => LockRange::Key(range.start.clone()),
             false => LockRange::Range(range.clone()),
         };
         self.lock(collection, tree, &range, LockMode::Read).await;
-        HostedScan { collection, tree, snapshot: self.ledger.rows(collection) }
+        self.ledger.rows(collection)
     }
 
-    /// Look at some rows of a scan, and take them off the range: those that meet the conditions, and how many were
-    /// looked at.
-    pub(super) async fn hosted_chunk(
+    /// Begin a scan of a range of a tree.
+    pub(super) async fn hosted_scan(
         &self,
-        scan: &HostedScan,
-        range: &mut KeyRange,
+        collection: HostedCollection,
+        tree: usize,
+        range: &KeyRange,
         is_reversed: bool,
         conditions: &[Condition],
+    ) -> HostedScan {
+        let rows = self.locked_rows(collection, tree, range).await;
+        let scan = PageScan { rows, tree, is_reversed, conditions: conditions.to_vec() };
+        HostedScan {
+            collection,
+            scan: Arc::new(scan),
+            is_within_page: false,
+            job_pages: self.jobs.pages_min,
+            found: FoundRows { rows: VecDeque::new(), memory: Reservation::new(self.ledger.clone()) },
+        }
+    }
+
+    /// The next rows of a scan that meet its conditions, which are taken off the range, and for how many rows the program
+    /// has to pay; perhaps none.
+    pub(super) async fn hosted_chunk(
+        &self,
+        scan: &mut HostedScan,
+        range: &mut KeyRange,
         chunk_rows: usize,
         touched: &mut Touched,
     ) -> (Vec<Row>, usize) {
-        let Placed { range: place, page } = if is_reversed {
-            scan.tree().place_before(range.end.as_ref())
-        } else {
-            scan.tree().place(&range.start)
-        };
-        self.look_at(&page).await;
-        let mut part = range.intersection(&place);
-        let rest = |range: &mut KeyRange, part: &KeyRange| {
-            if is_reversed {
-                range.end = Some(part.start.clone().max(range.start.clone()));
-            } else {
-                match &part.end {
-                    Some(end) => range.start = end.clone(),
-                    None => range.end = Some(range.start.clone()),
-                }
-            }
-        };
-        let has_own = has_own(scan.own(), &part);
-        if !has_own && !page.statistics.may_match(conditions) {
-            rest(range, &part);
-            return (Vec::new(), 1);
+        if scan.has_found() {
+            let rows = scan.found.take(chunk_rows);
+            let looked_at = rows.len();
+            return (rows, looked_at);
         }
-        touched.pages_read += 1;
-        let base = self.base(&page).await;
-        let layout = scan.layout();
+        let is_long = touched.pages_read >= self.jobs.pages_min as u64 && !scan.is_within_page;
+        // A transaction that may hold no more goes on alone.
+        if is_long && scan.found.memory.grow(2 * self.jobs.found_bytes).is_ok() {
+            let passed = self.hosted_find(scan, range, touched).await;
+            return (Vec::new(), passed);
+        }
+        let pages = scan.scan.clone();
+        let before = range.clone();
+        let batch = self.batch(&pages, range, 1).await;
+        let is_counted = std::mem::take(&mut scan.is_within_page) && batch.passed == 0;
+        let Some(mut part) = batch.parts.into_iter().next() else {
+            return (Vec::new(), batch.passed);
+        };
+        touched.pages_read += u64::from(!is_counted);
+        let base = self.base(&part.page).await;
+        let layout = pages.layout();
         // No more rows than the chunk is to have: whoever wants one row does not pay for a page.
         if let Some(base) = &base {
-            let start = if part.start.is_empty() { 0 } else { base.lower_bound(layout, &part.start) };
-            let end = part.end.as_ref().map_or(base.len(), |end| base.lower_bound(layout, end));
+            let bound = |key: &Key| if key.is_empty() { 0 } else { base.lower_bound(layout, key) };
+            let start = bound(&part.range.start);
+            let end = part.range.end.as_ref().map_or(base.len(), bound);
             if end.saturating_sub(start) > chunk_rows {
-                if is_reversed {
-                    part.start = base.key(layout, end - chunk_rows);
-                } else {
-                    part.end = Some(base.key(layout, start + chunk_rows));
+                match pages.is_reversed {
+                    true => part.range.start = base.key(layout, end - chunk_rows),
+                    false => part.range.end = Some(base.key(layout, start + chunk_rows)),
                 }
+                *range = pages.rest_after(&before, &part.range);
+                scan.is_within_page = true;
             }
         }
-        let (seen, newest) = SeenPage::new(layout, &page, base, &part, scan.own(), self.ledger.visibility());
+        let (seen, newest) = pages.see(&part, base);
         self.ledger.note_commit(newest);
-        let looked_at = seen.len();
-        let mut rows = seen.rows(conditions);
-        if is_reversed {
+        touched.rows_read += seen.len() as u64;
+        let mut rows = seen.rows(&pages.conditions);
+        if pages.is_reversed {
             rows.reverse();
         }
-        rest(range, &part);
-        (rows, looked_at.max(1))
+        (rows, batch.passed + seen.len())
+    }
+
+    /// Take the next parts off the range of a scan.
+    async fn batch(&self, pages: &PageScan, range: &mut KeyRange, parts_max: usize) -> Batch {
+        match pages.batch(range, parts_max, u64::MAX) {
+            Some(batch) => {
+                self.ledger.note_commit(batch.newest_commit);
+                *range = batch.rest.clone();
+                batch
+            }
+            None => self.restart().await,
+        }
+    }
+
+    /// Find the next rows of a scan beside the world, by several threads; pages in storage do not come into memory. Says
+    /// how many pages were passed by.
+    async fn hosted_find(&self, scan: &mut HostedScan, range: &mut KeyRange, touched: &mut Touched) -> usize {
+        let before = range.clone();
+        let batch = self.batch(&scan.scan, range, scan.job_pages).await;
+        scan.job_pages = (2 * scan.job_pages).min(FOUND_PAGES_MAX);
+        let parts = Arc::new(batch.parts);
+        if !parts.is_empty() {
+            let job =
+                Job::Find { scan: scan.scan.clone(), parts: parts.clone(), bytes_max: self.jobs.found_bytes };
+            let found = match self.run_job(job).await {
+                JobResult::Found(found) => found,
+                other => unreachable!("a scan finds rows, not {other:?}"),
+            };
+            self.ledger.note_commit(found.looked_at.newest_commit);
+            touched.pages_read += found.looked_at.pages;
+            touched.rows_read += found.looked_at.rows;
+            if let Some(next) = parts.get(found.parts) {
+                *range = scan.scan.rest_from(&before, &next.range);
+            }
+            scan.found.rows = found.rows.into();
+        }
+        // What was reserved for the job is more than it has found, but for pages of a single row.
+        let found_bytes = scan.found.rows.iter().map(|rows| rows.bytes() as u64).sum();
+        scan.found.memory.shrink(scan.found.memory.bytes().saturating_sub(found_bytes));
+        batch.passed
     }
 
     /// The rows of the primary tree with these keys, which an index has.
@@ -380,7 +453,7 @@ impl Interpreter {
         let trees = self.ledger.trees(collection);
         let mut rows = Vec::with_capacity(keys.len());
         for key in keys {
-            let row = match scan.snapshot.own[0].get(key) {
+            let row = match scan.scan.rows.own[0].get(key) {
                 Some(own) => own.clone(),
                 None => self.committed_row(&trees[0], layout, key).await,
             };
@@ -396,8 +469,8 @@ impl Interpreter {
         collection: HostedCollection,
         scan: &Scan,
     ) -> Option<RowsSnapshot> {
-        let begun = self.hosted_scan(collection, scan.tree, &scan.range).await;
-        if is_little(scan) || begun.tree().pages_in(&scan.range).nth(LITTLE_PAGES_MAX).is_none() {
+        let rows = self.locked_rows(collection, scan.tree, &scan.range).await;
+        if is_little(scan) || rows.trees[scan.tree].pages_in(&scan.range).nth(LITTLE_PAGES_MAX).is_none() {
             return None;
         }
         let mut read = vec![(scan.tree, scan.range.clone())];
@@ -427,13 +500,13 @@ impl Interpreter {
         range: KeyRange,
         conditions: &[Condition],
     ) -> (u64, Touched) {
-        let scan = self.hosted_scan(collection, tree, &range).await;
-        let pages = scan.pages() as u64;
-        let scan = CountScan { snapshot: scan.snapshot, tree, range, conditions: conditions.to_vec() };
-        let Some((mut counted, parts)) = scan.plan() else {
+        let rows = self.locked_rows(collection, tree, &range).await;
+        let scan = PageScan { rows, tree, is_reversed: false, conditions: conditions.to_vec() };
+        let pages = scan.pages().pages() as u64;
+        let Some((mut counted, parts)) = scan.plan_count(&range) else {
             return self.restart().await;
         };
-        if parts.len() > COUNTED_PAGES_MAX {
+        if parts.len() > self.jobs.pages_min {
             // The pages are looked at beside the world, by several threads; those in storage do not come into memory.
             let job = Job::Count { scan: Arc::new(scan), parts: Arc::new(parts) };
             match self.run_job(job).await {
@@ -442,15 +515,15 @@ impl Interpreter {
             }
         } else {
             for part in parts {
-                let base = self.base(&part.1).await;
+                let base = self.base(&part.page).await;
                 let one = scan.count_part(&part, base);
-                self.step(crate::scalar::ITEMS_PER_FUEL * (one.rows_read as usize / COUNTED_ROWS_PER_FUEL))
-                    .await;
+                let rows_read = one.looked_at.rows as usize;
+                self.step(crate::scalar::ITEMS_PER_FUEL * (rows_read / COUNTED_ROWS_PER_FUEL)).await;
                 counted = counted.and(one);
             }
         }
-        self.ledger.note_commit(counted.newest_commit);
-        let touched = Touched { pages, pages_read: counted.pages_read, rows_read: counted.rows_read };
-        (counted.rows, touched)
+        let LookedAt { pages: pages_read, rows: rows_read, newest_commit } = counted.looked_at;
+        self.ledger.note_commit(newest_commit);
+        (counted.rows, Touched { pages, pages_read, rows_read })
     }
 }

@@ -20,6 +20,7 @@ use proptest::prelude::*;
 
 use super::plan::{Plan, plan};
 use crate::scalar::Interpreter;
+use crate::tick::JobLimits;
 
 const SKU: usize = 0;
 const COLOR: usize = 1;
@@ -191,7 +192,11 @@ proptest! {
         operations in any_operations(),
     ) {
         let ledger = Arc::new(Ledger::new(Visibility { before: TxnId::new(1, 1), commit: 0 }, Default::default()));
-        let interpreter = Interpreter { catalog: Arc::new(Catalog::default()), ledger: ledger.clone() };
+        let interpreter = Interpreter {
+            catalog: Arc::new(Catalog::default()),
+            ledger: ledger.clone(),
+            jobs: JobLimits::default(),
+        };
         let schema = Arc::new(schema());
         let local = Arc::new(LocalCollection::new(schema.clone(), ledger.clone()));
         let collection = Collection { schema: schema.clone(), source: Source::Local(local) };

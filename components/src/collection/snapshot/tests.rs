@@ -2,145 +2,31 @@
 
 use std::collections::BTreeMap;
 
-use imbl::OrdMap;
 use proptest::prelude::*;
 
 use super::*;
-use crate::TxnId;
 use crate::collection::bound::ValueRange;
-use crate::collection::change::RowChange;
 use crate::collection::declare::tests::inventory;
-use crate::collection::delta::DeltaEntry;
 use crate::collection::local::Tree as LocalTree;
-use crate::collection::page::{Statistics, Tree, Visibility};
+use crate::collection::page::{PageCell, Visibility};
+use crate::collection::scan::in_turn;
+use crate::collection::scan::tests::{Built, COLORS, SKUS, Write, any_writes, row};
+use crate::collection::seen::SeenPage;
 use crate::number::Number;
 use crate::value::Value;
 
-/// How many different rows there are.
-const SKUS: u64 = 60;
-const COLORS: u32 = 5;
-
-/// A row is written with a color and a quantity, or deleted.
-type Write = (u64, Option<(u32, i32)>);
-
-fn row(sku: u64, color: u32, qty: i32) -> Row {
-    [sku.into(), format!("color {color}").as_str().into(), Number::I32(qty).into()].into()
-}
-
-fn any_writes(count: usize) -> impl Strategy<Value = Vec<Write>> {
-    let content = prop::option::weighted(0.7, (0..COLORS, 0..10i32));
-    prop::collection::vec((0..SKUS, content), 0..count)
-}
-
-/// A collection in pages, and what is in it.
-struct Built {
-    schema: Arc<Schema>,
-    trees: Vec<Tree>,
-    own: Vec<OrdMap<Key, Option<Row>>>,
-    /// The content of the pages that are not in memory.
-    stored: BTreeMap<PageId, Columns>,
-    /// What the reader sees, by sku.
-    seen: BTreeMap<u64, Row>,
-}
-
-/// The transaction that reads, and how many of the writes it sees.
-const READER: u64 = 1_000;
-
-impl Built {
-    fn new(base: &[Write], page_rows: usize, committed: &[Write], seen: usize, own: &[Write]) -> Self {
-        let schema = Arc::new(inventory());
-        let mut rows: BTreeMap<u64, Row> = BTreeMap::new();
-        for (sku, content) in base {
-            apply(&mut rows, *sku, content);
-        }
-        let mut stored = BTreeMap::new();
-        let trees = schema.layouts().iter().map(|layout| in_pages(layout, &rows, page_rows, &mut stored));
-        let mut built = Self {
-            trees: trees.collect(),
-            own: vec![OrdMap::new(); schema.layouts().len()],
-            stored,
-            seen: rows.clone(),
-            schema,
-        };
-        for (i, (sku, content)) in committed.iter().enumerate() {
-            let change = apply(&mut rows, *sku, content);
-            // Those that are not seen are of newer transactions.
-            let id = TxnId::new(if i < seen { 1 + i as u64 } else { READER + 1 + i as u64 }, 1);
-            for change in change.in_trees(&built.schema) {
-                let entry = DeltaEntry { key: change.key, id, commit: 1 + i as u64, row: change.row };
-                let (_, page) = built.trees[change.tree].page_mut(&entry.key.clone());
-                page.commit(entry, change.rows);
-            }
-            if i < seen {
-                apply(&mut built.seen, *sku, content);
-            }
-        }
-        for (sku, content) in own {
-            for change in apply(&mut built.seen, *sku, content).in_trees(&built.schema) {
-                built.own[change.tree].insert(change.key, change.row);
-            }
-        }
-        built
-    }
-
-    fn read(self, scan: Scan) -> Vec<Row> {
-        let snapshot = RowsetSnapshot {
-            schema: self.schema.clone(),
-            columns: self.schema.columns().clone(),
-            is_list: false,
-            collection: self.schema.clone(),
-            trees: Trees::Hosted(RowsSnapshot {
-                schema: self.schema,
-                trees: Arc::new(self.trees),
-                own: self.own,
-                visibility: Visibility { before: TxnId::new(READER, 1), commit: u64::MAX },
-            }),
-            scan,
-            bytes: 0,
-        };
-        let content =
-            Arc::new(snapshot).content(&mut |page, _| Ok(self.stored[&page].clone()), u64::MAX).unwrap();
-        content.rows
-    }
-}
-
-/// Write to a model, and say what that changes.
-fn apply(rows: &mut BTreeMap<u64, Row>, sku: u64, content: &Option<(u32, i32)>) -> RowChange {
-    let new = content.map(|(color, qty)| row(sku, color, qty));
-    let old = match &new {
-        Some(new) => rows.insert(sku, new.clone()),
-        None => rows.remove(&sku),
+fn read(built: &Built, scan: Scan) -> Vec<Row> {
+    let snapshot = RowsetSnapshot {
+        schema: built.schema.clone(),
+        columns: built.schema.columns().clone(),
+        is_list: false,
+        collection: built.schema.clone(),
+        trees: Trees::Hosted(built.rows()),
+        scan,
+        bytes: 0,
     };
-    RowChange { old, new }
-}
-
-/// A tree of pages of so many rows, of which every other one is not in memory.
-fn in_pages(
-    layout: &Layout,
-    rows: &BTreeMap<u64, Row>,
-    page_rows: usize,
-    stored: &mut BTreeMap<PageId, Columns>,
-) -> Tree {
-    let rows: BTreeMap<Key, Row> =
-        rows.values().map(|row| layout.project(row)).map(|row| (Key::of_row(layout, &row), row)).collect();
-    let rows: Vec<(Key, Row)> = rows.into_iter().collect();
-    let mut pages = Vec::new();
-    for (i, part) in rows.chunks(page_rows).enumerate() {
-        let columns = Columns::from_rows(&layout.types, part.iter().map(|(_, row)| &**row));
-        let id = PageId(stored.len() as u64 + 100 * layout.key_len as u64 + i as u64);
-        let low = if i == 0 { Key::from(Vec::new()) } else { part[0].0.clone() };
-        let mut page = Page::empty();
-        page.rows = part.len() as u64;
-        page.statistics = Arc::new(Statistics::of(&columns));
-        page.base = Some(Arc::new(if i % 2 == 0 {
-            PageCell::stored(id, columns.len(), columns.bytes())
-        } else {
-            PageCell::resident(id, columns.clone())
-        }));
-        stored.insert(id, columns);
-        pages.push((low, page));
-    }
-    if pages.is_empty() { Tree::empty() } else { Tree::of(pages) }
+    let load = |cell: &PageCell, _: &Layout| built.load(cell);
+    Arc::new(snapshot).content(&load, &in_turn, u64::MAX).unwrap().rows
 }
 
 /// A question to either tree.
@@ -249,7 +135,7 @@ proptest! {
     ) {
         let built = Built::new(&base, page_rows, &committed, seen, &own);
         let (scan, expected) = (question.scan(&built.schema), question.answer(&built.seen));
-        prop_assert_eq!(text(&built.read(scan)), text(&expected));
+        prop_assert_eq!(text(&read(&built, scan)), text(&expected));
     }
 }
 
@@ -299,7 +185,8 @@ fn a_snapshot_of_a_local_collection_reads_in_chunks() {
     });
     let mut reader = RowsReader::new(snapshot);
     let mut read: Vec<Row> = Vec::new();
-    while let Some(chunk) = reader.next(&mut |_, _| Err("there are no pages".into())).unwrap() {
+    let load = |_: &PageCell, _: &Layout| Err("there are no pages".into());
+    while let Some(chunk) = reader.next(&load, &in_turn).unwrap() {
         assert!(!chunk.is_empty() && chunk.len() <= LOCAL_CHUNK_ROWS);
         read.extend((0..chunk.len()).map(|i| chunk.row(i)));
     }
