@@ -255,7 +255,7 @@ mod tests {
                 let key = Key::from(vec![key]);
                 let seen = model.iter().filter(|((other, id), _)| *other == key && *id < visibility.before);
                 let found = delta.find(&key, visibility).map(|entry| entry.commit);
-                prop_assert_eq!(found, seen.map(|(_, commit)| *commit).last());
+                prop_assert_eq!(found, seen.map(|(_, commit)| *commit).next_back());
             }
             prop_assert_eq!(delta.is_all_visible(visibility), keys.len() < before as usize);
         }
