@@ -20,7 +20,7 @@ use crate::persistence::Persistence;
 /// How many events a tick takes at most; the rest waits for the next one. Of a burst of requests, the first are made
 /// durable and answered while the world still works on the last: with ticks of any length, all clients would wait for
 /// the world, then for the storage, then it for them.
-const EVENTS_PER_TICK_MAX: usize = 64;
+const EVENTS_PER_TICK_MAX: usize = 32;
 
 /// How long requests that run may take to finish when the host is asked to stop.
 const DRAIN_GRACE: Duration = Duration::from_millis(1_000);
