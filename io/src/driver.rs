@@ -20,7 +20,7 @@ use crate::persistence::Persistence;
 /// How many events a tick takes at most; the rest waits for the next one. Of a burst of requests, the first are made
 /// durable and answered while the world still works on the last: with ticks of any length, all clients would wait for
 /// the world, then for the storage, then it for them.
-const EVENTS_PER_TICK_MAX: usize = 64;
+const EVENTS_PER_TICK_MAX: usize = 32;
 
 /// How long requests that run may take to finish when the host is asked to stop.
 const DRAIN_GRACE: Duration = Duration::from_millis(1_000);
@@ -156,7 +156,10 @@ impl Driver {
     /// Wait for events, tick once, hand on what comes out.
     fn step(&mut self) -> Option<Ended> {
         let mut inputs = Vec::new();
-        if let Some(event) = self.wait()
+        let event = self.wait();
+        // Without an event it is time for something, or there is more to do.
+        let is_due = event.is_none() || self.is_busy;
+        if let Some(event) = event
             && let Some(ended) = self.take(event, &mut inputs)
         {
             return Some(ended);
@@ -168,12 +171,10 @@ impl Driver {
                 return Some(ended);
             }
         }
-        if let Some(drain_by) = self.drain_by {
-            let is_done =
-                self.waiting.is_empty() && self.batch_sent == self.batch_durable && inputs.is_empty();
-            if is_done || Instant::now() >= drain_by {
-                return Some(Ended::Drained);
-            }
+        if let Some(drain_by) = self.drain_by
+            && ((self.is_idle() && inputs.is_empty()) || Instant::now() >= drain_by)
+        {
+            return Some(Ended::Drained);
         }
         inputs.extend(self.answers.pins.take().into_iter().map(Input::Unpin));
         // Answers that have waited for the storage leave before the work of the tick: clients go on beside it.
@@ -183,7 +184,15 @@ impl Driver {
                 return ended;
             }
         }
+        if inputs.is_empty() && !is_due {
+            return None;
+        }
         self.tick(inputs)
+    }
+
+    /// Whether nobody waits for anything.
+    fn is_idle(&self) -> bool {
+        self.waiting.is_empty() && self.batch_sent == self.batch_durable
     }
 
     /// What has become durable since the last call. It does not wait behind requests.
@@ -203,7 +212,7 @@ impl Driver {
 
     /// The next event, if one comes before the world has to tick anyway.
     fn wait(&self) -> Option<Event> {
-        if self.is_busy {
+        if self.is_busy || (self.drain_by.is_some() && self.is_idle()) {
             return self.events.try_recv().ok();
         }
         let by_deadline = self.next_deadline_ns.map(|ns| Duration::from_nanos(ns.saturating_sub(now_ns())));
