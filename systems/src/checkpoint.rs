@@ -13,8 +13,12 @@ use components::versions::{EffectLog, PageCheckpoint, PagePlace};
 use crate::pages::{Folded, fold, release};
 use crate::tick::{Limits, Outbox, Registry, Statistics};
 
-/// How many pages one tick stores for checkpoints at most: each takes as long as ten requests, which wait meanwhile.
-const PAGES_PER_TICK_MAX: usize = 2;
+/// How many pages one tick stores for checkpoints at least: each takes as long as ten requests, which wait meanwhile.
+const PAGES_PER_TICK_MIN: u64 = 1;
+
+/// How many more it stores, at most, the more effects there are beyond what a checkpoint begins with: with twice as many,
+/// all of them. So effects do not come faster than they go.
+const PAGES_PER_TICK_BEHIND: u64 = 64;
 
 /// How many pages a checkpoint looks at in one tick at most: those that cannot be stored yet cost little.
 const LOOKS_PER_TICK_MAX: usize = 128;
@@ -84,7 +88,11 @@ fn store_pages(world: &mut World, chain: Entity) -> bool {
         // What becomes durable lets it go on.
         return false;
     }
+    let effects_bytes_max = world.resource::<Limits>().effects_bytes_max;
     let log = &mut *world.get_mut::<EffectLog>(chain).expect("a chain around collections");
+    let excess_bytes = log.bytes.saturating_sub(effects_bytes_max);
+    let behind = PAGES_PER_TICK_BEHIND.saturating_mul(excess_bytes) / effects_bytes_max.max(1);
+    let pages_max = PAGES_PER_TICK_MIN + behind.min(PAGES_PER_TICK_BEHIND);
     let checkpoint = log.checkpoint.as_mut().expect("a checkpoint that is being made");
     // It goes round, so that pages which cannot be stored yet do not keep back the others.
     let start = checkpoint.after.take().map_or(Bound::Unbounded, Bound::Excluded);
@@ -95,7 +103,7 @@ fn store_pages(world: &mut World, chain: Entity) -> bool {
         if fold(world, place) == Folded::Done {
             stored += 1;
         }
-        if stored == PAGES_PER_TICK_MAX || i + 1 == LOOKS_PER_TICK_MAX {
+        if stored == pages_max || i + 1 == LOOKS_PER_TICK_MAX {
             let log = &mut *world.get_mut::<EffectLog>(chain).expect("a chain around collections");
             log.checkpoint.as_mut().expect("a checkpoint that is being made").after = Some(place.clone());
             return true;

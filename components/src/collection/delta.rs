@@ -147,7 +147,8 @@ impl Delta {
         // Before the first entry of all, it becomes the first of the first chunk.
         let at = after.saturating_sub(1);
         let Some(chunk) = self.chunks.get_mut(at) else {
-            self.chunks.push(Chunk::new(vec![entry]));
+            // Most pages of a large collection have one entry or none: it takes no more room than it needs.
+            self.chunks = vec![Chunk::new(vec![entry])];
             return;
         };
         let entries = Arc::make_mut(&mut chunk.entries);

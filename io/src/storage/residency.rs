@@ -17,6 +17,9 @@ const LARGE_VALUE_BYTES: usize = 16 * 1024;
 /// to this size.
 const FAULT_BYTES: i64 = 2 * 1024 * 1024;
 
+/// By how much what is resident of other files grows at most between two measurements.
+const FLOOR_GROWTH_BYTES: u64 = 1024 * 1024;
+
 /// The map of a whole file, shared and only read.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Map {
@@ -88,8 +91,10 @@ impl Residency {
             }
             _ => {
                 system::give_back(map);
-                // Other files, such as the program itself, may have more resident by now than before.
-                measure.floor_bytes = measure.file_bytes().unwrap_or(0);
+                // Other files, such as the program itself, may have more resident by now than before. Much more than
+                // before is what other threads have just read again of this one.
+                let floor_bytes = measure.file_bytes().unwrap_or(0);
+                measure.floor_bytes = floor_bytes.min(measure.floor_bytes + FLOOR_GROWTH_BYTES);
                 self.limit_bytes
             }
         };
