@@ -12,7 +12,7 @@ use components::collection::delta::Delta;
 use components::collection::key::{Key, KeyRange};
 use components::collection::merge::{Merged, Replaced};
 use components::collection::page::{Foldable, Found, Page, PageCell, PageId, Statistics, Tree, Visibility};
-use components::collection::schema::{Layout, Schema};
+use components::collection::schema::{ColumnType, Layout, Schema};
 use components::collection::staged::{MergedPart, Staged, StagedPart, StagedTree};
 use components::collection::stored;
 use components::job::JobResult;
@@ -87,24 +87,22 @@ pub fn note_uses(world: &mut World, uses: std::collections::BTreeMap<PageId, u64
 
 /// Take a base that is being stored with the batch of this tick into the world.
 fn spawn(world: &mut World, tree: TreeId, layout: &Layout, content: Columns) -> Arc<PageCell> {
-    let registry = &mut *world.resource_mut::<Registry>();
-    let page = registry.next_page();
-    let (ticks, batch) = (registry.ticks, registry.batch);
+    let page = world.resource_mut::<Registry>().next_page();
     let cell = Arc::new(PageCell::resident(page, content));
-    let header = PageHeader {
-        cell: cell.clone(),
-        tree,
-        types: layout.types.clone(),
-        stored: batch,
-        uses: 0,
-        last_used: ticks,
-    };
-    let entity = world.spawn(header).id();
+    spawn_entity(world, tree, &layout.types, cell.clone());
     let registry = &mut *world.resource_mut::<Registry>();
-    registry.pages.insert(page, entity);
     registry.resident_pages.insert(page);
     registry.resident_page_bytes += cell.bytes() as u64;
     cell
+}
+
+/// The entity of a base that is being stored with the batch of this tick.
+fn spawn_entity(world: &mut World, tree: TreeId, types: &Arc<[ColumnType]>, cell: Arc<PageCell>) {
+    let registry = world.resource::<Registry>();
+    let (page, stored, last_used) = (cell.id(), registry.batch, registry.ticks);
+    let header = PageHeader { cell, tree, types: types.clone(), stored, uses: 0, last_used };
+    let entity = world.spawn(header).id();
+    world.resource_mut::<Registry>().pages.insert(page, entity);
 }
 
 /// How folding a page went.
@@ -247,8 +245,7 @@ fn count_rows(world: &mut World, tree_id: TreeId, rows: i64) {
 /// when that is durable, so that no more is on its way to the disk than the parts that are merged at once.
 pub fn stage(world: &mut World, id: TxnId, number: u32, part: &MergedPart) {
     let registry = &mut *world.resource_mut::<Registry>();
-    let (ticks, batch) = (registry.ticks, registry.batch);
-    let chain = registry.chains[&part.tree.chain];
+    let (batch, chain) = (registry.batch, registry.chains[&part.tree.chain]);
     let (_, rows) = tree_of(world, chain, part.tree);
     let types = rows.schema.layouts()[usize::from(part.tree.tree)].types.clone();
     let (mut replaced, mut commit_bytes) = (Vec::with_capacity(part.replaced.len()), 0);
@@ -258,17 +255,8 @@ pub fn stage(world: &mut World, id: TxnId, number: u32, part: &MergedPart) {
         for new in pages {
             let id_of_page = world.resource_mut::<Registry>().next_page();
             let cell = Arc::new(PageCell::stored(id_of_page, new.rows, new.bytes));
-            let header = PageHeader {
-                cell: cell.clone(),
-                tree: part.tree,
-                types: types.clone(),
-                stored: batch,
-                uses: 0,
-                last_used: ticks,
-            };
-            let entity = world.spawn(header).id();
+            spawn_entity(world, part.tree, &types, cell.clone());
             let registry = &mut *world.resource_mut::<Registry>();
-            registry.pages.insert(id_of_page, entity);
             registry.staged_pages.entry(id).or_default().push(id_of_page);
             let page = Page {
                 base: Some(cell),

@@ -171,7 +171,7 @@ impl KeyRange {
 
     /// No key.
     pub fn none() -> Self {
-        Self { start: Vec::new().into(), end: Some(Vec::new().into()) }
+        Self { start: Key::EMPTY, end: Some(Key::EMPTY) }
     }
 
     /// The keys that begin with these bytes; of a whole key, that key alone.

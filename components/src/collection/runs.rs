@@ -147,7 +147,7 @@ impl Runs {
         let mut chunks: Vec<(&Key, usize)> = chunks.map(|chunk| (&chunk.first, chunk.len)).collect();
         chunks.sort_unstable();
         let mut parts = Vec::new();
-        let (mut start, mut bytes) = (Key::from(Vec::new()), 0);
+        let (mut start, mut bytes) = (Key::EMPTY, 0);
         for (first, len) in chunks {
             if bytes >= part_bytes && *first > start {
                 let end = first.clone();
