@@ -7,7 +7,7 @@ use crate::collection::bulk::Bulk;
 use crate::collection::count::Counted;
 use crate::collection::merge::Merged;
 use crate::collection::page::Tree;
-use crate::collection::scan::{Found, PageScan, Part};
+use crate::collection::scan::{Found, PageScan, Part, Wanted};
 use crate::collection::staged::{MergedPart, PartOfMerge, StagedPart};
 use crate::error::Error;
 
@@ -33,6 +33,8 @@ pub enum Job {
         scan: Arc<PageScan>,
         /// Where they may be.
         parts: Arc<Vec<Part>>,
+        /// When to end.
+        wanted: Wanted,
     },
     /// Find rows.
     Find {
@@ -42,6 +44,8 @@ pub enum Job {
         parts: Arc<Vec<Part>>,
         /// How much to find before the other parts are left for later, in bytes.
         bytes_max: u64,
+        /// How many rows to find before the other parts are left.
+        wanted: Wanted,
     },
 }
 

@@ -490,9 +490,11 @@ pub fn work(storage: &(dyn Read + Sync), job: &Job, is_parallel: bool) -> JobRes
                 "the workspace has failed while rows were merged: {cause}"
             )))),
         },
-        Job::Count { scan, parts } => scan.count(parts, &load, &join).map(JobResult::Counted),
-        Job::Find { scan, parts, bytes_max } => {
-            scan.find(parts, *bytes_max, &load, &join).map(JobResult::Found)
+        Job::Count { scan, parts, wanted } => {
+            scan.count(parts, *wanted, &load, &join).map(JobResult::Counted)
+        }
+        Job::Find { scan, parts, bytes_max, wanted } => {
+            scan.find(parts, *bytes_max, *wanted, &load, &join).map(JobResult::Found)
         }
     };
     result.unwrap_or_else(JobResult::Failed)

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use super::columns::Columns;
 use super::key::KeyRange;
-use super::scan::{Join, LoadPage, LookedAt, PageScan, Part, base, in_tasks};
+use super::scan::{Join, LoadPage, LookedAt, PageScan, Part, Wanted, base, in_tasks};
 
-/// Of so many pages one task looks at all.
+/// Of so many pages at most one task looks at all, and there are about so many tasks before they get larger.
 const PAGES_PER_TASK: usize = 16;
 
 /// What was counted, and what was looked at.
@@ -26,13 +26,17 @@ impl Counted {
 }
 
 impl PageScan {
-    /// What is known of the rows in a range without reading a page, and the parts that must be read; none if a page does
-    /// not have any more what the transaction sees.
-    pub fn plan_count(&self, range: &KeyRange) -> Option<(Counted, Vec<Part>)> {
+    /// What is known of the rows in a range without reading a page, and the parts that must be read to know of others;
+    /// none if a page does not have any more what the transaction sees. Who wants to know of so many rows at most learns
+    /// of no page after those that have them.
+    pub fn plan_count(&self, range: &KeyRange, rows_max: u64) -> Option<(Counted, Vec<Part>)> {
         let visibility = self.rows.visibility;
         let mut known = Counted::default();
         let mut parts = Vec::new();
         for part in self.parts(range) {
+            if known.rows >= rows_max {
+                break;
+            }
             let page = &part.page;
             if !page.is_readable(visibility) {
                 return None;
@@ -58,17 +62,31 @@ impl PageScan {
         Counted { rows: seen.count(&self.conditions), looked_at }
     }
 
-    /// Count the rows in some parts, several at the same time.
+    /// Count the rows in some parts until so many are found, several at the same time. There may be more.
     ///
     /// # Errors
     /// Why a page cannot be read.
-    pub fn count(&self, parts: &[Part], load: &LoadPage<'_>, join: &Join<'_>) -> Result<Counted, String> {
+    pub fn count(
+        &self,
+        parts: &[Part],
+        wanted: Wanted,
+        load: &LoadPage<'_>,
+        join: &Join<'_>,
+    ) -> Result<Counted, String> {
         let count = |parts: &[Part]| {
             parts.iter().try_fold(Counted::default(), |counted, part| {
-                Ok(counted.and(self.count_part(part, base(&part.page, self.layout(), load)?)))
+                Ok::<_, String>(counted.and(self.count_part(part, base(&part.page, self.layout(), load)?)))
             })
         };
-        let mut counted = in_tasks(parts, PAGES_PER_TASK, &count, join).into_iter();
-        counted.try_fold(Counted::default(), |all, one: Result<Counted, String>| Ok(all.and(one?)))
+        let (mut counted, mut left) = (Counted::default(), parts);
+        while !left.is_empty() && counted.rows < wanted.rows {
+            let wave = self.wave(left, u64::MAX, wanted.after(counted.rows, counted.looked_at.pages));
+            left = &left[wave.len()..];
+            let per_task = wave.len().div_ceil(PAGES_PER_TASK).min(PAGES_PER_TASK);
+            for one in in_tasks(wave, per_task, &count, join) {
+                counted = counted.and(one?);
+            }
+        }
+        Ok(counted)
     }
 }

@@ -11,11 +11,21 @@ use super::columns::Columns;
 use super::key::KeyRange;
 use super::page::{Page, PageCell, Tree};
 use super::schema::Layout;
-use super::seen::{SeenPage, has_own};
+use super::seen::{SeenPage, has_own, own_len};
 use crate::ledger::{OwnRows, RowsSnapshot};
 
 /// So many pages are passed by at most before whoever scans has its turn again.
 const PASSED_PAGES_MAX: usize = 4_096;
+
+/// Of a scan that may end at any page, this share of what was read so far is read at the same time: see [`at_once`].
+pub const READ_BEYOND_SHARE: u64 = 8;
+
+/// How many pages, or rows through an index, may be read at the same time by a scan that ends when it has found enough,
+/// after it has read so many. Where it ends is known only afterwards: so that no more than an eighth is read in vain, and
+/// a scan that finds little goes on by several threads nevertheless.
+pub fn at_once(read: u64) -> u64 {
+    (read / READ_BEYOND_SHARE).max(1)
+}
 
 /// Reads the content of a page that is not in memory.
 pub type LoadPage<'a> = dyn Fn(&PageCell, &Layout) -> Result<Arc<Columns>, String> + Sync + 'a;
@@ -43,6 +53,25 @@ pub struct PageScan {
     pub is_reversed: bool,
     /// What the rows must meet.
     pub conditions: Vec<Condition>,
+}
+
+/// How far a scan goes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Wanted {
+    /// When so many rows are found it may end, not 0; without a limit there are never so many.
+    pub rows: u64,
+    /// How many pages the scan has read before.
+    pub pages_read: u64,
+}
+
+impl Wanted {
+    /// All rows.
+    pub const ALL: Self = Self { rows: u64::MAX, pages_read: 0 };
+
+    /// What is wanted after so many rows more were found in so many pages.
+    pub(super) fn after(self, rows: u64, pages_read: u64) -> Self {
+        Self { rows: self.rows.saturating_sub(rows), pages_read: self.pages_read + pages_read }
+    }
 }
 
 /// A part of a range that lies in one page.
@@ -206,8 +235,34 @@ impl PageScan {
         SeenPage::new(self.layout(), &part.page, base, &part.range, self.own(), self.rows.visibility)
     }
 
-    /// Read parts until so many bytes are found, at least one of them. What is found then is no more than twice that, but
-    /// for pages of a single row: pages of so many bytes are read at the same time.
+    /// The first ones of some parts, which are read at the same time: all of which it is known that they must be read
+    /// before so many rows are found, or an eighth of what was read before; of so many bytes at most, but for the first.
+    pub(super) fn wave<'a>(&self, parts: &'a [Part], bytes_max: u64, wanted: Wanted) -> &'a [Part] {
+        let most = first_wave(parts, bytes_max);
+        let beyond = usize::try_from(at_once(wanted.pages_read)).unwrap_or(usize::MAX);
+        &most[..self.needed(most, wanted.rows).max(beyond).min(most.len())]
+    }
+
+    /// How many of these parts must be read in any case to find so many rows.
+    fn needed(&self, parts: &[Part], rows: u64) -> usize {
+        let mut rows_before = 0;
+        let is_needed = |part: &&Part| {
+            let is_needed = rows_before < rows;
+            rows_before += self.rows_max(part);
+            is_needed
+        };
+        parts.iter().take_while(is_needed).count()
+    }
+
+    /// How many rows a part may have at most.
+    fn rows_max(&self, part: &Part) -> u64 {
+        let base = part.page.base.as_ref().map_or(0, |cell| cell.rows());
+        (base + part.page.delta.len() + own_len(self.own(), &part.range)) as u64
+    }
+
+    /// Read parts until so many rows or bytes are found, at least one of them. What is found then is no more than twice
+    /// those bytes, but for pages of a single row: pages of so many bytes are read at the same time. There may be more
+    /// rows than are wanted: all that was found in the parts that were read.
     ///
     /// # Errors
     /// Why a page cannot be read.
@@ -215,12 +270,16 @@ impl PageScan {
         &self,
         parts: &[Part],
         bytes_max: u64,
+        wanted: Wanted,
         load: &LoadPage<'_>,
         join: &Join<'_>,
     ) -> Result<Found, String> {
-        let mut found = Found::default();
-        while found.parts < parts.len() && (found.parts == 0 || found.bytes < bytes_max) {
-            let wave = first_wave(&parts[found.parts..], bytes_max);
+        let (mut found, mut rows_found) = (Found::default(), 0);
+        let is_enough =
+            |found: &Found, rows: u64| found.parts > 0 && (found.bytes >= bytes_max || rows >= wanted.rows);
+        while found.parts < parts.len() && !is_enough(&found, rows_found) {
+            let wanted = wanted.after(rows_found, found.looked_at.pages);
+            let wave = self.wave(&parts[found.parts..], bytes_max, wanted);
             // Where nothing is to be done, nobody needs to be woken for it.
             let is_as_it_is = self.conditions.is_empty() && !self.is_reversed;
             let per_task = if is_as_it_is && wave.iter().all(Part::is_at_hand) { wave.len() } else { 1 };
@@ -231,6 +290,7 @@ impl PageScan {
                 for (rows, looked_at) in one? {
                     found.looked_at = found.looked_at.and(looked_at);
                     if !rows.is_empty() {
+                        rows_found += rows.len() as u64;
                         found.bytes += rows.bytes() as u64;
                         found.rows.push(rows);
                     }
@@ -264,7 +324,7 @@ impl Part {
     }
 }
 
-/// The parts that are read at the same time.
+/// The parts that may be in memory at the same time.
 fn first_wave(parts: &[Part], bytes_max: u64) -> &[Part] {
     let mut bytes = parts[0].bytes();
     let more = parts.iter().skip(1).take_while(|part| {

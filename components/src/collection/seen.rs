@@ -195,6 +195,11 @@ fn own_rows<'a>(own: &'a OwnRows, range: &KeyRange) -> impl Iterator<Item = (&'a
     own.range::<_, Key>((Bound::Included(&range.start), end.map_or(Bound::Unbounded, Bound::Excluded)))
 }
 
+/// How many rows a transaction has written in a range of keys.
+pub fn own_len(own: &OwnRows, range: &KeyRange) -> usize {
+    if range.is_empty() { 0 } else { own_rows(own, range).count() }
+}
+
 /// Whether a transaction has written something in a range of keys.
 pub fn has_own(own: &OwnRows, range: &KeyRange) -> bool {
     !range.is_empty() && own_rows(own, range).next().is_some()

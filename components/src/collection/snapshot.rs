@@ -11,7 +11,7 @@ use super::columns::{Columns, ColumnsBuilder};
 use super::key::{Key, KeyRange};
 use super::local::{self, Snapshot};
 use super::page::{Page, Placed};
-use super::scan::{Join, LoadPage, PageScan, base, in_tasks};
+use super::scan::{Join, LoadPage, PageScan, Wanted, at_once, base, in_tasks};
 use super::schema::{Column, Layout, Schema};
 use super::{CollectionContent, Row, row_bytes};
 use crate::error::{Error, Result};
@@ -125,8 +125,12 @@ pub struct RowsReader {
     pages: Option<PageScan>,
     /// What has not been looked at.
     range: KeyRange,
-    /// How many pages are read at once next.
+    /// How many pages are looked at next, at most.
     pages_at_once: usize,
+    /// How many pages of the tree were read.
+    pages_read: u64,
+    /// How many of its rows were completed.
+    completed: u64,
     /// Rows of the tree that were found, and are next.
     found: VecDeque<Columns>,
     left: u64,
@@ -146,7 +150,8 @@ impl RowsReader {
             }),
         };
         let (range, left) = (scan.range.clone(), scan.limit);
-        Self { snapshot, pages, range, pages_at_once: 1, found: VecDeque::new(), left }
+        let found = VecDeque::new();
+        Self { snapshot, pages, range, pages_at_once: 1, pages_read: 0, completed: 0, found, left }
     }
 
     /// The next rows, at least one, in order. Rows of a page in which nothing has changed are in the memory of that page.
@@ -183,7 +188,8 @@ impl RowsReader {
         Ok(None)
     }
 
-    /// The next rows of the tree, as many as are worked on at once.
+    /// The next rows of the tree, as many as are worked on at once: of those that must be completed no more than are
+    /// wanted, or an eighth of those that were, if many of them were not what is wanted.
     fn next_found(
         &mut self,
         load: &LoadPage<'_>,
@@ -198,11 +204,16 @@ impl RowsReader {
         let Some(rows) = self.found.pop_front() else {
             return Ok(None);
         };
-        if !self.snapshot.scan.completes || rows.len() <= COMPLETED_CHUNK_ROWS {
+        if !self.snapshot.scan.completes {
             return Ok(Some(rows));
         }
-        self.found.push_front(rows.slice(COMPLETED_CHUNK_ROWS..rows.len()));
-        Ok(Some(rows.slice(0..COMPLETED_CHUNK_ROWS)))
+        let wanted = self.left.max(at_once(self.completed));
+        let len = rows.len().min(COMPLETED_CHUNK_ROWS).min(usize::try_from(wanted).unwrap_or(usize::MAX));
+        self.completed += len as u64;
+        if len < rows.len() {
+            self.found.push_front(rows.slice(len..rows.len()));
+        }
+        Ok(Some(rows.slice(0..len)))
     }
 
     /// Look at the next rows of a tree in memory.
@@ -222,9 +233,15 @@ impl RowsReader {
         let pages = self.pages.as_ref().expect("a scan of pages");
         let batch = pages.batch(&self.range, self.pages_at_once, READ_AHEAD_BYTES);
         let batch = batch.ok_or("a page does not have any more what the transaction saw")?;
-        self.range = batch.rest;
+        let wanted = Wanted { rows: self.left, pages_read: self.pages_read };
+        let found = pages.find(&batch.parts, u64::MAX, wanted, load, join)?;
+        self.range = match batch.parts.get(found.parts) {
+            Some(next) => pages.rest_from(&self.range, &next.range),
+            None => batch.rest,
+        };
         self.pages_at_once = (2 * self.pages_at_once).min(READ_AHEAD_PAGES);
-        self.found = pages.find(&batch.parts, u64::MAX, load, join)?.rows.into();
+        self.pages_read += found.looked_at.pages;
+        self.found = found.rows.into();
         Ok(())
     }
 

@@ -120,8 +120,9 @@ impl Interpreter {
         })
     }
 
-    /// The next rows of a scan, at least one, in order.
-    pub(crate) async fn next(&self, cursor: &mut Cursor) -> Result<Option<Vec<Row>>> {
+    /// The next rows of a scan, at least one, in order. For whoever wants so many, no more pages are read than that takes,
+    /// or hardly; there may be more rows.
+    pub(crate) async fn next(&self, cursor: &mut Cursor, wanted: u64) -> Result<Option<Vec<Row>>> {
         let columns = cursor.collection.schema.layouts()[cursor.tree].columns.len();
         while !cursor.is_done() {
             let Cursor { tree, range, is_reversed, conditions, chunk_rows, touched, rows, .. } = cursor;
@@ -133,7 +134,9 @@ impl Interpreter {
                     touched.rows_read += looked_at as u64;
                     (rows, looked_at)
                 }
-                CursorRows::Hosted(scan) => self.hosted_chunk(scan, range, *chunk_rows, touched).await,
+                CursorRows::Hosted(scan) => {
+                    self.hosted_chunk(scan, range, *chunk_rows, wanted, touched).await
+                }
             };
             *chunk_rows = (*chunk_rows * 2).min(CHUNK_ROWS_MAX);
             self.step(looked_at * (1 + columns)).await;
@@ -170,28 +173,32 @@ impl Interpreter {
         }
     }
 
-    /// How many rows of a tree are in a range of its keys and meet conditions on its columns.
+    /// How many rows of a tree are in a range of its keys and meet conditions on its columns, or so many if there are
+    /// more.
     pub(crate) async fn count(
         &self,
         collection: &Collection,
         tree: usize,
         range: KeyRange,
         conditions: &[Condition],
+        rows_max: u64,
     ) -> Result<u64> {
         if let Source::Local(local) = &collection.source
             && range == KeyRange::all()
             && conditions.is_empty()
         {
-            return Ok(local.snapshot().trees[tree].len() as u64);
+            return Ok(rows_max.min(local.snapshot().trees[tree].len() as u64));
         }
         if let Source::Hosted(hosted) = &collection.source {
-            return Ok(self.hosted_count(*hosted, tree, range, conditions).await.0);
+            return Ok(self.hosted_count(*hosted, tree, range, conditions, rows_max).await.0);
         }
         let mut cursor = self.open(collection, tree, range, false, conditions).await?;
         let mut count = 0;
-        while let Some(rows) = self.next(&mut cursor).await? {
+        while count < rows_max
+            && let Some(rows) = self.next(&mut cursor, rows_max - count).await?
+        {
             count += rows.len() as u64;
         }
-        Ok(count)
+        Ok(count.min(rows_max))
     }
 }

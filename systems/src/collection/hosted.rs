@@ -11,9 +11,9 @@ use components::collection::bulk::{Bulk, BulkRows};
 use components::collection::change::RowChange;
 use components::collection::columns::Columns;
 use components::collection::key::{Key, KeyRange};
-use components::collection::page::{Found, Page, PageCell, Tree};
+use components::collection::page::{Found, Page, PageCell, Placed, Tree};
 use components::collection::runs::Runs;
-use components::collection::scan::{Batch, LookedAt, PageScan};
+use components::collection::scan::{Batch, LookedAt, PageScan, Wanted};
 use components::collection::schema::Layout;
 use components::collection::snapshot::Scan;
 use components::collection::staged::{PartOfMerge, Staged, StagedPart, StagedTree};
@@ -35,6 +35,10 @@ const LITTLE_PAGES_MAX: usize = 2;
 
 /// How many rows a scan that only counts looks at for one unit of fuel: they are tested many at a time.
 const COUNTED_ROWS_PER_FUEL: usize = 1_024;
+
+/// Of how many pages the content is asked for at once to complete rows, so that a small cache holds them until they are
+/// looked at.
+const COMPLETED_PAGES_AT_ONCE: usize = 16;
 
 /// How many pages one job looks at most for rows; the first one of a scan looks at [`JobLimits::pages_min`], each after it
 /// at twice as many.
@@ -343,6 +347,7 @@ impl Interpreter {
         scan: &mut HostedScan,
         range: &mut KeyRange,
         chunk_rows: usize,
+        wanted: u64,
         touched: &mut Touched,
     ) -> (Vec<Row>, usize) {
         if scan.has_found() {
@@ -353,7 +358,8 @@ impl Interpreter {
         let is_long = touched.pages_read >= self.jobs.pages_min as u64 && !scan.is_within_page;
         // A transaction that may hold no more goes on alone.
         if is_long && scan.found.memory.grow(2 * self.jobs.found_bytes).is_ok() {
-            let passed = self.hosted_find(scan, range, touched).await;
+            let wanted = Wanted { rows: wanted, pages_read: touched.pages_read };
+            let passed = self.hosted_find(scan, range, wanted, touched).await;
             return (Vec::new(), passed);
         }
         let pages = scan.scan.clone();
@@ -404,14 +410,24 @@ impl Interpreter {
 
     /// Find the next rows of a scan beside the world, by several threads; pages in storage do not come into memory. Says
     /// how many pages were passed by.
-    async fn hosted_find(&self, scan: &mut HostedScan, range: &mut KeyRange, touched: &mut Touched) -> usize {
+    async fn hosted_find(
+        &self,
+        scan: &mut HostedScan,
+        range: &mut KeyRange,
+        wanted: Wanted,
+        touched: &mut Touched,
+    ) -> usize {
         let before = range.clone();
         let batch = self.batch(&scan.scan, range, scan.job_pages).await;
         scan.job_pages = (2 * scan.job_pages).min(FOUND_PAGES_MAX);
         let parts = Arc::new(batch.parts);
         if !parts.is_empty() {
-            let job =
-                Job::Find { scan: scan.scan.clone(), parts: parts.clone(), bytes_max: self.jobs.found_bytes };
+            let job = Job::Find {
+                scan: scan.scan.clone(),
+                parts: parts.clone(),
+                bytes_max: self.jobs.found_bytes,
+                wanted,
+            };
             let found = match self.run_job(job).await {
                 JobResult::Found(found) => found,
                 other => unreachable!("a scan finds rows, not {other:?}"),
@@ -450,16 +466,51 @@ impl Interpreter {
             })
             .await;
         }
-        let trees = self.ledger.trees(collection);
-        let mut rows = Vec::with_capacity(keys.len());
-        for key in keys {
-            let row = match scan.scan.rows.own[0].get(key) {
-                Some(own) => own.clone(),
-                None => self.committed_row(&trees[0], layout, key).await,
-            };
-            rows.push(row.expect("every entry of an index has its row"));
+        let mut rows: Vec<Option<Row>> = vec![None; keys.len()];
+        let mut committed: Vec<(&Key, usize)> = Vec::with_capacity(keys.len());
+        for (i, key) in keys.iter().enumerate() {
+            match scan.scan.rows.own[0].get(key) {
+                Some(own) => rows[i] = own.clone(),
+                None => committed.push((key, i)),
+            }
         }
-        rows
+        committed.sort_unstable();
+        let trees = self.ledger.trees(collection);
+        self.committed_rows(&trees[0], layout, &committed, &mut rows).await;
+        rows.into_iter().map(|row| row.expect("every entry of an index has its row")).collect()
+    }
+
+    /// Look up keys, which ascend, and put the rows into their places. The pages that are not in memory are asked for
+    /// together, some at a time; each is looked at when it comes, and may go again then.
+    async fn committed_rows(
+        &self,
+        tree: &Tree,
+        layout: &Layout,
+        keys: &[(&Key, usize)],
+        rows: &mut [Option<Row>],
+    ) {
+        let mut pages = Vec::new();
+        let mut rest = keys;
+        while let Some((first, _)) = rest.first() {
+            let Placed { range, page } = tree.place(first);
+            let (here, after) = rest.split_at(rest.partition_point(|(key, _)| range.contains(key)));
+            self.look_at(&page).await;
+            pages.push((page, here));
+            rest = after;
+        }
+        poll_fn(|_| {
+            let mut asked = 0;
+            pages.retain(|(page, keys)| {
+                if asked == COMPLETED_PAGES_AT_ONCE {
+                    return true;
+                }
+                let wanted = self.find_in_page(page, layout, keys, rows);
+                asked += usize::from(wanted);
+                wanted
+            });
+            if pages.is_empty() { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await
     }
 
     /// A collection as it is now, for whoever reads a scan of it when the transaction has ended: all that it reads is
@@ -492,29 +543,63 @@ impl Interpreter {
         Some(snapshot)
     }
 
-    /// How many rows of a range of a tree meet the conditions, and what was looked at.
+    /// Look up keys of a page, as [`Self::committed_rows`] does. Says whether the content of the page is asked for instead.
+    fn find_in_page(
+        &self,
+        page: &Page,
+        layout: &Layout,
+        keys: &[(&Key, usize)],
+        rows: &mut [Option<Row>],
+    ) -> bool {
+        for (key, i) in keys {
+            match page.find(layout, key, self.ledger.visibility()) {
+                Found::Row(row, commit) => {
+                    if let Some(cell) = &page.base {
+                        self.ledger.note_page(cell);
+                    }
+                    self.ledger.note_commit(commit);
+                    rows[*i] = row;
+                }
+                Found::NotResident(cell) => {
+                    self.ledger.want_page(&cell);
+                    return true;
+                }
+            }
+        }
+        false
+    }
+
+    /// How many rows of a range of a tree meet the conditions, or so many if there are more, and what was looked at.
     pub(super) async fn hosted_count(
         &self,
         collection: HostedCollection,
         tree: usize,
         range: KeyRange,
         conditions: &[Condition],
+        rows_max: u64,
     ) -> (u64, Touched) {
         let rows = self.locked_rows(collection, tree, &range).await;
         let scan = PageScan { rows, tree, is_reversed: false, conditions: conditions.to_vec() };
         let pages = scan.pages().pages() as u64;
-        let Some((mut counted, parts)) = scan.plan_count(&range) else {
+        let Some((mut counted, mut parts)) = scan.plan_count(&range, rows_max) else {
             return self.restart().await;
         };
+        if counted.rows >= rows_max {
+            parts.clear();
+        }
         if parts.len() > self.jobs.pages_min {
             // The pages are looked at beside the world, by several threads; those in storage do not come into memory.
-            let job = Job::Count { scan: Arc::new(scan), parts: Arc::new(parts) };
+            let wanted = Wanted { rows: rows_max - counted.rows, pages_read: 0 };
+            let job = Job::Count { scan: Arc::new(scan), parts: Arc::new(parts), wanted };
             match self.run_job(job).await {
                 JobResult::Counted(rest) => counted = counted.and(rest),
                 other => unreachable!("counting gives a count, not {other:?}"),
             }
         } else {
             for part in parts {
+                if counted.rows >= rows_max {
+                    break;
+                }
                 let base = self.base(&part.page).await;
                 let one = scan.count_part(&part, base);
                 let rows_read = one.looked_at.rows as usize;
@@ -524,6 +609,6 @@ impl Interpreter {
         }
         let LookedAt { pages: pages_read, rows: rows_read, newest_commit } = counted.looked_at;
         self.ledger.note_commit(newest_commit);
-        (counted.rows, Touched { pages, pages_read, rows_read })
+        (counted.rows.min(rows_max), Touched { pages, pages_read, rows_read })
     }
 }

@@ -22,6 +22,16 @@ pub(crate) enum Items {
     Map(Box<Items>, State),
 }
 
+impl Items {
+    /// Leave all but the first item: it comes of the first row.
+    fn leave_all_but_first(&mut self) {
+        match self {
+            Items::Rows(rows, _) => rows.limit(1),
+            Items::Aggregate(items, _) | Items::Map(items, _) => items.leave_all_but_first(),
+        }
+    }
+}
+
 impl Interpreter {
     /// Begin to consume a stream: it shows what is there at this moment.
     pub(crate) fn open_items<'a>(&'a self, stream: &'a Stream) -> BoxFuture<'a, Result<Items>> {
@@ -100,6 +110,7 @@ impl Interpreter {
                     call => return Err(call.not_allowed(name)),
                 };
                 let mut items = self.open_items(stream).await?;
+                items.leave_all_but_first();
                 let first = self.next_item(&mut items, depth).await?.unwrap_or(State::NONE);
                 if key.is_none() || first.is_none() {
                     return Ok(first);

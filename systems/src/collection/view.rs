@@ -1,10 +1,11 @@
 //! How the rows of a collection or view are read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use components::collection::bound::Condition;
 use components::collection::declare::PRIMARY;
 use components::collection::key::{KeyRange, encode};
+use components::collection::scan::at_once;
 use components::collection::schema::Schema;
 use components::collection::snapshot::Scan;
 use components::collection::view::{Rowset, View};
@@ -37,10 +38,30 @@ pub(crate) struct Rows {
 }
 
 enum RowsSource {
-    /// A scan, and whether its rows must be completed.
-    Tree(Box<Cursor>, bool),
+    Tree(Box<Cursor>),
+    Index(Box<Cursor>, Entries),
     Rows(Box<Rows>),
     Sorted(Sorted),
+}
+
+/// Rows of an index, which does not have all columns.
+#[derive(Default)]
+struct Entries {
+    /// Those that are completed next.
+    found: VecDeque<Row>,
+    /// How many were completed.
+    completed: u64,
+}
+
+impl Entries {
+    /// The next ones that are completed at the same time: as many as are wanted, or an eighth of those that were, if many
+    /// of them were not what is wanted.
+    fn take(&mut self, wanted: u64) -> Vec<Row> {
+        let wanted = usize::try_from(wanted.max(at_once(self.completed))).unwrap_or(usize::MAX);
+        let taken: Vec<Row> = self.found.drain(..wanted.min(self.found.len())).collect();
+        self.completed += taken.len() as u64;
+        taken
+    }
 }
 
 /// Rows in order, with what was looked at for them.
@@ -51,9 +72,14 @@ struct Sorted {
 }
 
 impl Rows {
+    /// Leave all but the first ones: the others need not be read.
+    pub(crate) fn limit(&mut self, rows_max: u64) {
+        self.left = self.left.min(rows_max);
+    }
+
     fn touched(&self) -> Touched {
         match &self.source {
-            RowsSource::Tree(cursor, _) => cursor.touched(),
+            RowsSource::Tree(cursor) | RowsSource::Index(cursor, _) => cursor.touched(),
             RowsSource::Rows(rows) => rows.touched(),
             RowsSource::Sorted(sorted) => sorted.touched,
         }
@@ -138,7 +164,7 @@ impl Interpreter {
                 Rowset::Collection(collection) => {
                     let cursor = self.open(collection, 0, KeyRange::all(), false, &[]).await?;
                     Ok(Rows {
-                        source: RowsSource::Tree(Box::new(cursor), false),
+                        source: RowsSource::Tree(Box::new(cursor)),
                         conditions: Vec::new(),
                         output: None,
                         left: u64::MAX,
@@ -187,8 +213,12 @@ impl Interpreter {
     ) -> Result<(Rows, Option<Vec<usize>>)> {
         let (scan, sorted_by) = scan_of(collection, view, order);
         let cursor = self.open(collection, scan.tree, scan.range, scan.is_reversed, &scan.conditions).await?;
+        let source = match scan.completes {
+            true => RowsSource::Index(Box::new(cursor), Entries::default()),
+            false => RowsSource::Tree(Box::new(cursor)),
+        };
         let rows = Rows {
-            source: RowsSource::Tree(Box::new(cursor), scan.completes),
+            source,
             conditions: scan.residual,
             output: scan.output,
             left: u64::MAX,
@@ -231,15 +261,30 @@ impl Interpreter {
     }
 
     /// The next rows, at least one, in order.
-    pub(crate) fn next_rows<'a>(&'a self, rows: &'a mut Rows) -> BoxFuture<'a, Result<Option<Vec<Row>>>> {
+    pub(crate) async fn next_rows(&self, rows: &mut Rows) -> Result<Option<Vec<Row>>> {
+        self.next_wanted(rows, u64::MAX).await
+    }
+
+    /// The next rows, at least one, in order, for whoever wants so many before they may end.
+    fn next_wanted<'a>(&'a self, rows: &'a mut Rows, wanted: u64) -> BoxFuture<'a, Result<Option<Vec<Row>>>> {
         Box::pin(async move {
             while rows.left > 0 {
+                // Perhaps not each row of the source is given, but no fewer than these are needed.
+                let wanted = rows.left.min(wanted);
                 let chunk = match &mut rows.source {
-                    RowsSource::Tree(cursor, completes) => match self.next(cursor).await? {
-                        Some(chunk) if *completes => Some(self.complete(cursor, chunk).await?),
-                        chunk => chunk,
-                    },
-                    RowsSource::Rows(rows) => self.next_rows(rows).await?,
+                    RowsSource::Tree(cursor) => self.next(cursor, wanted).await?,
+                    RowsSource::Index(cursor, entries) => {
+                        if entries.found.is_empty()
+                            && let Some(found) = self.next(cursor, wanted).await?
+                        {
+                            entries.found = found.into();
+                        }
+                        match entries.take(wanted) {
+                            chunk if chunk.is_empty() => None,
+                            chunk => Some(self.complete(cursor, chunk).await?),
+                        }
+                    }
+                    RowsSource::Rows(rows) => self.next_wanted(rows, wanted).await?,
                     RowsSource::Sorted(sorted) => {
                         let chunk: Vec<Row> = sorted.rows.by_ref().take(SORTED_CHUNK_ROWS).collect();
                         self.step(chunk.len()).await;
@@ -269,20 +314,22 @@ impl Interpreter {
     /// The first row, if there is one.
     pub(crate) async fn first_row(&self, rows: &Rowset) -> Result<Option<Row>> {
         let mut rows = self.open_rows(rows).await?;
+        rows.limit(1);
         Ok(self.next_rows(&mut rows).await?.map(|chunk| chunk[0].clone()))
     }
 
     /// How many rows there are.
     pub(crate) async fn count_rows(&self, rows: &Rowset) -> Result<u64> {
         match rows {
-            Rowset::Collection(collection) => self.count(collection, 0, KeyRange::all(), &[]).await,
+            Rowset::Collection(collection) => self.count(collection, 0, KeyRange::all(), &[], u64::MAX).await,
             Rowset::View(view) => {
                 if let Rowset::Collection(collection) = view.base() {
                     let plan = plan(&collection.schema, view.conditions(), None, false, &[]);
-                    let is_cheap = view.limit().is_none() || view.conditions().is_empty();
-                    if !plan.completes && is_cheap {
-                        let count = self.count(collection, plan.tree, plan.range, &plan.conditions).await?;
-                        return Ok(view.limit().map_or(count, |limit| limit.min(count)));
+                    if !plan.completes {
+                        let rows_max = view.limit().unwrap_or(u64::MAX);
+                        return self
+                            .count(collection, plan.tree, plan.range, &plan.conditions, rows_max)
+                            .await;
                     }
                 }
                 let mut rows = self.open_view(rows, false).await?;

@@ -146,10 +146,66 @@ fn in_pages(
     if pages.is_empty() { Tree::empty() } else { Tree::of(pages) }
 }
 
-/// The scan of a tree for the rows with a first value in a range, and with a sku from some on.
-fn any_scan() -> impl Strategy<Value = (bool, [Option<u64>; 2], Option<u64>, bool)> {
-    let bounds = prop::option::of(0..SKUS);
-    (any::<bool>(), [bounds.clone(), bounds.clone()], bounds, any::<bool>())
+/// A scan of a tree for the rows with a first value in a range, and with a sku from some on.
+#[derive(Clone, Debug)]
+struct Asked {
+    is_by_color: bool,
+    from: Option<u64>,
+    to: Option<u64>,
+    least_sku: Option<u64>,
+    is_reversed: bool,
+}
+
+fn any_scan() -> impl Strategy<Value = Asked> {
+    let bound = || prop::option::of(0..SKUS);
+    (any::<bool>(), bound(), bound(), bound(), any::<bool>()).prop_map(
+        |(is_by_color, from, to, least_sku, is_reversed)| Asked {
+            is_by_color,
+            from,
+            to,
+            least_sku,
+            is_reversed,
+        },
+    )
+}
+
+impl Asked {
+    /// The scan, of which keys, and what it finds by a look at every row.
+    fn of(&self, built: &Built) -> (PageScan, KeyRange, Vec<Row>) {
+        let tree = usize::from(self.is_by_color);
+        let layout = &built.schema.layouts()[tree];
+        let at_least =
+            |value: u64| ValueRange { start: Bound::Included(value.into()), end: Bound::Unbounded };
+        let condition = |sku| Condition { column: layout.place(0).unwrap(), range: at_least(sku) };
+        let conditions = self.least_sku.map(condition).into_iter().collect();
+        let scan = PageScan { rows: built.rows(), tree, is_reversed: self.is_reversed, conditions };
+        // A color for each of the keys, so that a range may begin and end anywhere.
+        let key = |sku: u64| match self.is_by_color {
+            true => Key::of_prefix(layout, &[format!("color {}", sku % 7).as_str().into(), sku.into()]),
+            false => Key::of_prefix(layout, &[sku.into()]),
+        };
+        let range = KeyRange { start: self.from.map_or(KeyRange::all().start, key), end: self.to.map(key) };
+        let rows = built.seen.values().map(|row| layout.project(row));
+        let mut expected: Vec<(Key, Row)> = rows
+            .map(|row| (Key::of_row(layout, &row), row))
+            .filter(|(key, row)| range.contains(key) && scan.conditions.iter().all(|one| one.is_met(row)))
+            .collect();
+        expected.sort_by(|(this, _), (that, _)| this.cmp(that));
+        if self.is_reversed {
+            expected.reverse();
+        }
+        let expected = expected.into_iter().map(|(_, row)| row).collect();
+        (scan, range, expected)
+    }
+}
+
+fn rows_of(found: &Found) -> Vec<Row> {
+    found.rows.iter().flat_map(|rows| (0..rows.len()).map(|i| rows.row(i))).collect()
+}
+
+/// No more pages than these may be read where so many must be: it is not known where a scan ends.
+fn read_max(needed: u64) -> u64 {
+    needed + needed / READ_BEYOND_SHARE
 }
 
 /// The order in which tasks are done must not matter.
@@ -157,44 +213,26 @@ fn backwards(a: Task<'_>, b: Task<'_>) {
     in_turn(b, a);
 }
 
+/// Both at the same time.
+fn in_threads(a: Task<'_>, b: Task<'_>) {
+    std::thread::scope(|scope| {
+        scope.spawn(a);
+        b();
+    });
+}
+
 proptest! {
     #[test]
     fn many_pages_at_once_give_what_one_page_after_the_other_does(
         base in any_writes(100), page_rows in 1usize..12, committed in any_writes(40), seen in 0usize..40,
-        own in any_writes(20), (is_by_color, [from, to], least_sku, is_reversed) in any_scan(),
-        parts_max in 1usize..9, bytes_max in prop_oneof![Just(0), 0u64..1_000, Just(u64::MAX)],
+        own in any_writes(20), asked in any_scan(), parts_max in 1usize..9, bytes_max in prop_oneof![Just(0), 0u64..1_000, Just(u64::MAX)],
     ) {
         let built = Built::new(&base, page_rows, &committed, seen, &own);
         let load = |cell: &PageCell, _: &Layout| built.load(cell);
-        let tree = usize::from(is_by_color);
-        let layout = &built.schema.layouts()[tree];
-        let at_least = |value: u64| ValueRange { start: Bound::Included(value.into()), end: Bound::Unbounded };
-        let condition = |sku| Condition { column: layout.place(0).unwrap(), range: at_least(sku) };
-        let conditions = least_sku.map(condition).into_iter().collect();
-        let scan = PageScan { rows: built.rows(), tree, is_reversed, conditions };
-        // A color for each of the keys, so that a range may begin and end anywhere.
-        let key = |sku: u64| match is_by_color {
-            true => Key::of_prefix(layout, &[format!("color {}", sku % 7).as_str().into(), sku.into()]),
-            false => Key::of_prefix(layout, &[sku.into()]),
-        };
-        let range = KeyRange { start: from.map_or(KeyRange::all().start, key), end: to.map(key) };
-
-        let mut expected: Vec<(Key, Row)> = built.seen.values().map(|row| layout.project(row))
-            .map(|row| (Key::of_row(layout, &row), row))
-            .filter(|(key, row)| range.contains(key) && scan.conditions.iter().all(|one| one.is_met(row)))
-            .collect();
-        expected.sort_by(|(this, _), (that, _)| this.cmp(that));
-        if is_reversed {
-            expected.reverse();
-        }
-        let expected: Vec<Row> = expected.into_iter().map(|(_, row)| row).collect();
-
-        let rows_of = |found: &Found| -> Vec<Row> {
-            found.rows.iter().flat_map(|rows| (0..rows.len()).map(|i| rows.row(i))).collect()
-        };
+        let (scan, range, expected) = asked.of(&built);
         let (mut one_by_one, mut looked_at): (Vec<Row>, _) = (Vec::new(), LookedAt::default());
         for part in scan.parts(&range).filter(|part| scan.may_match(part)) {
-            let found = scan.find(&[part], u64::MAX, &load, &in_turn).unwrap();
+            let found = scan.find(&[part], u64::MAX, Wanted::ALL, &load, &in_turn).unwrap();
             one_by_one.extend(rows_of(&found));
             looked_at = looked_at.and(found.looked_at);
         }
@@ -205,7 +243,7 @@ proptest! {
         while !left.is_empty() {
             let batch = scan.batch(&left, parts_max, u64::MAX).expect("pages that can be read");
             prop_assert!(batch.parts.len() <= parts_max && batch.parts.len() + batch.passed > 0);
-            let found = scan.find(&batch.parts, bytes_max, &load, &backwards).unwrap();
+            let found = scan.find(&batch.parts, bytes_max, Wanted::ALL, &load, &backwards).unwrap();
             left = match batch.parts.get(found.parts) {
                 Some(next) => scan.rest_from(&left, &next.range),
                 None => batch.rest,
@@ -218,10 +256,84 @@ proptest! {
         prop_assert_eq!(format!("{at_once:?}"), format!("{expected:?}"));
         prop_assert_eq!(looked_at_at_once, looked_at);
 
-        let (known, parts) = scan.plan_count(&range).expect("pages that can be read");
-        let counted = known.and(scan.count(&parts, &load, &backwards).unwrap());
+        let (known, parts) = scan.plan_count(&range, u64::MAX).expect("pages that can be read");
+        let counted = known.and(scan.count(&parts, Wanted::ALL, &load, &backwards).unwrap());
         prop_assert_eq!(counted.rows, expected.len() as u64);
     }
+
+    #[test]
+    fn a_scan_with_a_limit_finds_the_first_rows_in_hardly_more_pages_than_it_must_read(
+        base in any_writes(150), page_rows in 1usize..4, committed in any_writes(40), seen in 0usize..40,
+        own in any_writes(20), asked in any_scan(), parts_max in 1usize..60, limit in 1..SKUS,
+    ) {
+        let built = Built::new(&base, page_rows, &committed, seen, &own);
+        let load = |cell: &PageCell, _: &Layout| built.load(cell);
+        let (scan, range, expected) = asked.of(&built);
+        let expected: Vec<Row> = expected.into_iter().take(limit as usize).collect();
+
+        let (mut needed, mut rows) = (0, 0);
+        for part in scan.parts(&range).filter(|part| scan.may_match(part)) {
+            if rows < limit {
+                needed += 1;
+                let found = scan.find(&[part], u64::MAX, Wanted::ALL, &load, &in_turn).unwrap();
+                rows += rows_of(&found).len() as u64;
+            }
+        }
+
+        let read = |join: &Join<'_>| {
+            let (mut found_rows, mut pages, mut left) = (Vec::new(), 0, range.clone());
+            let mut read: Vec<String> = Vec::new();
+            while !left.is_empty() && (found_rows.len() as u64) < limit {
+                let batch = scan.batch(&left, parts_max, u64::MAX).expect("pages that can be read");
+                let wanted = Wanted { rows: limit - found_rows.len() as u64, pages_read: pages };
+                let found = scan.find(&batch.parts, u64::MAX, wanted, &load, join).unwrap();
+                left = match batch.parts.get(found.parts) {
+                    Some(next) => scan.rest_from(&left, &next.range),
+                    None => batch.rest,
+                };
+                pages += found.looked_at.pages;
+                found_rows.extend(rows_of(&found));
+                read.push(format!("{found:?}"));
+            }
+            (found_rows, pages, read)
+        };
+        let (mut found, pages, all) = read(&in_turn);
+        prop_assert_eq!(&read(&in_threads).2, &all, "the same on any number of threads");
+        found.truncate(limit as usize);
+        prop_assert_eq!(format!("{found:?}"), format!("{expected:?}"));
+        prop_assert!(needed <= pages && pages <= read_max(needed), "{} pages, not {}", pages, needed);
+
+        let (known, parts) = scan.plan_count(&range, limit).expect("pages that can be read");
+        let wanted = limit.saturating_sub(known.rows);
+        let (mut needed, mut rows) = (0, 0);
+        for part in &parts {
+            if rows < wanted {
+                needed += 1;
+                rows += scan.count(std::slice::from_ref(part), Wanted::ALL, &load, &in_turn).unwrap().rows;
+            }
+        }
+        let wanted = Wanted { rows: wanted, pages_read: 0 };
+        let counted = scan.count(&parts, wanted, &load, &in_turn).unwrap();
+        prop_assert_eq!(scan.count(&parts, wanted, &load, &in_threads).unwrap(), counted);
+        prop_assert_eq!((known.rows + counted.rows).min(limit), expected.len() as u64);
+        let pages = counted.looked_at.pages;
+        prop_assert!(needed <= pages && pages <= read_max(needed), "{} pages, not {}", pages, needed);
+    }
+}
+
+#[test]
+fn a_wave_has_what_must_be_read_or_an_eighth_of_what_was() {
+    let base: Vec<Write> = (0..SKUS).map(|sku| (sku, Some((1, 1)))).collect();
+    let built = Built::new(&base, 2, &[], 0, &[]);
+    let scan = PageScan { rows: built.rows(), tree: 0, is_reversed: false, conditions: Vec::new() };
+    let parts: Vec<Part> = scan.parts(&KeyRange::all()).collect();
+    let pages = |rows, pages_read| scan.wave(&parts, u64::MAX, Wanted { rows, pages_read }).len();
+    assert_eq!([pages(1, 0), pages(2, 0), pages(3, 0), pages(10, 0)], [1, 1, 2, 5], "two rows in each page");
+    assert_eq!([pages(1, 15), pages(1, 16), pages(1, 80), pages(1, 800)], [1, 2, 10, 30]);
+    assert_eq!(pages(u64::MAX, 0), parts.len(), "without a limit all of them");
+    let bytes = 2 * parts[0].bytes();
+    assert_eq!(scan.wave(&parts, bytes, Wanted::ALL).len(), 2);
+    assert_eq!(scan.wave(&parts, bytes, Wanted { rows: 1, pages_read: 800 }).len(), 2);
 }
 
 #[test]
@@ -237,7 +349,7 @@ fn a_batch_ends_with_the_bytes_and_a_wave_with_what_was_found() {
     let all = batch(u64::MAX);
     assert_eq!(all.len(), 6);
     let load = |cell: &PageCell, _: &Layout| built.load(cell);
-    let found = |bytes_max| scan.find(&all, bytes_max, &load, &in_turn).unwrap().parts;
+    let found = |bytes_max| scan.find(&all, bytes_max, Wanted::ALL, &load, &in_turn).unwrap().parts;
     assert_eq!(found(1), 1);
     assert_eq!(found(2 * bytes + bytes / 2), 4, "two waves of two pages");
     assert_eq!(found(u64::MAX), 6);
@@ -251,10 +363,10 @@ fn what_cannot_be_read_is_an_error_and_what_was_folded_away_is_noticed() {
         |built: &Built| PageScan { rows: built.rows(), tree: 0, is_reversed: true, conditions: Vec::new() };
     let load = |_: &PageCell, _: &Layout| Err("the disk is gone".to_string());
     let all: Vec<Part> = scan(&built).parts(&KeyRange::all()).collect();
-    let why = scan(&built).find(&all, u64::MAX, &load, &in_turn).unwrap_err();
+    let why = scan(&built).find(&all, u64::MAX, Wanted::ALL, &load, &in_turn).unwrap_err();
     assert_eq!(why, "the disk is gone");
     let last = Key::of_prefix(&built.schema.layouts()[0], &[(SKUS - 1).into()]);
     built.trees[0].page_mut(&last).1.horizon = (TxnId::new(READER, 1), 0);
     assert!(scan(&built).batch(&KeyRange::all(), 1, u64::MAX).is_none());
-    assert!(scan(&built).plan_count(&KeyRange::all()).is_none());
+    assert!(scan(&built).plan_count(&KeyRange::all(), u64::MAX).is_none());
 }

@@ -15,8 +15,8 @@ use crate::collection::seen::SeenPage;
 use crate::number::Number;
 use crate::value::Value;
 
-fn read(built: &Built, scan: Scan) -> Vec<Row> {
-    let snapshot = RowsetSnapshot {
+fn snapshot(built: &Built, scan: Scan) -> Arc<RowsetSnapshot> {
+    Arc::new(RowsetSnapshot {
         schema: built.schema.clone(),
         columns: built.schema.columns().clone(),
         is_list: false,
@@ -24,9 +24,12 @@ fn read(built: &Built, scan: Scan) -> Vec<Row> {
         trees: Trees::Hosted(built.rows()),
         scan,
         bytes: 0,
-    };
+    })
+}
+
+fn read(built: &Built, scan: Scan) -> Vec<Row> {
     let load = |cell: &PageCell, _: &Layout| built.load(cell);
-    Arc::new(snapshot).content(&load, &in_turn, u64::MAX).unwrap().rows
+    snapshot(built, scan).content(&load, &in_turn, u64::MAX).unwrap().rows
 }
 
 /// A question to either tree.
@@ -136,6 +139,45 @@ proptest! {
         let built = Built::new(&base, page_rows, &committed, seen, &own);
         let (scan, expected) = (question.scan(&built.schema), question.answer(&built.seen));
         prop_assert_eq!(text(&read(&built, scan)), text(&expected));
+    }
+
+    #[test]
+    fn a_limited_snapshot_reads_and_completes_hardly_more_than_it_must(
+        base in any_writes(150), page_rows in 1usize..4, committed in any_writes(40), seen in 0usize..40,
+        own in any_writes(20), question in any_question(), limit in 1..SKUS,
+    ) {
+        let built = Built::new(&base, page_rows, &committed, seen, &own);
+        let question = Question { limit, output: None, ..question };
+        let load = |cell: &PageCell, _: &Layout| built.load(cell);
+        let mut reader = RowsReader::new(snapshot(&built, question.scan(&built.schema)));
+        let mut rows: Vec<Row> = Vec::new();
+        while let Some(columns) = reader.next(&load, &in_turn).unwrap() {
+            rows.extend((0..columns.len()).map(|i| columns.row(i)));
+        }
+        prop_assert_eq!(text(&rows), text(&question.answer(&built.seen)));
+
+        // One page after the other, and of each one row after the other.
+        let pages = reader.pages.as_ref().expect("a scan of pages");
+        let scan = question.scan(&built.schema);
+        let (mut needed_pages, mut needed_rows, mut found) = (0, 0, 0);
+        for part in pages.parts(&scan.range).filter(|part| pages.may_match(part)) {
+            if found == limit {
+                break;
+            }
+            needed_pages += 1;
+            for columns in pages.find(&[part], u64::MAX, Wanted::ALL, &load, &in_turn).unwrap().rows {
+                let sku = pages.layout().place(0).unwrap();
+                for row in (0..columns.len()).map(|i| columns.row(i)).take_while(|_| found < limit) {
+                    let row = &built.seen[&row[sku].to_string().parse().unwrap()];
+                    needed_rows += 1;
+                    found += u64::from(scan.residual.iter().all(|condition| condition.is_met(row)));
+                }
+            }
+        }
+        prop_assert!(reader.pages_read <= needed_pages + needed_pages / 8, "{} pages", reader.pages_read);
+        prop_assert!(needed_pages <= reader.pages_read);
+        let completed = if scan.completes { needed_rows } else { 0 };
+        prop_assert!(completed <= reader.completed && reader.completed <= completed + completed / 8);
     }
 }
 
