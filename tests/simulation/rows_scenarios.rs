@@ -13,6 +13,7 @@ use crate::rows::{
     self, Action, Bound, Cell, Cells, Interval, Model, Query, Step, everything, everything_shown,
 };
 use crate::rows_history::History;
+use crate::services::post_method;
 
 const ITEMS: usize = 0;
 const RANKS: usize = 5;
@@ -359,5 +360,110 @@ fn a_long_scan_is_left_to_jobs_and_a_short_one_is_not() {
         assert_eq!((status, body), (200, json!([expected])));
         assert_eq!(machine.finds, before, "the first rows are in the first pages");
         history.check(&Model::default(), history.commits).expect("a serial history");
+    });
+}
+
+/// Where a scan of many pages ends is known only afterwards; jobs find its rows in hardly more pages all the same.
+#[test]
+fn a_scan_with_a_limit_reads_hardly_more_pages_than_it_must() {
+    const ROWS: i64 = 600;
+    on_program_stack(|| {
+        let mut machine = Machine::new(options(Limits {
+            page_size: PageSize { bytes: 1 << 16, rows: 4 },
+            fold_rows_min: 4,
+            jobs: JobLimits { pages_min: 4, found_bytes: 1 << 20 },
+            ..Limits::default()
+        }));
+        // One row of a page does not tell of the others, nor do its statistics.
+        let color = |sku: i64| match sku {
+            sku if sku % 29 == 13 => "m",
+            sku if sku % 2 == 0 => "a",
+            _ => "z",
+        };
+        let writes = (0..ROWS).map(|sku| Action::Direct(item(sku, color(sku), 0)).request()).collect();
+        assert!(machine.call_all(writes).iter().all(|(status, _)| *status == 200));
+
+        // Neither bound helps more than the other, so one is met by looking at the rows.
+        let within = |last: i64| {
+            let bounds = json!({ "sku": [["in", 0], ["in", last]], "t_color": [["in", "m"], ["in", "n"]] });
+            json!({ "/app/shop/items": { "bounds": bounds } })
+        };
+        let before = machine.finds;
+        for limit in [1, 2, 5, 11, 19] {
+            let last = 13 + 29 * (limit - 1);
+            let op = json!([
+                ["until_there", within(last)],
+                ["needed", { "$until_there/explain": [null] }],
+                ["all", within(ROWS)],
+                ["rows", { "$all/limit": [limit] }],
+                ["plan", { "$rows/explain": [null] }],
+                ["count", { "$rows/count": [null] }],
+                ["_return", [{ "$needed": [] }, { "$plan": [] }, { "$count": [] }]],
+            ]);
+            let (status, body) = machine.call(post("/app/shop/run", json!({ "op": post_method(op) })));
+            assert_eq!((status, &body[2]), (200, &json!(limit)), "{body}");
+            assert!(body[0]["rows"] == json!(limit) && body[1]["rows"] == json!(limit), "{body}");
+            let read = |plan: usize| body[plan]["pages_read"].as_u64().expect("a number");
+            let (needed, read) = (read(0), read(1));
+            assert!(needed <= read && read <= needed + needed / 8 + 1, "{read} pages, not {needed}");
+        }
+        assert!(machine.finds > before && machine.counts > 0, "jobs look at many pages");
+    });
+}
+
+/// Rows that an index has found lie in many pages. All are asked for together, and a cache for one of them is enough.
+#[test]
+fn the_pages_of_rows_that_an_index_has_found_come_together() {
+    const ROWS: i64 = 160;
+    on_program_stack(|| {
+        let disk = SimulatedDisk::new(1);
+        let limits = Limits {
+            page_size: PageSize { bytes: 1 << 16, rows: 4 },
+            fold_rows_min: 4,
+            effects_bytes_max: 1,
+            ..Limits::default()
+        };
+        let mut machine = Machine::start(&disk, options(limits), START_NS).expect("no fault");
+        // What is together in the index is far apart in the table.
+        let writes =
+            (0..ROWS).map(|sku| Action::Direct(item(sku, "red", 37 * sku % ROWS)).request()).collect();
+        assert!(machine.call_all(writes).iter().all(|(status, _)| *status == 200));
+        let now_ns = machine.now_ns;
+        drop(machine);
+        let disk = disk.restart(CrashKind::Power);
+        let small = Limits { page_cache_bytes: 1, ..limits };
+        let mut machine = Machine::start(&disk, options(small), now_ns).expect("no fault");
+        let pages = machine.value("/app/shop/items/explain")["pages"].as_u64().expect("a number");
+        assert!(pages >= ROWS as u64 / 4, "{pages} pages");
+
+        for limit in [1, 7, 40] {
+            let op = json!([
+                ["by_qty", { "/app/shop/items/order": [[["qty"], false]] }],
+                ["rows", { "$by_qty/limit": [limit] }],
+                ["plan", { "$rows/explain": [null] }],
+                ["_return", [{ "$plan": [] }, { "$rows": [] }]],
+            ]);
+            let op = json!({ "op": post_method(op) });
+            let (_, event) = machine.ask(post("/app/shop/run", op));
+            let loads_before = machine.host.statistics().page_loads;
+            let (mut events, mut at_once_max, mut answers) = (vec![event], 0, Vec::new());
+            while answers.is_empty() {
+                let outputs = machine.tick(std::mem::take(&mut events)).expect("no fault");
+                at_once_max = outputs.loads.len().max(at_once_max);
+                answers = outputs.replies;
+            }
+            let (status, body) = answer(&answers[0].1);
+            assert_eq!(status, 200, "{body}");
+            let shown = rows::shown_rows(&body[1]).expect("rows");
+            let quantities: Vec<Cell> = shown.iter().map(|row| row[2].clone()).collect();
+            assert_eq!(quantities, (0..limit).map(Cell::Int).collect::<Vec<_>>());
+            // The rows are read twice, once for the plan.
+            let index_pages = body[0]["pages_read"].as_u64().expect("a number");
+            let loads = machine.host.statistics().page_loads - loads_before;
+            println!("{limit}: {loads} {index_pages} {at_once_max}");
+            assert!(loads <= 2 * (index_pages + limit as u64), "{loads} pages came for {limit} rows");
+            assert!(at_once_max >= limit.min(16) as usize / 2, "{at_once_max} pages at once");
+            assert!(at_once_max <= 32, "{at_once_max} pages at once");
+        }
     });
 }

@@ -513,6 +513,32 @@ impl Interpreter {
         .await
     }
 
+    /// Look up keys of a page, as [`Self::committed_rows`] does. Says whether the content of the page is asked for instead.
+    fn find_in_page(
+        &self,
+        page: &Page,
+        layout: &Layout,
+        keys: &[(&Key, usize)],
+        rows: &mut [Option<Row>],
+    ) -> bool {
+        for (key, i) in keys {
+            match page.find(layout, key, self.ledger.visibility()) {
+                Found::Row(row, commit) => {
+                    if let Some(cell) = &page.base {
+                        self.ledger.note_page(cell);
+                    }
+                    self.ledger.note_commit(commit);
+                    rows[*i] = row;
+                }
+                Found::NotResident(cell) => {
+                    self.ledger.want_page(&cell);
+                    return true;
+                }
+            }
+        }
+        false
+    }
+
     /// A collection as it is now, for whoever reads a scan of it when the transaction has ended: all that it reads is
     /// locked until then, and there. None if that is little, of which only what is found should be locked.
     pub(super) async fn hosted_snapshot(
@@ -541,32 +567,6 @@ impl Interpreter {
             }
         }
         Some(snapshot)
-    }
-
-    /// Look up keys of a page, as [`Self::committed_rows`] does. Says whether the content of the page is asked for instead.
-    fn find_in_page(
-        &self,
-        page: &Page,
-        layout: &Layout,
-        keys: &[(&Key, usize)],
-        rows: &mut [Option<Row>],
-    ) -> bool {
-        for (key, i) in keys {
-            match page.find(layout, key, self.ledger.visibility()) {
-                Found::Row(row, commit) => {
-                    if let Some(cell) = &page.base {
-                        self.ledger.note_page(cell);
-                    }
-                    self.ledger.note_commit(commit);
-                    rows[*i] = row;
-                }
-                Found::NotResident(cell) => {
-                    self.ledger.want_page(&cell);
-                    return true;
-                }
-            }
-        }
-        false
     }
 
     /// How many rows of a range of a tree meet the conditions, or so many if there are more, and what was looked at.

@@ -167,7 +167,10 @@ proptest! {
             needed_pages += 1;
             for columns in pages.find(&[part], u64::MAX, Wanted::ALL, &load, &in_turn).unwrap().rows {
                 let sku = pages.layout().place(0).unwrap();
-                for row in (0..columns.len()).map(|i| columns.row(i)).take_while(|_| found < limit) {
+                for row in (0..columns.len()).map(|i| columns.row(i)) {
+                    if found == limit {
+                        break;
+                    }
                     let row = &built.seen[&row[sku].to_string().parse().unwrap()];
                     needed_rows += 1;
                     found += u64::from(scan.residual.iter().all(|condition| condition.is_met(row)));
