@@ -52,6 +52,8 @@ GAP_EVERY = 10
 
 PGBENCH_CLIENTS = [16, 32, 64, 128, 256]
 PGBENCH_THREADS = 2
+TCP = "TCP"
+SOCKET = "a Unix socket"
 PGBENCH_CONNECTS_PER_S = 128
 
 BATCH_ROWS = 65_536
@@ -338,8 +340,8 @@ class Host:
 class Postgres:
     """A PostgreSQL 15 that keeps what it commits, with more memory than it has by default."""
 
-    settings = ["listen_addresses=", "max_connections=300", "fsync=on", "synchronous_commit=on", "shared_buffers=1GB"]
-    settings += ["max_wal_size=4GB"]
+    settings = ["listen_addresses=127.0.0.1", "max_connections=300", "fsync=on", "synchronous_commit=on"]
+    settings += ["shared_buffers=1GB", "max_wal_size=4GB"]
 
     def __init__(self, work: Path) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="postgres-", dir=work))
@@ -368,8 +370,9 @@ class Postgres:
             command = ["runuser", "-u", "postgres", "--", *command]
         return run_and_time(command, cwd="/", env={**os.environ, "PGOPTIONS": options})
 
-    def connection(self) -> list:
-        return ["-h", self.directory, "-p", str(POSTGRES_PORT), "-U", "bench"]
+    def connection(self, transport: str = SOCKET) -> list:
+        """Where to connect: over TCP as HTTP clients do, or over a Unix socket, which costs less."""
+        return ["-h", "127.0.0.1" if transport == TCP else self.directory, "-p", str(POSTGRES_PORT), "-U", "bench"]
 
     def sql(self, *statements: str) -> str:
         commands = [word for statement in statements for word in ["-c", statement]]
@@ -397,12 +400,12 @@ class Postgres:
     def count(self) -> int:
         return int(self.sql("SELECT count(*) FROM items"))
 
-    def pgbench(self, script: str, clients: int) -> tuple[float, int, float]:
+    def pgbench(self, script: str, clients: int, transport: str) -> tuple[float, int, float]:
         """Transactions per second with prepared statements, how many, and microseconds of CPU of pgbench for each."""
         path = self.directory / "script.sql"
         path.write_text(script)
         path.chmod(0o644)
-        command = [*self.connection(), "-n", "-c", clients, "-j", PGBENCH_THREADS, "-M", "prepared"]
+        command = [*self.connection(transport), "-n", "-c", clients, "-j", PGBENCH_THREADS, "-M", "prepared"]
         # Its time runs while it connects, which its rate leaves out: it gets some more.
         seconds = max(1, round(SECONDS)) + clients // PGBENCH_CONNECTS_PER_S
         text, cpu_s = self.command("pgbench", *command, "-T", seconds, "-f", path, "postgres")
@@ -412,12 +415,12 @@ class Postgres:
         tps = float(text.split("\ntps = ")[1].split()[0])
         return tps, done, cpu_s / done * 1e6
 
-    def best_clients(self, name: str, script: str) -> int:
+    def best_clients(self, name: str, script: str, transport: str) -> int:
         """The number of clients with which pgbench does the most."""
-        rates = {clients: self.pgbench(script, clients)[0] for clients in PGBENCH_CLIENTS}
+        rates = {clients: self.pgbench(script, clients, transport)[0] for clients in PGBENCH_CLIENTS}
         best = max(rates, key=rates.get)
         told = ", ".join(f"{clients}: {rate:.0f}/s" for clients, rate in rates.items())
-        print(f"{name}: pgbench by clients {told}; from here with {best}")
+        print(f"{name}: pgbench over {transport} by clients {told}; from here with {best}")
         return best
 
     def latency_ms(self, script: str, options: str) -> float:
@@ -518,15 +521,19 @@ def figure_upsert(work: Path) -> None:
     with Host(work) as host, Postgres(work) as postgres:
         host.fill(keys)
         postgres.fill(make_rows(keys), work)
-        best = postgres.best_clients("upsert", script)
+        best = {transport: postgres.best_clients("upsert", script, transport) for transport in [TCP, SOCKET]}
         postgres.fill(make_rows(keys), work)
-        rates: dict[str, list[float]] = {"PostgreSQL": [], "256": [], "64": []}
+        rates: dict[str, list[float]] = {TCP: [], SOCKET: [], "256": [], "64": []}
         before, postgres_before, ok, postgres_done = host.count(), postgres.count(), 0, 0
         for _ in range(ROUNDS):
-            tps, done, cpu_us = postgres.pgbench(script, best)
-            postgres_done += done
-            rates["PostgreSQL"].append(tps)
-            print(f"upsert: PostgreSQL, {best} clients {tps:.0f}/s (pgbench {cpu_us:.1f} us of CPU each)")
+            for transport, clients in best.items():
+                tps, done, cpu_us = postgres.pgbench(script, clients, transport)
+                postgres_done += done
+                rates[transport].append(tps)
+                print(
+                    f"upsert: PostgreSQL over {transport}, {clients} clients {tps:.0f}/s "
+                    f"(pgbench {cpu_us:.1f} us of CPU each)"
+                )
             for clients in [256, 64]:
                 result = host.load(UPSERT, clients, key_count)
                 ok += result.ok
@@ -537,8 +544,9 @@ def figure_upsert(work: Path) -> None:
             f"upsert: new rows were {100 * new / ok:.1f} % of the host's upserts, "
             f"{100 * postgres_new / postgres_done:.1f} % of PostgreSQL's"
         )
-        sum_up("upsert, 256 clients", "/s", rates["256"], rates["PostgreSQL"], "3 x")
-        sum_up("upsert, 64 clients", "/s", rates["64"], rates["PostgreSQL"], "1.5 x")
+        for clients, reach in [("256", "3 x"), ("64", "1.5 x")]:
+            sum_up(f"upsert, {clients} clients", "/s", rates[clients], rates[TCP], reach)
+            sum_up(f"upsert, {clients} clients; pgbench over {SOCKET}", "/s", rates[clients], rates[SOCKET], "-")
 
 
 def figure_point(work: Path) -> None:
@@ -553,15 +561,22 @@ def figure_point(work: Path) -> None:
         if (got := host.call("GET", f"/app/bench/items?key=%5B{at}%5D")) != wanted:
             raise Unable(f"the host reads {got} where {wanted} is right")
         host.load(POINT_READ, 64, ROWS, 1)
-        best = postgres.best_clients("point", script)
-        hosts, references = [], []
+        best = {transport: postgres.best_clients("point", script, transport) for transport in [TCP, SOCKET]}
+        hosts: list[float] = []
+        references: dict[str, list[float]] = {TCP: [], SOCKET: []}
         for _ in range(ROUNDS):
-            tps, _, cpu_us = postgres.pgbench(script, best)
+            for transport, clients in best.items():
+                tps, _, cpu_us = postgres.pgbench(script, clients, transport)
+                references[transport].append(tps)
+                print(
+                    f"point: PostgreSQL over {transport}, {clients} clients {tps:.0f}/s "
+                    f"(pgbench {cpu_us:.1f} us of CPU each)"
+                )
             result = host.load(POINT_READ, 64, ROWS)
-            print(f"point: PostgreSQL, {best} clients {tps:.0f}/s (pgbench {cpu_us:.1f} us of CPU each), host {result}")
-            references.append(tps)
+            print(f"point: host, {result}")
             hosts.append(result.per_second)
-        sum_up("point read, 64 clients", "/s", hosts, references, "1 x")
+        sum_up("point read, 64 clients", "/s", hosts, references[TCP], "1 x")
+        sum_up(f"point read, 64 clients; pgbench over {SOCKET}", "/s", hosts, references[SOCKET], "-")
 
 
 def load_figure(work: Path, name: str, form: str, path: Path, reach: str) -> None:
