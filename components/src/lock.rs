@@ -254,6 +254,12 @@ impl LockTable {
         locks
     }
 
+    /// The locks on all keys of a tree.
+    pub fn on_all(&self, tree: TreeId) -> impl Iterator<Item = Entity> {
+        let ranges = self.trees.get(&tree).into_iter().flat_map(|tree| &tree.ranges);
+        ranges.filter(|(range, _)| range.covers(&KeyRange::all())).map(|(_, lock)| *lock)
+    }
+
     /// Note what a transaction has read or written. It is forgotten once no active transaction is older.
     pub fn mark(&mut self, id: TxnId, resource: Resource, mode: LockMode, oldest_active: TxnId) {
         if id <= oldest_active {

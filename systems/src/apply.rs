@@ -23,7 +23,8 @@ use components::versions::{
 };
 use components::{State, TxnId, tbon};
 
-use crate::pages::{self, fold};
+use crate::fold::fold;
+use crate::pages;
 use crate::tick::{Limits, Outbox, Registry};
 
 /// A subject up to this size is written as a whole with each commit; of a larger one, only what has changed.
@@ -77,7 +78,7 @@ fn apply_value(
     world.resource_mut::<Outbox>().writes.append(&mut writes);
 }
 
-/// Apply a commit to rows; the pages that should be folded now.
+/// Apply a commit to rows; the pages that should be folded now, or have no rows left.
 fn apply_rows(
     world: &mut World,
     id: TxnId,
@@ -134,10 +135,10 @@ fn apply_rows(
         world.resource_mut::<Outbox>().writes.append(&mut writes);
     }
     for (slot, merged) in merged {
-        pages::replace_merged(world, HostedCollection { chain, slot }, id, number, &merged);
+        full.extend(pages::replace_merged(world, HostedCollection { chain, slot }, id, number, &merged));
     }
     for (slot, staged) in staged {
-        pages::place_staged(world, HostedCollection { chain, slot }, id, number, staged);
+        full.extend(pages::place_staged(world, HostedCollection { chain, slot }, id, number, staged));
     }
     full
 }

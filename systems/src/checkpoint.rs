@@ -10,7 +10,8 @@ use components::collection::stored;
 use components::storage::{Keyspace, Write};
 use components::versions::{EffectLog, PageCheckpoint, PagePlace};
 
-use crate::pages::{Folded, fold, release};
+use crate::fold::{Folded, fold};
+use crate::pages::release;
 use crate::tick::{Limits, Outbox, Registry, Statistics};
 
 /// How many pages one tick stores for checkpoints at least: each takes as long as ten requests, which wait meanwhile.

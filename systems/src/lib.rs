@@ -13,6 +13,7 @@ pub mod commit;
 pub mod dispatch;
 pub mod evict;
 pub mod execute;
+pub mod fold;
 pub mod futures;
 pub mod intake;
 pub mod pages;

@@ -1,5 +1,5 @@
-//! Pages: their content comes from storage when it is asked for, is folded when enough has changed, and goes when
-//! nobody can read it any more.
+//! Pages: their content comes from storage when it is asked for, takes its place in a tree, and goes when nobody can
+//! read it any more.
 
 use std::sync::Arc;
 
@@ -7,11 +7,11 @@ use bevy_ecs::prelude::{Entity, World};
 use bytes::Bytes;
 use components::TxnId;
 use components::collection::HostedCollection;
-use components::collection::columns::{self, Columns};
+use components::collection::columns::Columns;
 use components::collection::delta::Delta;
 use components::collection::key::{Key, KeyRange};
 use components::collection::merge::{Merged, Replaced};
-use components::collection::page::{Foldable, Found, Page, PageCell, PageId, Statistics, Tree, Visibility};
+use components::collection::page::{Page, PageCell, PageId, Statistics, Tree};
 use components::collection::schema::{ColumnType, Layout, Schema};
 use components::collection::staged::{MergedPart, Staged, StagedPart, StagedTree};
 use components::collection::stored;
@@ -22,7 +22,7 @@ use components::transaction::Program;
 use components::versions::{EffectLog, HostedCollections, HostedRows, PageHeader, PagePlace};
 
 use crate::arbitrate::wake;
-use crate::tick::{Limits, Load, Outbox, Registry, RetiredPage, Statistics as Counts};
+use crate::tick::{Load, Outbox, Registry, RetiredPage, Statistics as Counts};
 
 /// A transaction waits for the content of a page.
 pub fn ask(world: &mut World, id: TxnId, page: PageId) {
@@ -105,70 +105,31 @@ fn spawn_entity(world: &mut World, tree: TreeId, types: &Arc<[ColumnType]>, cell
     world.resource_mut::<Registry>().pages.insert(page, entity);
 }
 
-/// How folding a page went.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Folded {
-    /// It has a new base, which is stored with the batch of this tick.
-    Done,
-    /// Somebody may still look at what it was before.
-    NotYet,
-    /// Its base is not in memory; it was asked for.
-    Loading,
-}
-
-/// Make a new base of a page and what was committed since; it may become several pages.
-pub fn fold(world: &mut World, place: &PagePlace) -> Folded {
-    let (tree_id, low) = place;
-    let oldest = world.resource::<Registry>().oldest_visibility();
-    let chain = world.resource::<Registry>().chains[&tree_id.chain];
-    let (tree, _) = tree_of(world, chain, *tree_id);
-    let page = match tree.at(low) {
-        Some(page) if !page.delta.is_empty() => page.clone(),
-        // It has become a part of another one, or was folded already.
-        _ => {
-            settle(world, chain, place);
-            return Folded::Done;
-        }
-    };
-    let Some(foldable) = page.foldable(oldest) else {
-        return Folded::NotYet;
-    };
-    let base = match &page.base {
-        None => None,
-        Some(cell) => match cell.content() {
-            Some(content) => Some(content),
-            None => {
-                load(world, cell.id());
-                return Folded::Loading;
-            }
-        },
-    };
-    replace(world, chain, place, &page, base.as_deref(), foldable);
-    Folded::Done
-}
-
-fn tree_of(world: &World, chain: Entity, tree: TreeId) -> (&Tree, &HostedRows) {
+/// A tree, and the rows that it is of.
+pub(crate) fn tree_of(world: &World, chain: Entity, tree: TreeId) -> (&Tree, &HostedRows) {
     let collections = world.get::<HostedCollections>(chain).expect("a chain around collections");
     let rows = &collections.slots[usize::from(tree.slot)];
     (&rows.trees[usize::from(tree.tree)], rows)
 }
 
 /// Put the pages of a collection into which rows were merged in the place of those that they were made of. They are
-/// stored with the batch of this tick, so recovery need not repeat anything.
+/// stored with the batch of this tick, so recovery need not repeat anything. Those in which no row is left are returned.
 pub fn replace_merged(
     world: &mut World,
     collection: HostedCollection,
     id: TxnId,
     commit: u64,
     merged: &Merged,
-) {
+) -> Vec<PagePlace> {
     let schema = schema_of(world, collection);
+    let mut left_empty = Vec::new();
     for (tree, merged) in merged.trees.iter().enumerate() {
         let layout = &schema.layouts()[tree];
         let tree_id = TreeId::of(collection, tree as u16);
         for Replaced { range, pages } in &merged.replaced {
             let mut new = Vec::with_capacity(pages.len());
             let empty = [Columns::empty(&layout.types)];
+            left_empty.extend(pages.is_empty().then(|| (tree_id, range.start.clone())));
             for (i, content) in if pages.is_empty() { &empty } else { &pages[..] }.iter().enumerate() {
                 let low = if i == 0 { range.start.clone() } else { content.key(layout, 0) };
                 let page = store(world, tree_id, layout, &low, content.clone(), ((id, commit), commit));
@@ -178,11 +139,19 @@ pub fn replace_merged(
         }
         count_rows(world, tree_id, merged.rows);
     }
+    left_empty
 }
 
 /// As [`replace_merged`], with pages that are stored already: they are garbage no more.
-pub fn place_staged(world: &mut World, collection: HostedCollection, id: TxnId, commit: u64, staged: Staged) {
+pub fn place_staged(
+    world: &mut World,
+    collection: HostedCollection,
+    id: TxnId,
+    commit: u64,
+    staged: Staged,
+) -> Vec<PagePlace> {
     let schema = schema_of(world, collection);
+    let mut left_empty = Vec::new();
     for (tree, StagedTree { replaced, rows }) in staged.trees.into_iter().enumerate() {
         let layout = &schema.layouts()[tree];
         let tree_id = TreeId::of(collection, tree as u16);
@@ -205,12 +174,14 @@ pub fn place_staged(world: &mut World, collection: HostedCollection, id: TxnId, 
                 let low = range.start.clone();
                 let empty = Columns::empty(&layout.types);
                 let page = store(world, tree_id, layout, &low, empty, ((id, commit), commit));
+                left_empty.push((tree_id, low.clone()));
                 new.push((low, page));
             }
             replace_range(world, tree_id, &range, new);
         }
         count_rows(world, tree_id, rows);
     }
+    left_empty
 }
 
 fn schema_of(world: &World, collection: HostedCollection) -> Arc<Schema> {
@@ -222,7 +193,7 @@ fn schema_of(world: &World, collection: HostedCollection) -> Arc<Schema> {
 /// Put pages into a part of a tree, and discard those that are there.
 fn replace_range(world: &mut World, tree_id: TreeId, range: &KeyRange, new: Vec<(Key, Page)>) {
     let chain = world.resource::<Registry>().chains[&tree_id.chain];
-    // Folding may have cut what was merged, but nobody else has changed it.
+    // Folding may have cut what was merged, but nobody else has changed it, and no page reaches beyond it (see `fold`).
     let old: Vec<(Key, Arc<Page>)> = {
         let (tree, _) = tree_of(world, chain, tree_id);
         tree.pages_in(range).map(|(low, page)| (low.clone(), page.clone())).collect()
@@ -313,7 +284,8 @@ pub fn unstage(world: &mut World, id: TxnId) {
     }
 }
 
-fn tree_mut(world: &mut World, chain: Entity, tree: TreeId) -> &mut Tree {
+/// A tree, to be changed.
+pub(crate) fn tree_mut(world: &mut World, chain: Entity, tree: TreeId) -> &mut Tree {
     let collections =
         world.get_mut::<HostedCollections>(chain).expect("a chain around collections").into_inner();
     let trees = Arc::make_mut(&mut collections.slots[usize::from(tree.slot)].trees);
@@ -321,7 +293,7 @@ fn tree_mut(world: &mut World, chain: Entity, tree: TreeId) -> &mut Tree {
 }
 
 /// A page of this content, which is stored with the batch of this tick.
-fn store(
+pub(crate) fn store(
     world: &mut World,
     tree: TreeId,
     layout: &Layout,
@@ -342,7 +314,7 @@ fn store(
 }
 
 /// The base of a page is in no tree any more, also not in storage.
-fn discard(world: &mut World, tree: TreeId, page: &Page) {
+pub(crate) fn discard(world: &mut World, tree: TreeId, page: &Page) {
     let Some(cell) = &page.base else { return };
     let writes = &mut world.resource_mut::<Outbox>().writes;
     writes.push(Write { keyspace: Keyspace::Trees, key: stored::handle_key(tree, cell.id()), value: None });
@@ -350,62 +322,8 @@ fn discard(world: &mut World, tree: TreeId, page: &Page) {
     retire(world, cell.id());
 }
 
-fn replace(
-    world: &mut World,
-    chain: Entity,
-    (tree_id, low): &PagePlace,
-    page: &Page,
-    base: Option<&Columns>,
-    foldable: Foldable,
-) {
-    let (_, rows) = tree_of(world, chain, *tree_id);
-    let schema = rows.schema.clone();
-    let layout = &schema.layouts()[usize::from(tree_id.tree)];
-    let Foldable { changes, rest, horizon, through } = foldable;
-    let commit_count = world.resource::<Registry>().commit_count;
-    let through = through.min(commit_count);
-    let mut contents = columns::fold(layout, base, &changes, world.resource::<Limits>().page_size);
-    if contents.is_empty() {
-        contents.push(Columns::empty(&layout.types));
-    }
-    let counts = &mut *world.resource_mut::<Counts>();
-    counts.page_folds += 1;
-    counts.page_splits += u64::from(contents.len() > 1);
-    let mut pages: Vec<(Key, Page)> = Vec::with_capacity(contents.len());
-    for (i, content) in contents.into_iter().enumerate() {
-        let key = if i == 0 { low.clone() } else { content.key(layout, 0) };
-        let new = store(world, *tree_id, layout, &key, content, (horizon, through));
-        pages.push((key, new));
-    }
-    discard(world, *tree_id, page);
-    // What cannot be folded yet goes on top of the page that it belongs to.
-    let mut dirty = Vec::new();
-    for entry in rest {
-        let at = pages.partition_point(|(low, _)| *low <= entry.key).saturating_sub(1);
-        let (low, page) = &mut pages[at];
-        let is_there = match page.find(layout, &entry.key, Visibility::NEWEST) {
-            Found::Row(row, _) => row.is_some(),
-            Found::NotResident(_) => unreachable!("the new base is in memory"),
-        };
-        let rows = i64::from(entry.row.is_some()) - i64::from(is_there);
-        page.commit(entry, rows);
-        dirty.push((*tree_id, low.clone()));
-    }
-    let rows: u64 = pages.iter().map(|(_, page)| page.rows).sum();
-    assert_eq!(rows, page.rows, "folding changes no row");
-    tree_mut(world, chain, *tree_id).replace(low, pages);
-    settle(world, chain, &(*tree_id, low.clone()));
-    let log = &mut *world.get_mut::<EffectLog>(chain).expect("a chain around collections");
-    if let Some(checkpoint) = &mut log.checkpoint
-        && through < checkpoint.through
-    {
-        checkpoint.pages.extend(dirty.iter().cloned());
-    }
-    log.dirty.extend(dirty);
-}
-
 /// A page holds nothing that its stored form lacks.
-fn settle(world: &mut World, chain: Entity, place: &PagePlace) {
+pub(crate) fn settle(world: &mut World, chain: Entity, place: &PagePlace) {
     let log = &mut *world.get_mut::<EffectLog>(chain).expect("a chain around collections");
     log.dirty.remove(place);
     if let Some(checkpoint) = &mut log.checkpoint {
@@ -413,7 +331,8 @@ fn settle(world: &mut World, chain: Entity, place: &PagePlace) {
     }
 }
 
-fn put(keyspace: Keyspace, key: Vec<u8>, value: Bytes) -> Write {
+/// Something to be stored.
+pub(crate) fn put(keyspace: Keyspace, key: Vec<u8>, value: Bytes) -> Write {
     Write { keyspace, key, value: Some(value) }
 }
 

@@ -456,6 +456,8 @@ pub struct Statistics {
     pub page_folds: u64,
     /// Pages that became several when they were folded.
     pub page_splits: u64,
+    /// Pages that went together with one beside them, because one of both was small.
+    pub page_joins: u64,
     /// Pages that nobody could read any more and that were deleted.
     pub page_deletions: u64,
     /// Pages that were stored before the commit that was to put them into their place.

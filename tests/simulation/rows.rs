@@ -954,6 +954,40 @@ pub fn action(random: &mut Random) -> Action {
     }
 }
 
+/// How many rows that lie beside one another one transaction deletes at most.
+const SWEPT_ROWS_MAX: usize = 25;
+
+/// Delete rows that lie beside one another.
+fn sweep(random: &mut Random) -> Action {
+    let i = any_collection(random);
+    let first = key(random, i);
+    if !COLLECTIONS[i].is_table {
+        let bounds = vec![(0, Bound::Is(first[0].clone()))];
+        return Action::Program(vec![Step::DeleteRange(Query { bounds, ..Query::all(i) })]);
+    }
+    let Some(Cell::Int(start)) = first.last() else { unreachable!("keys end with a number") };
+    let delete = |number: i64| {
+        let mut key = first.clone();
+        *key.last_mut().expect("a key") = Cell::Int(number);
+        Step::Delete(i, key)
+    };
+    Action::Program((*start..start + 1 + random.below(SWEPT_ROWS_MAX) as i64).map(delete).collect())
+}
+
+/// A random request of those that leave pages with few rows.
+pub fn emptying_action(random: &mut Random) -> Action {
+    match random.below(5) {
+        0 | 1 => sweep(random),
+        2 => bulk(random),
+        _ => action(random),
+    }
+}
+
+/// The same, without reads.
+pub fn emptying_write(random: &mut Random) -> Action {
+    if random.one_in(2) { sweep(random) } else { writing_action(random) }
+}
+
 /// A random request that writes.
 pub fn writing_action(random: &mut Random) -> Action {
     if random.one_in(12) {

@@ -35,7 +35,7 @@ fn run(seed: u64, threads: usize) -> (Vec<String>, Statistics) {
         if tick < BUSY_TICKS {
             for _ in 0..random.below(6) {
                 asked += 1;
-                events.push(machine.ask(rows::action(&mut random).request()).1);
+                events.push(machine.ask(rows::emptying_action(&mut random).request()).1);
             }
             if asked > 0 && random.one_in(8) {
                 events.push(Input::Cancel(RequestId(1 + random.below(asked) as u64)));
@@ -66,6 +66,7 @@ fn the_same_load_on_collections_gives_the_same_bytes_on_any_number_of_threads() 
                 (statistics.page_loads, "page loads"),
                 (statistics.page_evictions, "evictions"),
                 (statistics.page_splits, "splits"),
+                (statistics.page_joins, "joined pages"),
                 (statistics.checkpoints, "checkpoints"),
             ] {
                 assert!(count > 0, "seed {seed}: there were no {what}: {statistics:?}");

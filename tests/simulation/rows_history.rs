@@ -257,6 +257,7 @@ pub struct Counts {
     pub evictions: u64,
     pub folds: u64,
     pub splits: u64,
+    pub joins: u64,
     pub deletions: u64,
     pub checkpoints: u64,
     pub stagings: u64,
@@ -278,6 +279,7 @@ impl Counts {
         self.evictions += statistics.page_evictions;
         self.folds += statistics.page_folds;
         self.splits += statistics.page_splits;
+        self.joins += statistics.page_joins;
         self.deletions += statistics.page_deletions;
         self.checkpoints += statistics.checkpoints;
         self.stagings += statistics.page_stagings;
@@ -299,6 +301,7 @@ impl Counts {
             evictions: self.evictions + other.evictions,
             folds: self.folds + other.folds,
             splits: self.splits + other.splits,
+            joins: self.joins + other.joins,
             deletions: self.deletions + other.deletions,
             checkpoints: self.checkpoints + other.checkpoints,
             stagings: self.stagings + other.stagings,

@@ -1,7 +1,12 @@
 //! Collections under load, one danger at a time.
 
+use std::collections::BTreeMap;
+
 use components::TxnId;
 use components::collection::columns::PageSize;
+use components::collection::stored::{garbage_prefix, parse_handle_key};
+use components::lock::TreeId;
+use components::storage::Keyspace;
 use components::transaction::RequestId;
 use io::storage::simulated::{CrashKind, SimulatedDisk};
 use serde_json::json;
@@ -198,6 +203,76 @@ fn two_that_write_what_the_other_one_counts_both_have_their_turn() {
         assert_eq!(model.0[ITEMS].len(), 40);
         let retried = machine.host.statistics().retried;
         assert!(retried > 0 && retried < 40 * 40, "{retried} restarts");
+    });
+}
+
+/// How many pages of each tree are stored.
+fn stored_pages(machine: &Machine) -> BTreeMap<TreeId, usize> {
+    let mut pages = BTreeMap::new();
+    for key in machine.stored_keys(Keyspace::Trees) {
+        if !key.starts_with(&garbage_prefix()) {
+            *pages.entry(parse_handle_key(&key).expect("a handle").0).or_default() += 1;
+        }
+    }
+    pages
+}
+
+/// Rows come at one end and go at the other: what has become empty is not kept.
+#[test]
+fn a_table_that_is_a_queue_has_as_many_pages_as_its_rows_fill() {
+    /// How many rows wait in the queue, and come and go in each round.
+    const ROWS: i64 = 30;
+    const ROUNDS: i64 = 30;
+    /// The rows, and two indices: one on what ascends too, one on what does not.
+    const TREES: usize = 3;
+    on_program_stack(|| {
+        let options = options(Limits {
+            page_size: PageSize { bytes: 1 << 16, rows: 8 },
+            fold_rows_min: 6,
+            effects_bytes_max: 1_000,
+            page_cache_bytes: 4_000,
+            ..Limits::default()
+        });
+        let mut disk = SimulatedDisk::new(1);
+        let mut machine = Machine::start(&disk, options.clone(), START_NS).expect("no fault");
+        let color = |sku| if sku % 2 == 0 { "red" } else { "blue" };
+        let delete = |sku: i64| Step::Delete(ITEMS, vec![Cell::Int(sku)]);
+        let mut pages_max = 0;
+        let mut joins = 0;
+        for round in 0..ROUNDS {
+            let comes = (round * ROWS..(round + 1) * ROWS).map(|sku| item(sku, color(sku), sku));
+            let goes = (0.max(round - 1) * ROWS..round * ROWS).map(delete);
+            let requests = comes.chain(goes).map(|step| Action::Direct(step).request()).collect();
+            assert!(machine.call_all(requests).iter().all(|(status, _)| *status == 200));
+            machine.settle(vec![]);
+            let pages = stored_pages(&machine);
+            pages_max = pages_max.max(pages.values().copied().max().unwrap_or(0));
+            if round % 7 == 6 {
+                let now_ns = machine.now_ns;
+                joins += machine.host.statistics().page_joins;
+                disk = disk.restart(CrashKind::Power);
+                machine = Machine::start(&disk, options.clone(), now_ns).expect("no fault");
+                assert_eq!(machine.value("/app/shop/items/count"), json!(ROWS));
+            }
+        }
+        joins += machine.host.statistics().page_joins;
+        assert!(joins > ROUNDS as u64, "{joins} joins");
+        // Half of each page at least, a page that is being filled, and one that is being emptied.
+        assert!(pages_max <= ROWS as usize / 4 + 4, "{pages_max} pages for {ROWS} rows");
+        let rest = ((ROUNDS - 1) * ROWS..ROUNDS * ROWS).map(|sku| Action::Direct(delete(sku)).request());
+        let rest = rest.collect();
+        assert!(machine.call_all(rest).iter().all(|(status, _)| *status == 200));
+        let now_ns = machine.now_ns;
+        let disk = disk.restart(CrashKind::Power);
+        let options = MachineOptions { limits: Limits { effects_bytes_max: 0, ..options.limits }, ..options };
+        let mut machine = Machine::start(&disk, options, now_ns).expect("no fault");
+        machine.settle(vec![]);
+        let pages = stored_pages(&machine);
+        assert!(pages.len() == TREES && pages.values().all(|pages| *pages == 1), "{pages:?}");
+        assert_eq!(machine.value("/app/shop/items/count"), json!(0));
+        let (status, body) = machine.call(everything().request());
+        assert_eq!(status, 200, "{body}");
+        assert_eq!(everything_shown(&body).expect("no index has a row").0[ITEMS].len(), 0);
     });
 }
 

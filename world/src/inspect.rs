@@ -83,6 +83,7 @@ pub fn inspect(world: &mut World, query: &InspectQuery) -> Value {
             "page_evictions": statistics.page_evictions,
             "page_folds": statistics.page_folds,
             "page_splits": statistics.page_splits,
+            "page_joins": statistics.page_joins,
             "page_deletions": statistics.page_deletions,
             "page_stagings": statistics.page_stagings,
             "page_unstagings": statistics.page_unstagings,

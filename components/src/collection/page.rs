@@ -189,7 +189,8 @@ pub struct Page {
     pub statistics: Arc<Statistics>,
     /// Readers that do not see everything up to this transaction and commit cannot read this version: it is folded.
     pub horizon: (TxnId, u64),
-    /// The base holds everything up to this commit: recovery does not repeat it.
+    /// The base holds everything up to this commit in the whole range of the page, and nothing later: recovery repeats
+    /// exactly what comes after it.
     pub through: u64,
 }
 
@@ -428,6 +429,12 @@ impl Tree {
         }
     }
 
+    /// The page before the one with this least key, and the page after it.
+    pub fn beside(&self, low: &Key) -> [Option<(&Key, &Arc<Page>)>; 2] {
+        let before = self.pages.range::<_, Key>((Bound::Unbounded, Bound::Excluded(low))).next_back();
+        [before, self.pages.range::<_, Key>((Bound::Excluded(low), Bound::Unbounded)).next()]
+    }
+
     /// The pages that may hold keys of a range, in order.
     pub fn pages_in<'a>(
         &'a self,
@@ -442,25 +449,17 @@ impl Tree {
         self.pages.range::<_, Key>((Bound::Included(first), end))
     }
 
-    /// Put pages in the place of the one with this least key; the first of them gets its least key.
-    ///
-    /// # Panics
-    /// If there is no such page, or the least keys of the others do not ascend from there to the next page.
-    pub fn replace(&mut self, low: &Key, pages: Vec<(Key, Page)>) {
-        let Placed { range, .. } = self.place(low);
-        assert!(range.start == *low && !pages.is_empty(), "a page is replaced by at least one");
-        self.replace_range(&range, pages);
-    }
-
     /// Put pages in the place of all that begin in a range, which begins and ends where pages do; the first of them
     /// gets the least key of the range. Without any, an empty page is there.
     ///
     /// # Panics
-    /// If no page begins where the range does, or the least keys of the others are not in it and ascending.
+    /// If no page begins where the range does, or one goes on beyond it, or the least keys of the others are not in it
+    /// and ascending.
     pub fn replace_range(&mut self, range: &KeyRange, pages: Vec<(Key, Page)>) {
         assert!(pages.is_sorted_by(|(this, _), (next, _)| this < next), "pages ascend");
         let old: Vec<Key> = self.pages_in(range).map(|(low, _)| low.clone()).collect();
-        assert!(old.first() == Some(&range.start), "a range of whole pages");
+        let is_whole = range.end.as_ref().is_none_or(|end| self.pages.contains_key(end));
+        assert!(old.first() == Some(&range.start) && is_whole, "a range of whole pages");
         for low in old {
             self.pages.remove(&low);
         }
