@@ -37,6 +37,16 @@ pub enum Folded {
 
 /// Make a new base of a page and what was committed since; it may become several pages, or a part of the one beside it.
 pub fn fold(world: &mut World, place: &PagePlace) -> Folded {
+    let (folded, left_empty) = fold_once(world, place);
+    if let Some(place) = left_empty {
+        // The page on its other side may be without rows too: they are not left to lie side by side.
+        fold_once(world, &place);
+    }
+    folded
+}
+
+/// As [`fold`], and where there is a page without rows now that two became.
+fn fold_once(world: &mut World, place: &PagePlace) -> (Folded, Option<PagePlace>) {
     let (tree_id, low) = place;
     let registry = world.resource::<Registry>();
     let (oldest, commit_count) = (registry.oldest_visibility(), registry.commit_count);
@@ -49,19 +59,18 @@ pub fn fold(world: &mut World, place: &PagePlace) -> Folded {
         // It has become a part of another one, or was folded already.
         _ => {
             settle(world, chain, place);
-            return Folded::Done;
+            return (Folded::Done, None);
         }
     };
     if page.delta.is_empty() {
         // Rows that were merged have left nothing here.
         settle(world, chain, place);
-        if let Some(beside) = beside(world, chain, layout, place, &page, None) {
-            join(world, chain, layout, place, page, Vec::new(), beside);
-        }
-        return Folded::Done;
+        let beside = beside(world, chain, layout, place, &page, None);
+        let joined = beside.and_then(|beside| join(world, chain, layout, place, page, Vec::new(), beside));
+        return (Folded::Done, joined);
     }
     let Some(Foldable { changes, rest, horizon, through }) = page.foldable(oldest) else {
-        return Folded::NotYet;
+        return (Folded::NotYet, None);
     };
     let page_size = world.resource::<Limits>().page_size;
     let contents = match &page.base {
@@ -72,7 +81,7 @@ pub fn fold(world: &mut World, place: &PagePlace) -> Folded {
             Some(base) => columns::fold(layout, Some(&*base), &changes, page_size),
             None => {
                 load(world, cell.id());
-                return Folded::Loading;
+                return (Folded::Loading, None);
             }
         },
     };
@@ -83,14 +92,15 @@ pub fn fold(world: &mut World, place: &PagePlace) -> Folded {
         true => beside(world, chain, layout, place, &page, contents.first()),
         false => None,
     };
-    match beside {
+    let joined = match beside {
         Some(beside) => join(world, chain, layout, place, page, contents, beside),
         None => {
             let known = (horizon, through.min(commit_count));
-            replace(world, chain, layout, *tree_id, &[(low.clone(), page)], contents, rest, known);
+            replace(world, layout, *tree_id, &[(low.clone(), page)], contents, rest, known);
+            None
         }
-    }
-    Folded::Done
+    };
+    (Folded::Done, joined)
 }
 
 /// A page with which the one beside it can go together.
@@ -171,16 +181,16 @@ fn should_join(content: Option<&Columns>, page: &Page, size: PageSize) -> bool {
         && SMALL_PARTS * bytes_joined <= JOINED_PARTS_MAX * size.bytes
 }
 
-/// Put a page that has this content now together with the one beside it.
+/// Put a page that has this content now together with the one beside it; where that is if it has no rows.
 fn join(
     world: &mut World,
     chain: Entity,
     layout: &Layout,
     (tree_id, low): &PagePlace,
     page: Arc<Page>,
-    mut contents: Vec<Columns>,
+    contents: Vec<Columns>,
     beside: Beside,
-) {
+) -> Option<PagePlace> {
     let tree_id = *tree_id;
     let registry = world.resource::<Registry>();
     let (oldest, through) = (registry.oldest_visibility(), registry.commit_count);
@@ -197,26 +207,35 @@ fn join(
     counts.page_folds += u64::from(!beside.page.delta.is_empty());
     let this = (low.clone(), page);
     let that = (beside.low, beside.page);
-    let Some(mut contents_beside) = beside.contents else {
-        return give_range(world, chain, tree_id, this, that, (horizon, through));
-    };
-    let old = match beside.is_before {
-        true => {
-            contents_beside.append(&mut contents);
-            contents = contents_beside;
-            [that, this]
+    let least = (&this.0).min(&that.0).clone();
+    match beside.contents {
+        None => give_range(world, chain, tree_id, this, that, (horizon, through)),
+        Some(contents_beside) => {
+            let (old, mut contents) = match beside.is_before {
+                true => ([that, this], [contents_beside, contents].concat()),
+                false => ([this, that], [contents, contents_beside].concat()),
+            };
+            if old.iter().all(|(_, page)| page.rows > 0) {
+                let mut joined = ColumnsBuilder::new(&layout.types);
+                contents.iter().for_each(|rows| joined.push_range(rows, 0..rows.len()));
+                contents = vec![joined.finish()];
+            }
+            replace(world, layout, tree_id, &old, contents, Vec::new(), (horizon, through));
         }
-        false => {
-            contents.append(&mut contents_beside);
-            [this, that]
-        }
-    };
-    if old.iter().all(|(_, page)| page.rows > 0) {
-        let mut joined = ColumnsBuilder::new(&layout.types);
-        contents.iter().for_each(|rows| joined.push_range(rows, 0..rows.len()));
-        contents = vec![joined.finish()];
     }
-    replace(world, chain, layout, tree_id, &old, contents, Vec::new(), (horizon, through));
+    let is_empty = tree_of(world, chain, tree_id).0.at(&least).is_some_and(|page| page.rows == 0);
+    is_empty.then_some((tree_id, least))
+}
+
+/// **Invariant.** New pages hold all commits `through` a number in their whole range and none after it, so it is not less
+/// than that of any page that they are made of: else recovery would repeat what is in a base. Who cannot read one of those
+/// cannot read the new ones. Of pages that go together all commits are folded, so `through` is right for both.
+fn assert_known<'a>(old: impl IntoIterator<Item = &'a Page>, (horizon, through): ((TxnId, u64), u64)) {
+    for page in old {
+        assert!(page.through <= through, "recovery repeats nothing that is in a base");
+        let is_readable = page.horizon.0 <= horizon.0 && page.horizon.1 <= horizon.1;
+        assert!(is_readable, "who cannot read a page cannot read what takes its place");
+    }
 }
 
 /// Remove a page without rows, so that the one beside it has its range too: only the handle of that one changes, under
@@ -230,7 +249,7 @@ fn give_range(
     (horizon, through): ((TxnId, u64), u64),
 ) {
     assert!(page.rows == 0 && beside.delta.is_empty(), "no row changes");
-    assert!(page.through.max(beside.through) <= through, "recovery repeats nothing that is in a base");
+    assert_known([&*page, &*beside], (horizon, through));
     discard(world, tree_id, &page);
     let base = beside.base.as_ref().expect("a stored page").id();
     let joined = Page { horizon, through, ..(*beside).clone() };
@@ -247,13 +266,8 @@ fn give_range(
 
 /// Put pages of these contents in the place of others that lie beside one another, and have the same rows with `rest`,
 /// which cannot be folded yet.
-///
-/// **Invariant.** The new pages hold all commits `through` a number in their whole range and none after it, so it is
-/// not less than that of any page that they are made of.
-#[expect(clippy::too_many_arguments, reason = "all of what a fold makes")]
 fn replace(
     world: &mut World,
-    chain: Entity,
     layout: &Layout,
     tree_id: TreeId,
     old: &[(Key, Arc<Page>)],
@@ -265,6 +279,7 @@ fn replace(
         old.iter().all(|(_, page)| page.through <= through),
         "recovery repeats nothing that is in a base"
     );
+    let chain = world.resource::<Registry>().chains[&tree_id.chain];
     let (low, last) = (&old[0].0, &old[old.len() - 1].0);
     let end = tree_of(world, chain, tree_id).0.place(last).range.end;
     let range = KeyRange { start: low.clone(), end };

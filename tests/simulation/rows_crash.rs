@@ -114,7 +114,6 @@ fn seeds(variable: &str, default: u64) -> u64 {
 }
 
 fn assert_counts(counts: &Counts) {
-    println!("{counts:?}");
     counts.assert_all(&[
         ("commits", counts.committed),
         ("page loads", counts.page_loads),

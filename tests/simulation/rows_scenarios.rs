@@ -148,6 +148,35 @@ fn who_is_too_old_for_a_page_is_refused_even_if_nothing_newer_matches() {
     });
 }
 
+/// A page that has the range of another one now does not know what was there before.
+#[test]
+fn who_is_too_old_for_a_page_that_is_gone_is_refused_by_the_one_in_its_place() {
+    on_program_stack(|| {
+        let page_size = PageSize { bytes: 1 << 16, rows: 4 };
+        let mut machine = Machine::new(options(Limits { fold_rows_min: 1, page_size, ..Limits::default() }));
+        for sku in 0..6 {
+            assert_eq!(machine.call(Action::Direct(item(sku, "red", 1)).request()).0, 200);
+        }
+        let before = machine.now_ns + 1;
+        machine.wait(10);
+        let mut nonce = 0;
+        let mut seen = |machine: &mut Machine| {
+            [0, 3].map(|key| {
+                nonce += 1;
+                let read = Action::Direct(Step::Get(ITEMS, vec![Cell::Int(key)])).request();
+                machine.call(with_id(read, TxnId::new(before, nonce))).0
+            })
+        };
+        assert_eq!(seen(&mut machine), [200, 200]);
+        for (sku, expected) in [(5, [200, 409]), (4, [200, 409]), (3, [409, 409])] {
+            let delete = Action::Direct(Step::Delete(ITEMS, vec![Cell::Int(sku)]));
+            assert_eq!(machine.call(delete.request()).0, 200);
+            assert_eq!(seen(&mut machine), expected, "without {sku}");
+        }
+        assert!(machine.host.statistics().page_joins > 0, "no page is gone");
+    });
+}
+
 /// In each tick somebody reads what a long transaction is going to write, until it has its turn.
 fn assert_not_starved(long: Action, short: impl Fn(i64) -> Action + Send) {
     on_program_stack(move || {

@@ -62,7 +62,6 @@ fn every_history_is_that_of_one_transaction_after_the_other() {
             finds += machine.finds;
             counted += machine.counts;
         }
-        println!("{counts:?}");
         counts.assert_all(&[
             ("commits", counts.committed),
             ("reads", counts.read_only),
