@@ -138,7 +138,7 @@ fn random_transactions_survive_random_crashes() {
             let mut random = Random::new(seed);
             let mut disk = SimulatedDisk::new(seed);
             let mut lives = Lives::new(seed);
-            let action = if seed % 2 == 0 { rows::action } else { rows::emptying_action };
+            let action = if seed.is_multiple_of(2) { rows::action } else { rows::emptying_action };
             let load = Load { requests: 60, per_tick: 5, cancels: 30, chosen: 10, action };
             for _ in 0..LIVES {
                 disk.inject(random.below(120) as u64, Fault::Crash);

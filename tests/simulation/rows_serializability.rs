@@ -37,7 +37,7 @@ fn record(seed: u64) -> (Machine, History) {
     let per_tick = 1 + random.below(6);
     let mut machine = Machine::new(options);
     let mut history = History::default();
-    let action = if seed % 2 == 0 { rows::action } else { rows::emptying_action };
+    let action = if seed.is_multiple_of(2) { rows::action } else { rows::emptying_action };
     let load = Load { requests: REQUESTS, per_tick, cancels: 30, chosen: 8, action };
     history.work(&mut machine, &mut random, load).expect("a disk without faults");
     (machine, history)
