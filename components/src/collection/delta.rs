@@ -1,19 +1,28 @@
 //! The rows of a page that were committed since its base was made.
 //!
-//! They are kept in order, in chunks, so that adding one moves few others, and versions of a page share the chunks in
-//! which they do not differ.
+//! Adding a version touches as little memory as can be: it goes to the end, and a table of hashes finds the newest one of
+//! a row. Chunks are shared by the versions of a page that have them both. The order of the keys is worked out when
+//! somebody reads a range, which many deltas never see before they are folded.
 
-use std::cmp::Ordering;
 use std::fmt;
-use std::sync::Arc;
+use std::hash::BuildHasher;
+use std::sync::{Arc, OnceLock};
+
+use foldhash::fast::FixedState;
+use hashbrown::HashTable;
 
 use super::key::{Key, KeyRange};
 use super::page::Visibility;
 use super::{Row, row_bytes};
 use crate::transaction_id::TxnId;
 
-/// How many entries a chunk has at most.
-const CHUNK_ENTRIES_MAX: usize = 32;
+/// How many entries a chunk has; the last one may have fewer.
+const CHUNK_ENTRIES: usize = 32;
+
+/// Up to so many entries are looked through one after the other: most pages of a large collection have few.
+const ENTRIES_WITHOUT_TABLE_MAX: usize = 8;
+
+const _: () = assert!(ENTRIES_WITHOUT_TABLE_MAX <= CHUNK_ENTRIES, "they are in the first chunk");
 
 /// What an entry takes in memory beside its key and row, in bytes.
 const ENTRY_BYTES: usize = 120;
@@ -37,38 +46,41 @@ impl DeltaEntry {
         self.id < visibility.before && self.commit <= visibility.commit
     }
 
-    fn place(&self) -> (&Key, TxnId) {
-        (&self.key, self.id)
-    }
-
     fn bytes(&self) -> usize {
         ENTRY_BYTES + self.key.len() + self.row.as_ref().map_or(0, |row| row_bytes(row) as usize)
     }
 }
 
-/// A run of entries, at least one.
+/// An entry, and where the version of its row before it is.
 #[derive(Clone)]
-struct Chunk {
-    /// The key and the transaction of the first entry, at hand without looking into the run.
-    first: (Key, TxnId),
-    entries: Arc<Vec<DeltaEntry>>,
+struct Version {
+    entry: DeltaEntry,
+    previous: Option<Position>,
 }
 
-impl Chunk {
-    fn new(entries: Vec<DeltaEntry>) -> Self {
-        let first = entries.first().expect("a chunk has an entry");
-        Self { first: (first.key.clone(), first.id), entries: Arc::new(entries) }
-    }
-}
+/// Says which entry, in the order in which they were added; one more than that, so that none takes no room.
+type Position = std::num::NonZero<u32>;
 
-/// Committed versions of rows, by key and transaction.
+/// Committed versions of rows.
 #[derive(Clone, Default)]
 pub struct Delta {
-    chunks: Vec<Chunk>,
+    /// In the order in which they were added: the versions of each row ascend.
+    chunks: Vec<Arc<Vec<Version>>>,
+    /// The newest version of each row, by the hash of its key; empty while there are few entries.
+    newest_versions: HashTable<Position>,
+    /// All entries by key and transaction, once somebody has asked.
+    order: OnceLock<Arc<[Position]>>,
+    /// The same of the first entries, from when somebody asked before.
+    order_before: Option<Arc<[Position]>>,
     len: usize,
     bytes: usize,
     /// The newest transaction and the newest commit among the entries.
     newest: (TxnId, u64),
+}
+
+/// The same for every run: nothing depends on where entries lie in a table, but so nothing ever can.
+fn hash(key: &Key) -> u64 {
+    FixedState::default().hash_one(&key[..])
 }
 
 impl Delta {
@@ -95,41 +107,40 @@ impl Delta {
     /// Whether a reader sees all of it.
     pub fn is_all_visible(&self, visibility: Visibility) -> bool {
         (self.newest.0 < visibility.before && self.newest.1 <= visibility.commit)
-            || self.iter().all(|entry| entry.is_visible(visibility))
+            || self.as_added().all(|entry| entry.is_visible(visibility))
+    }
+
+    /// All entries, in the order in which they were added.
+    pub fn as_added(&self) -> impl Iterator<Item = &DeltaEntry> {
+        self.chunks.iter().flat_map(|chunk| chunk.iter()).map(|version| &version.entry)
     }
 
     /// All entries, by key and transaction.
     pub fn iter(&self) -> impl Iterator<Item = &DeltaEntry> {
-        self.chunks.iter().flat_map(|chunk| chunk.entries.iter())
+        self.order().iter().map(|position| &version(&self.chunks, *position).entry)
     }
 
-    /// The entries of a range of keys, in order.
+    /// The entries of a range of keys, by key and transaction.
     pub fn range<'a>(&'a self, range: &'a KeyRange) -> impl Iterator<Item = &'a DeltaEntry> {
-        // Versions of the first key may begin in the chunk before the one that begins with it.
-        let first = self.chunks.partition_point(|chunk| chunk.first.0 < range.start).saturating_sub(1);
-        let entries = self.chunks[first..].iter().flat_map(|chunk| chunk.entries.iter());
-        entries
-            .skip_while(|entry| entry.key < range.start)
-            .take_while(|entry| range.end.as_ref().is_none_or(|end| entry.key < *end))
+        let order = match self.is_empty() {
+            true => &[],
+            false => self.order(),
+        };
+        let entry = |position: &Position| &version(&self.chunks, *position).entry;
+        let first = order.partition_point(|position| entry(position).key < range.start);
+        let entries = order[first..].iter().map(entry);
+        entries.take_while(|entry| range.end.as_ref().is_none_or(|end| entry.key < *end))
     }
 
     /// The newest version of a row that a reader sees.
     pub fn find(&self, key: &Key, visibility: Visibility) -> Option<&DeltaEntry> {
-        let end = self.chunks.partition_point(|chunk| chunk.first.0 <= *key);
-        for (i, chunk) in self.chunks[..end].iter().enumerate().rev() {
-            // Of a chunk before the last, only the end can be of this key.
-            let entries = match i + 1 == end {
-                true => &chunk.entries[..chunk.entries.partition_point(|entry| entry.key <= *key)],
-                false => &chunk.entries[..],
-            };
-            for entry in entries.iter().rev() {
-                if entry.key != *key {
-                    return None;
-                }
-                if entry.is_visible(visibility) {
-                    return Some(entry);
-                }
+        let mut next = self.newest_of(key);
+        while let Some(position) = next {
+            let Version { entry, previous } = version(&self.chunks, position);
+            if entry.is_visible(visibility) {
+                return Some(entry);
             }
+            next = *previous;
         }
         None
     }
@@ -139,67 +150,108 @@ impl Delta {
     /// # Panics
     /// If it is not newer than every other version of its row.
     pub fn insert(&mut self, entry: DeltaEntry) {
-        self.count(&entry);
-        let after = self.chunks.partition_point(|chunk| (&chunk.first.0, chunk.first.1) <= entry.place());
-        if let Some(next) = self.chunks.get(after) {
-            assert!(next.first.0 != entry.key, "the versions of a row ascend");
+        let previous = self.newest_of(&entry.key);
+        if let Some(previous) = previous {
+            let DeltaEntry { id, commit, .. } = version(&self.chunks, previous).entry;
+            assert!(id < entry.id && commit < entry.commit, "the versions of a row ascend");
         }
-        // Before the first entry of all, it becomes the first of the first chunk.
-        let at = after.saturating_sub(1);
-        let Some(chunk) = self.chunks.get_mut(at) else {
-            // Most pages of a large collection have one entry or none: it takes no more room than it needs.
-            self.chunks = vec![Chunk::new(vec![entry])];
-            return;
-        };
-        let entries = Arc::make_mut(&mut chunk.entries);
-        let place = entries.partition_point(|other| other.place() < entry.place());
-        if let Some(next) = entries.get(place) {
-            assert!(next.key != entry.key, "the versions of a row ascend");
-        }
-        if entries.len() < CHUNK_ENTRIES_MAX {
-            if place == 0 {
-                chunk.first = (entry.key.clone(), entry.id);
-            }
-            entries.insert(place, entry);
-        } else if place == entries.len() {
-            // Keys that ascend fill one chunk after the other.
-            self.chunks.insert(at + 1, Chunk::new(vec![entry]));
-        } else {
-            let mut rest = entries.split_off(CHUNK_ENTRIES_MAX / 2);
-            match place.checked_sub(CHUNK_ENTRIES_MAX / 2) {
-                Some(place) if place > 0 => rest.insert(place, entry),
-                _ => {
-                    if place == 0 {
-                        chunk.first = (entry.key.clone(), entry.id);
-                    }
-                    entries.insert(place, entry);
-                }
-            }
-            self.chunks.insert(at + 1, Chunk::new(rest));
-        }
-    }
-
-    /// Add many versions at once, in any order.
-    ///
-    /// # Panics
-    /// If the versions of a row do not ascend with their commits.
-    pub fn extend(&mut self, entries: Vec<DeltaEntry>) {
-        entries.iter().for_each(|entry| self.count(entry));
-        let mut all: Vec<DeltaEntry> = self.iter().cloned().chain(entries).collect();
-        all.sort_by(|this, that| this.place().cmp(&that.place()));
-        let is_after = |this: &DeltaEntry, next: &DeltaEntry| match this.key.cmp(&next.key) {
-            Ordering::Equal => this.id < next.id && this.commit < next.commit,
-            order => order == Ordering::Less,
-        };
-        assert!(all.is_sorted_by(is_after), "the versions of a row ascend");
-        self.chunks = all.chunks(CHUNK_ENTRIES_MAX).map(|entries| Chunk::new(entries.to_vec())).collect();
-    }
-
-    fn count(&mut self, entry: &DeltaEntry) {
         self.len += 1;
         self.bytes += entry.bytes();
         self.newest = (self.newest.0.max(entry.id), self.newest.1.max(entry.commit));
+        if let Some(order) = self.order.take() {
+            self.order_before = Some(order);
+        }
+        let position = position(self.len - 1);
+        let hash = hash(&entry.key);
+        let version_of_entry = Version { entry, previous };
+        match self.chunks.last_mut() {
+            Some(chunk) if chunk.len() < CHUNK_ENTRIES => Arc::make_mut(chunk).push(version_of_entry),
+            Some(_) => {
+                let mut chunk = Vec::with_capacity(CHUNK_ENTRIES);
+                chunk.push(version_of_entry);
+                self.chunks.push(Arc::new(chunk));
+            }
+            // It takes no more room than it needs.
+            None => self.chunks = vec![Arc::new(vec![version_of_entry])],
+        }
+        if self.len > ENTRIES_WITHOUT_TABLE_MAX {
+            self.note_newest(position, hash, previous);
+        }
     }
+
+    /// Add many versions, in any order.
+    ///
+    /// # Panics
+    /// If the versions of a row do not ascend with their commits.
+    pub fn extend(&mut self, mut entries: Vec<DeltaEntry>) {
+        entries.sort_by_key(|entry| entry.id);
+        entries.into_iter().for_each(|entry| self.insert(entry));
+    }
+
+    /// The newest version of a row.
+    fn newest_of(&self, key: &Key) -> Option<Position> {
+        if self.len <= ENTRIES_WITHOUT_TABLE_MAX {
+            let at = self.chunks.first()?.iter().rposition(|version| version.entry.key == *key)?;
+            return Some(position(at));
+        }
+        let is_key = |position: &Position| version(&self.chunks, *position).entry.key == *key;
+        self.newest_versions.find(hash(key), is_key).copied()
+    }
+
+    /// Note that the newest version of a row is the one there, and no more the one before.
+    fn note_newest(&mut self, position: Position, hash_of_key: u64, previous: Option<Position>) {
+        let Self { chunks, newest_versions, .. } = self;
+        let rehash = |position: &Position| hash(&version(chunks, *position).entry.key);
+        if newest_versions.is_empty() {
+            // The first entries are too many now to be looked through. What comes later is newer.
+            for at in 0..self.len {
+                let added = self::position(at);
+                let key = &version(chunks, added).entry.key;
+                let is_key = |other: &Position| version(chunks, *other).entry.key == *key;
+                match newest_versions.find_mut(hash(key), is_key) {
+                    Some(newest) => *newest = added,
+                    None => {
+                        newest_versions.insert_unique(hash(key), added, rehash);
+                    }
+                }
+            }
+            return;
+        }
+        match previous {
+            None => {
+                newest_versions.insert_unique(hash_of_key, position, rehash);
+            }
+            Some(previous) => {
+                let newest = newest_versions.find_mut(hash_of_key, |other| *other == previous);
+                *newest.expect("the version that was found") = position;
+            }
+        }
+    }
+
+    /// All entries by key and transaction.
+    fn order(&self) -> &[Position] {
+        self.order.get_or_init(|| {
+            let known = self.order_before.as_deref().unwrap_or_default();
+            let added = (known.len()..self.len).map(position);
+            let mut order: Vec<Position> = known.iter().copied().chain(added).collect();
+            // The versions of a row are in order already, and so are the first of all: a stable sort makes use of that.
+            order.sort_by(|this, that| {
+                let key = |position: &Position| &version(&self.chunks, *position).entry.key;
+                key(this).cmp(key(that))
+            });
+            order.into()
+        })
+    }
+}
+
+fn position(at: usize) -> Position {
+    let at = u32::try_from(at).expect("fewer than four thousand million versions of the rows of one page");
+    Position::MIN.saturating_add(at)
+}
+
+fn version(chunks: &[Arc<Vec<Version>>], position: Position) -> &Version {
+    let at = position.get() as usize - 1;
+    &chunks[at / CHUNK_ENTRIES][at % CHUNK_ENTRIES]
 }
 
 impl fmt::Debug for Delta {
@@ -237,7 +289,13 @@ mod tests {
         ) {
             let entries = entries(&keys);
             let mut delta = Delta::default();
-            entries.iter().for_each(|entry| delta.insert(entry.clone()));
+            for (i, entry) in entries.iter().enumerate() {
+                delta.insert(entry.clone());
+                // Somebody reads now and then: what is in order then stays so.
+                if i % 70 == 69 {
+                    prop_assert!(delta.iter().is_sorted_by_key(|entry| (&entry.key, entry.id)));
+                }
+            }
             let mut together = Delta::default();
             together.extend(entries.clone());
             prop_assert_eq!(format!("{delta:?}"), format!("{together:?}"));

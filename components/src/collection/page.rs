@@ -264,7 +264,7 @@ impl Page {
 
     /// The newest commit that a reader may see in this page.
     pub fn newest_seen(&self, visibility: Visibility) -> u64 {
-        let seen = self.delta.iter().filter(|entry| entry.is_visible(visibility));
+        let seen = self.delta.as_added().filter(|entry| entry.is_visible(visibility));
         seen.map(|entry| entry.commit).max().unwrap_or(0).max(self.horizon.1)
     }
 
@@ -321,7 +321,7 @@ impl Page {
     pub fn foldable(&self, oldest: Visibility) -> Option<Foldable> {
         // A base holds all commits up to a number, so what cannot be folded keeps back what was committed after it.
         let kept =
-            self.delta.iter().filter(|entry| !entry.is_visible(oldest)).map(|entry| entry.commit).min();
+            self.delta.as_added().filter(|entry| !entry.is_visible(oldest)).map(|entry| entry.commit).min();
         let limit = kept.unwrap_or(u64::MAX);
         let (mut changes, mut rest) = (Vec::<(Key, Option<Row>)>::new(), Vec::new());
         let (mut horizon, mut rows) = (self.horizon, 0);
