@@ -6,6 +6,7 @@
 mod rows;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::chain::{Block, Mutation};
@@ -99,8 +100,6 @@ struct Content {
     bytes: u64,
     /// The newest commit that was read.
     seen_commit: u64,
-    /// The pages that were read.
-    pages_read: BTreeMap<PageId, u64>,
     /// Collections whose rows are locked for writing when they are read.
     for_update: BTreeSet<HostedCollection>,
     /// Collections with rows that were read first and written then.
@@ -116,6 +115,8 @@ struct Content {
 #[derive(Debug)]
 pub struct Ledger {
     visibility: Visibility,
+    /// The tick in which the program has its fuel.
+    tick: AtomicU64,
     content: Mutex<Content>,
 }
 
@@ -123,7 +124,11 @@ impl Ledger {
     /// An empty ledger without fuel. Rows of the collections `for_update` are expected to be written after they were
     /// read.
     pub fn new(visibility: Visibility, for_update: BTreeSet<HostedCollection>) -> Self {
-        Self { visibility, content: Mutex::new(Content { for_update, ..Default::default() }) }
+        Self {
+            visibility,
+            tick: AtomicU64::new(0),
+            content: Mutex::new(Content { for_update, ..Default::default() }),
+        }
     }
 
     /// The transaction.
@@ -294,8 +299,9 @@ impl Ledger {
         self.content().job_results.insert(number, result);
     }
 
-    /// Give the program fuel for a tick.
-    pub fn refuel(&self, fuel: u64) {
+    /// Give the program fuel for a tick, which has this number.
+    pub fn refuel(&self, fuel: u64, tick: u64) {
+        self.tick.store(tick, Relaxed);
         let content = &mut *self.content();
         content.fuel = fuel;
         content.out_of_fuel = false;
@@ -314,11 +320,6 @@ impl Ledger {
     /// The newest commit that the program has read of a collection.
     pub fn seen_commit(&self) -> u64 {
         self.content().seen_commit
-    }
-
-    /// The pages that the program has read since the last call, and how often.
-    pub fn take_pages_read(&self) -> BTreeMap<PageId, u64> {
-        std::mem::take(&mut self.content().pages_read)
     }
 
     /// The collections of which the program has written rows that it had read before.

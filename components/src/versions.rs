@@ -180,7 +180,7 @@ pub struct PageCheckpoint {
     pub after: Option<PagePlace>,
 }
 
-/// The base of a page as an entity: which one it is, and how often it was used.
+/// The base of a page as an entity.
 #[derive(Component, Debug)]
 pub struct PageHeader {
     /// The base, shared with all versions of the page.
@@ -191,10 +191,6 @@ pub struct PageHeader {
     pub types: Arc<[ColumnType]>,
     /// The batch that stores it.
     pub stored: u64,
-    /// How often it was used.
-    pub uses: u64,
-    /// When it was last used, as the number of a tick.
-    pub last_used: u64,
 }
 
 /// What of a chain is on disk beside its blocks: the subject as a whole, and the mutations since.

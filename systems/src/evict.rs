@@ -61,11 +61,11 @@ pub fn evict_pages(world: &mut World) {
     let entities: Vec<_> = registry.resident_pages.iter().map(|page| (*page, registry.pages[page])).collect();
     let mut candidates = Vec::with_capacity(entities.len());
     for (page, entity) in entities {
-        let header = &mut *world.get_mut::<PageHeader>(entity).expect("a page");
+        let PageHeader { cell, stored, .. } = world.get::<PageHeader>(entity).expect("a page");
         // What was used often long ago is forgotten.
-        header.uses /= 2;
-        if header.stored <= durable {
-            candidates.push((header.uses, header.last_used, page, entity));
+        cell.halve_uses();
+        if *stored <= durable {
+            candidates.push((cell.uses(), cell.last_used(), page, entity));
         }
     }
     candidates.sort_unstable_by_key(|(uses, last_used, page, _)| (*uses, *last_used, *page));

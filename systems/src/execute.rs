@@ -53,7 +53,7 @@ pub fn execute(world: &mut World) {
         // A program that is polled in several rounds of a tick has its fuel only once.
         if program.first_fuel_tick != ticks {
             program.first_fuel_tick = ticks;
-            program.ledger.refuel(FIRST_FUEL.min(fuel));
+            program.ledger.refuel(FIRST_FUEL.min(fuel), ticks);
         }
         let has_full_fuel = program.full_fuel_tick == ticks;
         let ledger = program.ledger.clone();
@@ -68,7 +68,7 @@ pub fn execute(world: &mut World) {
     let shares = (long_programs.len() as u64).div_ceil(FULL_FUEL_PROGRAMS_MAX).max(1);
     for program in &mut long_programs {
         program.has_full_fuel = true;
-        program.ledger.refuel((fuel / shares).max(FUEL_MIN).min(fuel));
+        program.ledger.refuel((fuel / shares).max(FUEL_MIN).min(fuel), ticks);
         world.get_mut::<Program>(program.entity).expect("a program").full_fuel_tick = ticks;
     }
     let long_count = long_programs.len();
@@ -140,7 +140,6 @@ pub fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
 
 fn settle(world: &mut World, program: Polled) {
     let Polled { id, entity, future, ledger, result, .. } = program;
-    pages::note_uses(world, ledger.take_pages_read());
     match result {
         Poll::Ready(reply) => {
             // What it has locked and changed is in the ledger; the rest of it is gone.

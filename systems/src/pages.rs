@@ -57,8 +57,8 @@ pub fn came(world: &mut World, page: PageId, content: Result<Columns, String>) {
     let Some(entity) = registry.pages.get(&page).copied() else { return };
     let content = content.unwrap_or_else(|cause| panic!("page {} cannot be read: {cause}", page.0));
     let ticks = registry.ticks;
-    let header = &mut *world.get_mut::<PageHeader>(entity).expect("a page");
-    (header.uses, header.last_used) = (0, ticks);
+    let header = world.get::<PageHeader>(entity).expect("a page");
+    header.cell.begin_uses(ticks);
     header.cell.set_content(Some(Arc::new(content)));
     let bytes = header.cell.bytes() as u64;
     world.resource_mut::<Counts>().page_loads += 1;
@@ -69,18 +69,6 @@ pub fn came(world: &mut World, page: PageId, content: Result<Columns, String>) {
     for id in readers {
         if let Some(transaction) = world.resource::<Registry>().active.get(&id).copied() {
             wake(world, id, transaction);
-        }
-    }
-}
-
-/// Note how often pages were read.
-pub fn note_uses(world: &mut World, uses: std::collections::BTreeMap<PageId, u64>) {
-    let ticks = world.resource::<Registry>().ticks;
-    for (page, uses) in uses {
-        if let Some(entity) = world.resource::<Registry>().pages.get(&page).copied() {
-            let header = &mut *world.get_mut::<PageHeader>(entity).expect("a page");
-            header.uses = header.uses.saturating_add(uses);
-            header.last_used = ticks;
         }
     }
 }
@@ -99,8 +87,9 @@ fn spawn(world: &mut World, tree: TreeId, layout: &Layout, content: Columns) -> 
 /// The entity of a base that is being stored with the batch of this tick.
 fn spawn_entity(world: &mut World, tree: TreeId, types: &Arc<[ColumnType]>, cell: Arc<PageCell>) {
     let registry = world.resource::<Registry>();
-    let (page, stored, last_used) = (cell.id(), registry.batch, registry.ticks);
-    let header = PageHeader { cell, tree, types: types.clone(), stored, uses: 0, last_used };
+    let (page, stored) = (cell.id(), registry.batch);
+    cell.begin_uses(registry.ticks);
+    let header = PageHeader { cell, tree, types: types.clone(), stored };
     let entity = world.spawn(header).id();
     world.resource_mut::<Registry>().pages.insert(page, entity);
 }

@@ -303,7 +303,7 @@ fn spawn_chain(world: &mut World, chain: LoadedChain, pages: &mut BTreeMap<PageI
                 for cell in content.iter().filter_map(|(_, page)| page.base.clone()) {
                     let types = layout.types.clone();
                     let page = cell.id();
-                    let header = PageHeader { cell, tree, types, stored: 0, uses: 0, last_used: 0 };
+                    let header = PageHeader { cell, tree, types, stored: 0 };
                     pages.insert(page, world.spawn(header).id());
                 }
             }

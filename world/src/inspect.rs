@@ -257,8 +257,8 @@ fn pages(world: &mut World) -> Vec<Value> {
             "bytes": header.cell.bytes(),
             "resident": header.cell.content().is_some(),
             "dirty": header.stored > durable,
-            "hits": header.uses,
-            "last_used_tick": header.last_used,
+            "hits": header.cell.uses(),
+            "last_used_tick": header.cell.last_used(),
         });
         (header.cell.id(), item)
     });

@@ -7,6 +7,7 @@
 
 use std::cmp::Ordering;
 use std::ops::Bound;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use imbl::OrdMap;
@@ -33,18 +34,26 @@ pub struct PageCell {
     rows: usize,
     bytes: usize,
     content: RwLock<Option<Arc<Columns>>>,
+    /// See [`PageCell::note_use`]. It does not matter which reader comes first, and nobody else looks while they run.
+    uses: AtomicU64,
+    last_used: AtomicU64,
 }
 
 impl PageCell {
     /// A base whose content is in memory.
     pub fn resident(id: PageId, content: Columns) -> Self {
         let (rows, bytes) = (content.len(), content.bytes());
-        Self { id, rows, bytes, content: RwLock::new(Some(Arc::new(content))) }
+        Self::new(id, rows, bytes, Some(Arc::new(content)))
     }
 
     /// A base whose content is in storage.
     pub fn stored(id: PageId, rows: usize, bytes: usize) -> Self {
-        Self { id, rows, bytes, content: RwLock::new(None) }
+        Self::new(id, rows, bytes, None)
+    }
+
+    fn new(id: PageId, rows: usize, bytes: usize, content: Option<Arc<Columns>>) -> Self {
+        let (uses, last_used) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { id, rows, bytes, content: RwLock::new(content), uses, last_used }
     }
 
     /// Its name.
@@ -70,6 +79,36 @@ impl PageCell {
     /// Take the content into memory, or drop it from there.
     pub fn set_content(&self, content: Option<Arc<Columns>>) {
         *self.content.write().unwrap_or_else(PoisonError::into_inner) = content;
+    }
+
+    /// A reader uses the page in a tick.
+    pub fn note_use(&self, tick: u64) {
+        self.uses.fetch_add(1, Relaxed);
+        // Who reads what many others read does not take it away from them.
+        if self.last_used.load(Relaxed) != tick {
+            self.last_used.store(tick, Relaxed);
+        }
+    }
+
+    /// How often the page was used since its content came into memory; less, of what was used long ago.
+    pub fn uses(&self) -> u64 {
+        self.uses.load(Relaxed)
+    }
+
+    /// When it was last used, as the number of a tick.
+    pub fn last_used(&self) -> u64 {
+        self.last_used.load(Relaxed)
+    }
+
+    /// Count uses from this tick on, in which the content comes into memory.
+    pub fn begin_uses(&self, tick: u64) {
+        self.uses.store(0, Relaxed);
+        self.last_used.store(tick, Relaxed);
+    }
+
+    /// Let what was used up to now count half.
+    pub fn halve_uses(&self) {
+        self.uses.store(self.uses() / 2, Relaxed);
     }
 }
 

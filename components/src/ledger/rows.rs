@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use imbl::OrdMap;
 
@@ -263,7 +264,7 @@ impl Ledger {
 
     /// Note that a page was read.
     pub fn note_page(&self, cell: &PageCell) {
-        *self.content().pages_read.entry(cell.id()).or_default() += 1;
+        cell.note_use(self.tick.load(Relaxed));
     }
 
     /// Note that what a commit wrote was read.

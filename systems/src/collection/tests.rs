@@ -100,7 +100,7 @@ fn an_order_is_read_from_a_tree_that_has_it() {
 fn run<T>(interpreter: &Interpreter, program: impl Future<Output = T>) -> T {
     let mut program = pin!(program);
     loop {
-        interpreter.ledger.refuel(1_000);
+        interpreter.ledger.refuel(1_000, 0);
         if let Poll::Ready(result) = program.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
             return result;
         }
