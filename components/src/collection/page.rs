@@ -10,6 +10,7 @@ use std::ops::Bound;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock};
 
+use equivalent::{Comparable, Equivalent};
 use imbl::OrdMap;
 
 use super::Row;
@@ -393,10 +394,68 @@ pub struct Foldable {
     pub through: u64,
 }
 
-/// The newest versions of the pages of a tree by their least keys; the first one begins with the empty key.
+/// The keys that a page of a tree may hold, in the order of the least of each; those of two pages are never the same.
+#[derive(Clone, Debug)]
+struct Span(KeyRange);
+
+impl Ord for Span {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.0.start.cmp(&other.0.start)
+    }
+}
+
+impl PartialOrd for Span {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Span {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.start == other.0.start
+    }
+}
+
+impl Eq for Span {}
+
+/// What is looked for: the span that begins with a key.
+struct Begin<'a>(&'a Key);
+
+impl Comparable<Span> for Begin<'_> {
+    fn compare(&self, span: &Span) -> Ordering {
+        self.0.cmp(&span.0.start)
+    }
+}
+
+impl Equivalent<Span> for Begin<'_> {
+    fn equivalent(&self, span: &Span) -> bool {
+        self.compare(span).is_eq()
+    }
+}
+
+/// What is looked for: the span that holds a key.
+struct Around<'a>(&'a Key);
+
+impl Comparable<Span> for Around<'_> {
+    fn compare(&self, Span(range): &Span) -> Ordering {
+        match &range.end {
+            _ if *self.0 < range.start => Ordering::Less,
+            Some(end) if self.0 >= end => Ordering::Greater,
+            _ => Ordering::Equal,
+        }
+    }
+}
+
+impl Equivalent<Span> for Around<'_> {
+    fn equivalent(&self, span: &Span) -> bool {
+        self.compare(span).is_eq()
+    }
+}
+
+/// The newest versions of the pages of a tree, by where they lie; together they lie everywhere.
 #[derive(Clone, Debug)]
 pub struct Tree {
-    pages: OrdMap<Key, Arc<Page>>,
+    pages: OrdMap<Span, Arc<Page>>,
     /// How many rows there are for the newest reader.
     pub rows: u64,
 }
@@ -419,7 +478,7 @@ impl Default for Tree {
 impl Tree {
     /// A tree without rows.
     pub fn empty() -> Self {
-        Self { pages: OrdMap::unit(Key::EMPTY, Arc::new(Page::empty())), rows: 0 }
+        Self { pages: OrdMap::unit(Span(KeyRange::all()), Arc::new(Page::empty())), rows: 0 }
     }
 
     /// A tree of these pages.
@@ -433,7 +492,7 @@ impl Tree {
             "the first page begins with the empty key"
         );
         assert!(pages.is_sorted_by(|(this, _), (next, _)| this < next), "pages ascend");
-        Self { pages: pages.into_iter().map(|(low, page)| (low, Arc::new(page))).collect(), rows }
+        Self { pages: spans(pages, None).collect(), rows }
     }
 
     /// How many pages there are.
@@ -443,35 +502,41 @@ impl Tree {
 
     /// The page that a key belongs to, with its least key.
     pub fn page(&self, key: &Key) -> (&Key, &Arc<Page>) {
-        self.pages.get_prev(key).expect("the first page begins with the empty key")
+        let (Span(range), page) = self.around(key);
+        (&range.start, page)
+    }
+
+    /// The page that a key belongs to, and where it lies.
+    fn around(&self, key: &Key) -> (&Span, &Arc<Page>) {
+        // One search without an iterator. It may go astray where pages have become one: the map still parts its nodes at
+        // keys that are gone.
+        let found = self.pages.get_key_value(&Around(key)).or_else(|| self.pages.get_prev(&Begin(key)));
+        found.expect("the pages lie everywhere")
     }
 
     /// The page that a key belongs to, to be changed.
     pub fn page_mut(&mut self, key: &Key) -> (Key, &mut Page) {
         let low = self.page(key).0.clone();
-        let page = self.pages.get_mut(&low).expect("the page that was found");
+        let page = self.pages.get_mut(&Begin(&low)).expect("the page that was found");
         (low, Arc::make_mut(page))
     }
 
     /// The page with this least key.
     pub fn at(&self, low: &Key) -> Option<&Arc<Page>> {
-        self.pages.get(low)
+        self.pages.get(&Begin(low))
     }
 
     /// Where the page of a key lies.
     pub fn place(&self, key: &Key) -> Placed {
-        let (low, page) = self.page(key);
-        let next = self.pages.range::<_, Key>((Bound::Excluded(low), Bound::Unbounded)).next();
-        Placed {
-            range: KeyRange { start: low.clone(), end: next.map(|(low, _)| low.clone()) },
-            page: page.clone(),
-        }
+        let (Span(range), page) = self.around(key);
+        Placed { range: range.clone(), page: page.clone() }
     }
 
     /// The page before the one with this least key, and the page after it.
     pub fn beside(&self, low: &Key) -> [Option<(&Key, &Arc<Page>)>; 2] {
-        let before = self.pages.range::<_, Key>((Bound::Unbounded, Bound::Excluded(low))).next_back();
-        [before, self.pages.range::<_, Key>((Bound::Excluded(low), Bound::Unbounded)).next()]
+        let before = self.pages.range((Bound::Unbounded, Bound::Excluded(Begin(low)))).next_back();
+        let after = self.pages.range((Bound::Excluded(Begin(low)), Bound::Unbounded)).next();
+        [before, after].map(|beside| beside.map(|(Span(range), page)| (&range.start, page)))
     }
 
     /// The pages that may hold keys of a range, in order.
@@ -479,13 +544,14 @@ impl Tree {
         &'a self,
         range: &'a KeyRange,
     ) -> impl DoubleEndedIterator<Item = (&'a Key, &'a Arc<Page>)> {
-        let first = self.page(&range.start).0.clone();
+        let first = self.page(&range.start).0;
         let end = match &range.end {
-            Some(end) if *end > first => Bound::Excluded(end.clone()),
-            Some(_) => Bound::Included(first.clone()),
+            Some(end) if end > first => Bound::Excluded(Begin(end)),
+            Some(_) => Bound::Included(Begin(first)),
             None => Bound::Unbounded,
         };
-        self.pages.range::<_, Key>((Bound::Included(first), end))
+        let pages = self.pages.range((Bound::Included(Begin(first)), end));
+        pages.map(|(Span(range), page)| (&range.start, page))
     }
 
     /// Put pages in the place of all that begin in a range, which begins and ends where pages do; the first of them
@@ -497,22 +563,29 @@ impl Tree {
     pub fn replace_range(&mut self, range: &KeyRange, pages: Vec<(Key, Page)>) {
         assert!(pages.is_sorted_by(|(this, _), (next, _)| this < next), "pages ascend");
         let old: Vec<Key> = self.pages_in(range).map(|(low, _)| low.clone()).collect();
-        let is_whole = range.end.as_ref().is_none_or(|end| self.pages.contains_key(end));
+        let is_whole = range.end.as_ref().is_none_or(|end| self.pages.contains_key(&Begin(end)));
         assert!(old.first() == Some(&range.start) && is_whole, "a range of whole pages");
         for low in old {
-            self.pages.remove(&low);
+            self.pages.remove(&Begin(&low));
         }
-        if pages.is_empty() {
-            self.pages.insert(range.start.clone(), Arc::new(Page::empty()));
-        }
-        for (i, (key, page)) in pages.into_iter().enumerate() {
-            assert!(range.contains(&key), "pages stay in their place");
-            self.pages.insert(if i == 0 { range.start.clone() } else { key }, Arc::new(page));
-        }
+        assert!(pages.iter().all(|(low, _)| range.contains(low)), "pages stay in their place");
+        let mut pages = if pages.is_empty() { vec![(Key::EMPTY, Page::empty())] } else { pages };
+        pages[0].0 = range.start.clone();
+        self.pages.extend(spans(pages, range.end.clone()));
     }
 
     /// Every page, in order.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = (&Key, &Arc<Page>)> {
-        self.pages.iter()
+        self.pages.iter().map(|(Span(range), page)| (&range.start, page))
     }
 }
+
+/// Where pages lie that begin with these keys, one after the other up to an end.
+fn spans(pages: Vec<(Key, Page)>, end: Option<Key>) -> impl Iterator<Item = (Span, Arc<Page>)> {
+    let ends: Vec<_> = pages.iter().skip(1).map(|(low, _)| Some(low.clone())).chain([end]).collect();
+    let span = |((start, page), end)| (Span(KeyRange { start, end }), Arc::new(page));
+    pages.into_iter().zip(ends).map(span)
+}
+
+#[cfg(test)]
+mod tests;
