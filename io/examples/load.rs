@@ -1,11 +1,12 @@
 //! The load of the figures in `BENCHMARKS.md`; `tests/bench/run` calls it.
 //!
-//! One thread, one keep-alive connection for each client, one request at a time on each: nothing is pipelined. Parts of
-//! a request can be drawn at random, as `pgbench` draws the variables of its scripts.
+//! One thread, one keep-alive connection for each client, one request at a time on each: nothing is pipelined. It takes
+//! as little of the processors as it can, since it shares them with the host. Parts of a request can be drawn at random,
+//! as `pgbench` draws the variables of its scripts.
 
 use std::convert::Infallible;
 use std::fs::File;
-use std::io::Write;
+use std::io::{ErrorKind, Read, Write};
 use std::net::SocketAddr;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -19,6 +20,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use io::http::listen;
+use mio::{Events, Interest, Poll, Registry, Token};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -37,6 +39,12 @@ TARGET and BODY of http may hold, filled anew for each request:
 /// A small commit as the host makes it for a counter: a key of 9 bytes and a value of 32.
 const COMMIT_KEY: [u8; 9] = [0; 9];
 const COMMIT_VALUE_BYTES: usize = 32;
+
+/// Replies that take longer count as if they took so long.
+const LATENCY_US_MAX: usize = 60_000_000;
+
+/// How much is read at once.
+const BUFFER_BYTES: usize = 64 * 1024;
 
 /// The bytes of the file whose bare sync is measured beside.
 const FILE_BYTES: u64 = 16 * 1024 * 1024;
@@ -76,7 +84,6 @@ fn request(method: &str, target: &str, body: &str) -> Vec<u8> {
 }
 
 /// A part of a request.
-#[derive(Clone)]
 enum Part {
     Text(String),
     Random(u64),
@@ -85,7 +92,6 @@ enum Part {
 }
 
 /// A request with parts that are drawn anew each time.
-#[derive(Clone)]
 struct Template {
     method: String,
     target: Vec<Part>,
@@ -127,11 +133,26 @@ impl Template {
         request.extend_from_slice(b" HTTP/1.1\r\nhost: 127.0.0.1\r\n");
         if self.method != "GET" {
             dice.fill(&self.body, body);
-            write!(request, "content-length: {}\r\n", body.len()).expect("memory");
+            request.extend_from_slice(b"content-length: ");
+            push_number(body.len() as u64, request);
+            request.extend_from_slice(b"\r\n");
         }
         request.extend_from_slice(b"\r\n");
         request.extend_from_slice(body);
     }
+}
+
+/// Write a number in decimal digits.
+fn push_number(mut number: u64, text: &mut Vec<u8>) {
+    let begin = text.len();
+    loop {
+        text.push(b'0' + (number % 10) as u8);
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    text[begin..].reverse();
 }
 
 /// Where the random parts of one client's requests come from: the splitmix64 generator.
@@ -162,9 +183,9 @@ impl Dice {
                 Part::Text(part) => text.extend_from_slice(part.as_bytes()),
                 Part::Random(bound) => {
                     self.drawn = self.below(*bound);
-                    write!(text, "{}", self.drawn).expect("memory");
+                    push_number(self.drawn, text);
                 }
-                Part::Plus(more) => write!(text, "{}", self.drawn + more).expect("memory"),
+                Part::Plus(more) => push_number(self.drawn + more, text),
                 Part::One(words) => {
                     let at = self.below(words.len() as u64) as usize;
                     text.extend_from_slice(words[at].as_bytes());
@@ -237,55 +258,220 @@ fn one_thread() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime")
 }
 
+/// A reply as it arrives.
+#[derive(Default)]
+struct Arriving {
+    /// The head so far, if it came in parts.
+    head: Vec<u8>,
+    /// The status and the bytes of the whole reply, once the head is known.
+    whole: Option<(u16, usize)>,
+    arrived_bytes: usize,
+}
+
+impl Arriving {
+    /// Take what has arrived; the status once the reply is whole.
+    fn take(&mut self, bytes: &[u8]) -> Option<u16> {
+        self.arrived_bytes += bytes.len();
+        if self.whole.is_none() {
+            if self.head.is_empty() {
+                self.whole = whole(bytes);
+            }
+            if self.whole.is_none() {
+                self.head.extend_from_slice(bytes);
+                self.whole = whole(&self.head);
+            }
+        }
+        let (status, whole_bytes) = self.whole?;
+        assert!(self.arrived_bytes <= whole_bytes, "the server sent more than one reply to a request");
+        if self.arrived_bytes < whole_bytes {
+            return None;
+        }
+        self.head.clear();
+        self.whole = None;
+        self.arrived_bytes = 0;
+        Some(status)
+    }
+}
+
+/// The status and the bytes of a reply, head and body; none if its head is not whole.
+fn whole(reply: &[u8]) -> Option<(u16, usize)> {
+    const LENGTH: &[u8] = b"content-length:";
+    let number = |digits: &[u8]| {
+        let digits = digits.trim_ascii();
+        assert!(digits.len() < 16 && digits.iter().all(u8::is_ascii_digit), "a number");
+        digits.iter().fold(0, |number, digit| number * 10 + usize::from(digit - b'0'))
+    };
+    let mut length_bytes = None;
+    let mut at = 0;
+    loop {
+        let line = &reply[at..];
+        let line = &line[..line.iter().position(|byte| *byte == b'\n')?];
+        at += line.len() + 1;
+        if line == b"\r" {
+            let status = number(reply.get(9..12).expect("a status")) as u16;
+            return Some((status, at + length_bytes.expect("a length")));
+        }
+        if line.len() > LENGTH.len() && line[..LENGTH.len()].eq_ignore_ascii_case(LENGTH) {
+            length_bytes = Some(number(&line[LENGTH.len()..]));
+        }
+    }
+}
+
+/// One of many clients: it sends its next request when it has the whole reply to the one before.
+struct Caller {
+    stream: mio::net::TcpStream,
+    dice: Dice,
+    reply: Arriving,
+    /// What the socket had no room for.
+    unsent: Vec<u8>,
+    called_at: Instant,
+}
+
+impl Caller {
+    fn connect(address: SocketAddr, at: usize, registry: &Registry) -> Self {
+        let stream = std::net::TcpStream::connect(address).expect("a server");
+        stream.set_nodelay(true).expect("a socket");
+        stream.set_nonblocking(true).expect("a socket");
+        let mut stream = mio::net::TcpStream::from_std(stream);
+        registry.register(&mut stream, Token(at), Interest::READABLE).expect("a socket");
+        let (reply, unsent) = (Arriving::default(), Vec::new());
+        Self { stream, dice: Dice::new(at), reply, unsent, called_at: Instant::now() }
+    }
+
+    /// Send what there is room for; the rest when there is more.
+    fn send(&mut self, mut bytes: &[u8], at: usize, registry: &Registry) {
+        while !bytes.is_empty() {
+            match self.stream.write(bytes) {
+                Ok(0) => panic!("the server closed the connection"),
+                Ok(sent_bytes) => bytes = &bytes[sent_bytes..],
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    self.unsent = bytes.to_vec();
+                    let interest = Interest::READABLE | Interest::WRITABLE;
+                    registry.reregister(&mut self.stream, Token(at), interest).expect("a socket");
+                    return;
+                }
+                Err(error) => panic!("cannot send a request: {error}"),
+            }
+        }
+    }
+
+    /// Send more of a request that there was no room for.
+    fn send_rest(&mut self, at: usize, registry: &Registry) {
+        let unsent = std::mem::take(&mut self.unsent);
+        registry.reregister(&mut self.stream, Token(at), Interest::READABLE).expect("a socket");
+        self.send(&unsent, at, registry);
+    }
+
+    /// Read what has arrived; the status of the reply once it is whole.
+    fn receive(&mut self, buffer: &mut [u8]) -> Option<u16> {
+        loop {
+            match self.stream.read(buffer) {
+                Ok(0) => panic!("the server closed the connection"),
+                Ok(read_bytes) => {
+                    let status = self.reply.take(&buffer[..read_bytes]);
+                    // A buffer that is not full was all there is: what comes later is another event.
+                    if status.is_some() || read_bytes < buffer.len() {
+                        return status;
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return None,
+                Err(error) => panic!("cannot read a reply: {error}"),
+            }
+        }
+    }
+}
+
+/// Replies by their status, and by how long they took.
+struct Replies {
+    ok: u64,
+    conflicts: u64,
+    others: u64,
+    /// How many replies took so many microseconds; the last place is for all that took longer.
+    by_latency_us: Vec<u32>,
+}
+
+impl Replies {
+    fn new() -> Self {
+        Self { ok: 0, conflicts: 0, others: 0, by_latency_us: vec![0; LATENCY_US_MAX + 1] }
+    }
+
+    fn add(&mut self, status: u16, latency: Duration) {
+        match status {
+            200 => self.ok += 1,
+            409 => self.conflicts += 1,
+            _ => self.others += 1,
+        }
+        self.by_latency_us[(latency.as_micros() as usize).min(LATENCY_US_MAX)] += 1;
+    }
+
+    fn count(&self) -> u64 {
+        self.ok + self.conflicts + self.others
+    }
+
+    fn percentile_us(&self, percent: u64) -> usize {
+        let mut before = self.count().saturating_sub(1) * percent / 100;
+        let is_it = |replies: &u32| match before.checked_sub(u64::from(*replies)) {
+            Some(rest) => {
+                before = rest;
+                false
+            }
+            None => true,
+        };
+        self.by_latency_us.iter().position(is_it).unwrap_or_default()
+    }
+}
+
 /// Print requests per second, replies by status, and latencies: `rps ok conflicts others p50_us p99_us`.
 fn http(address: SocketAddr, template: &Template, clients: usize, seconds: f64) {
-    let runtime = one_thread();
-    let local = tokio::task::LocalSet::new();
-    let (elapsed, replies) = local.block_on(&runtime, async {
-        let mut connections = Vec::new();
-        for _ in 0..clients {
-            connections.push(Client::connect(address).await);
+    let mut poll = Poll::new().expect("a poll");
+    let mut events = Events::with_capacity(clients.max(1));
+    let registry = poll.registry().try_clone().expect("a poll");
+    let mut callers: Vec<_> = (0..clients).map(|at| Caller::connect(address, at, &registry)).collect();
+    let (mut request, mut body) = (Vec::new(), Vec::new());
+    let mut buffer = vec![0; BUFFER_BYTES];
+    let mut replies = Replies::new();
+
+    let begun = Instant::now();
+    let end = begun + Duration::from_secs_f64(seconds);
+    for (at, caller) in callers.iter_mut().enumerate() {
+        template.fill(&mut caller.dice, &mut request, &mut body);
+        caller.called_at = begun;
+        caller.send(&request, at, &registry);
+    }
+    let mut calling = clients;
+    while calling > 0 {
+        match poll.poll(&mut events, None) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            polled => polled.expect("events"),
         }
-        let begun = Instant::now();
-        let tasks: Vec<_> = connections
-            .into_iter()
-            .enumerate()
-            .map(|(at, mut client)| {
-                let template = template.clone();
-                tokio::task::spawn_local(async move {
-                    let mut dice = Dice::new(at);
-                    let (mut request, mut body) = (Vec::new(), Vec::new());
-                    let mut replies: Vec<(u16, u32)> = Vec::with_capacity(1 << 10);
-                    let mut now = Instant::now();
-                    while (now - begun).as_secs_f64() < seconds {
-                        template.fill(&mut dice, &mut request, &mut body);
-                        let status = client.call(&request).await;
-                        let after = Instant::now();
-                        replies.push((status, (after - now).as_micros() as u32));
-                        now = after;
-                    }
-                    replies
-                })
-            })
-            .collect();
-        let mut replies = Vec::new();
-        for task in tasks {
-            replies.extend(task.await.expect("a client"));
+        for event in &events {
+            let at = event.token().0;
+            let caller = &mut callers[at];
+            if !caller.unsent.is_empty() {
+                caller.send_rest(at, &registry);
+            }
+            let Some(status) = caller.receive(&mut buffer) else { continue };
+            let now = Instant::now();
+            replies.add(status, now - caller.called_at);
+            if now >= end {
+                calling -= 1;
+                continue;
+            }
+            template.fill(&mut caller.dice, &mut request, &mut body);
+            caller.called_at = now;
+            caller.send(&request, at, &registry);
         }
-        (begun.elapsed(), replies)
-    });
-    let count = |wanted: fn(u16) -> bool| replies.iter().filter(|(status, _)| wanted(*status)).count();
-    let mut latencies: Vec<u32> = replies.iter().map(|(_, us)| *us).collect();
-    latencies.sort_unstable();
-    let percentile = |percent: usize| latencies[(latencies.len() - 1) * percent / 100];
+    }
     println!(
         "{:.0} {} {} {} {} {}",
-        replies.len() as f64 / elapsed.as_secs_f64(),
-        count(|status| status == 200),
-        count(|status| status == 409),
-        count(|status| status != 200 && status != 409),
-        percentile(50),
-        percentile(99)
+        replies.count() as f64 / begun.elapsed().as_secs_f64(),
+        replies.ok,
+        replies.conflicts,
+        replies.others,
+        replies.percentile_us(50),
+        replies.percentile_us(99)
     );
 }
 
