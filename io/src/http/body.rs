@@ -7,10 +7,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use components::{Error, Result};
 use http_body_util::BodyExt;
-use hyper::HeaderMap;
 use hyper::body::{Body, Incoming};
-use hyper::header::EXPECT;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::HttpConfig;
 
@@ -86,6 +84,8 @@ impl Drop for Charge {
 /// A body as it arrives, within time limits.
 pub(super) struct Arrival<'a> {
     body: &'a mut Incoming,
+    /// When it began, until something is asked for.
+    begun: Option<Instant>,
     deadline: Instant,
     timeout: Duration,
     idle_timeout: Duration,
@@ -96,7 +96,8 @@ impl<'a> Arrival<'a> {
     pub(super) fn new(body: &'a mut Incoming, config: &HttpConfig) -> Self {
         let timeout = Duration::from_millis(config.body_timeout_ms);
         let idle_timeout = Duration::from_millis(config.body_idle_timeout_ms);
-        Self { body, deadline: Instant::now() + timeout, timeout, idle_timeout }
+        let now = Instant::now();
+        Self { body, begun: Some(now), deadline: now + timeout, timeout, idle_timeout }
     }
 
     /// Begin the time limit anew, after it was us who took time.
@@ -120,8 +121,13 @@ impl<'a> Arrival<'a> {
     /// 408 if they are slow, 400 if the body is malformed.
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>> {
         loop {
-            let patience = self.idle_timeout.min(self.deadline.saturating_duration_since(Instant::now()));
-            let frame = timeout(patience, self.body.frame())
+            if self.body.is_end_stream() {
+                return Ok(None);
+            }
+            // Nothing has arrived before the first frame: the clock need not be read again.
+            let now = self.begun.take().unwrap_or_else(Instant::now);
+            let patience = self.idle_timeout.min(self.deadline.saturating_duration_since(now));
+            let frame = timeout_at(now + patience, self.body.frame())
                 .await
                 .map_err(|_| Error::timeout("the body of the request took too long to arrive"))?;
             let Some(frame) = frame else { return Ok(None) };
@@ -176,11 +182,7 @@ pub(super) async fn read(
 }
 
 /// Read and drop (some of) a body that is not wanted.
-pub(super) async fn discard(mut body: Incoming, headers: &HeaderMap) {
-    // A client that waits for a go-ahead sends nothing, unless its body is asked for.
-    if body.is_end_stream() || headers.contains_key(EXPECT) {
-        return;
-    }
+pub(super) async fn discard(mut body: Incoming) {
     let _ = timeout(DISCARD_TIMEOUT, async {
         let mut bytes = 0;
         while bytes < DISCARDED_BYTES_MAX

@@ -19,6 +19,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
+use super::request::LastPath;
 use super::{HttpConfig, Server, service};
 
 /// How often connections are looked at.
@@ -50,6 +51,7 @@ pub(super) struct Activity {
     streams: Mutex<Vec<Weak<Progress>>>,
     /// Wakes the task of this connection; it never moves to another task.
     waker: OnceLock<Waker>,
+    last_path: LastPath,
 }
 
 impl Activity {
@@ -63,7 +65,13 @@ impl Activity {
             command: AtomicU8::new(RUN),
             streams: Mutex::default(),
             waker: OnceLock::new(),
+            last_path: LastPath::default(),
         }
+    }
+
+    /// The path of the last request.
+    pub(super) fn last_path(&self) -> &LastPath {
+        &self.last_path
     }
 
     fn now_ms(&self) -> u64 {

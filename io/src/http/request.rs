@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Mutex, PoisonError};
 
 use bumpalo::Bump;
 use components::document::Document;
@@ -22,6 +23,30 @@ pub(super) struct Head {
     pub(super) path: Path,
     pub(super) key: Value,
     pub(super) txn_id: Option<TxnId>,
+}
+
+/// A path beyond this is not kept, in bytes.
+const KEPT_PATH_BYTES_MAX: usize = 256;
+
+/// The path of the last request of a connection: it often asks for the same one again.
+#[derive(Default)]
+pub(super) struct LastPath(Mutex<Option<(Box<str>, Path)>>);
+
+impl LastPath {
+    /// [`Path::parse`].
+    fn parse(&self, text: &str) -> Result<Path> {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((last_text, path)) = &*last
+            && **last_text == *text
+        {
+            return Ok(path.clone());
+        }
+        let path = Path::parse(text)?;
+        if text.len() <= KEPT_PATH_BYTES_MAX {
+            *last = Some((text.into(), path.clone()));
+        }
+        Ok(path)
+    }
 }
 
 /// The verb of a method (page 01 §1.1).
@@ -58,8 +83,8 @@ pub(super) fn authorize(headers: &HeaderMap) -> Result<()> {
 ///
 /// # Errors
 /// 400 that says what cannot be decoded.
-pub(super) fn head(verb: Verb, uri: &Uri) -> Result<Head> {
-    let path = Path::parse(uri.path())?;
+pub(super) fn head(verb: Verb, uri: &Uri, last_path: &LastPath) -> Result<Head> {
+    let path = last_path.parse(uri.path())?;
     let (mut key, mut txn_id) = (None, None);
     for (name, value) in parameters(uri) {
         match &*name {
@@ -135,4 +160,17 @@ pub(super) fn body(mut bytes: Vec<u8>, is_tbon: bool) -> Result<(State, u64)> {
 pub(super) fn guarded<T>(decode: impl FnOnce() -> Result<T>) -> Result<T> {
     catch_unwind(AssertUnwindSafe(decode))
         .unwrap_or_else(|_| Err(Error::internal("the decoder panicked: this is a defect of the host")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kept_path_answers_for_its_own_text_only() {
+        let last_path = LastPath::default();
+        for text in ["/a/b", "/a/b", "/a", "/a/b", "/a//b", "/a//b", "/a/b", "/"] {
+            assert_eq!(last_path.parse(text).ok(), Path::parse(text).ok(), "{text}");
+        }
+    }
 }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use components::reference::Verb;
 use components::{Error, Request, Result, State};
 use hyper::body::{Body, Incoming};
+use hyper::header::EXPECT;
 use hyper::http::request::Parts;
 use hyper::{Method, StatusCode};
 use tokio::sync::mpsc::channel;
@@ -14,6 +15,7 @@ use super::body::{Arrival, Charge};
 use super::bulk::{Expected, Piece};
 use super::connection::Activity;
 use super::reply::HttpReply;
+use super::request::Head;
 use super::rows::{Encoder, RowsForm, STREAM_BYTES};
 use super::stream::{Production, Streamed, produce};
 use super::{INLINE_BYTES_MAX, Server, body, bulk, operator, reply, request, rows};
@@ -39,17 +41,25 @@ pub(super) async fn respond(
     request: hyper::Request<Incoming>,
 ) -> HttpReply {
     let (head, mut incoming) = request.into_parts();
+    // A client that waits for a go-ahead sends nothing, unless its body is asked for.
+    let is_expecting = head.headers.contains_key(EXPECT);
     server.metrics.requests_in_flight.fetch_add(1, Relaxed);
     let in_flight = InFlight(&server.metrics.requests_in_flight);
     let reply = match operator::respond(server, &head).await {
         Some(reply) => reply,
-        None => match call(server, activity, &head, &mut incoming).await {
-            Ok(reply) => reply,
-            Err(error) => reply::error(&error),
-        },
+        None => {
+            let wanted = Wanted::by(&head, server, activity);
+            // What is not held while the world works need not be fetched into the cache again.
+            drop(head);
+            let reply = match wanted {
+                Ok(wanted) => call(server, activity, wanted, &mut incoming).await,
+                Err(error) => Err(error),
+            };
+            reply.unwrap_or_else(|error| reply::error(&error))
+        }
     };
-    if !incoming.is_end_stream() {
-        body::discard(incoming, &head.headers).await;
+    if !incoming.is_end_stream() && !is_expecting {
+        body::discard(incoming).await;
     }
     drop(in_flight);
     let body_bytes = reply.body().size_hint().exact().unwrap_or_default();
@@ -57,27 +67,50 @@ pub(super) async fn respond(
     reply
 }
 
+/// What a request wants, by its head.
+struct Wanted {
+    head: Head,
+    /// Whether the body is TBON.
+    is_tbon: bool,
+    /// The rows that the body holds, if it holds rows.
+    rows: Option<Expected>,
+    wanted_rows: Option<RowsForm>,
+    wants_tbon: bool,
+}
+
+impl Wanted {
+    fn by(head: &Parts, server: &Server, activity: &Activity) -> Result<Self> {
+        let verb = request::verb(&head.method)?;
+        let headers = &head.headers;
+        request::authorize(headers)?;
+        let decoded = request::head(verb, &head.uri, activity.last_path())?;
+        let rows = match verb {
+            Verb::Get | Verb::Delete => None,
+            Verb::Put | Verb::Post => bulk::expected(server.gateway.catalog(), headers, &decoded)?,
+        };
+        // A write has nothing to show in any form.
+        let wanted_rows = match verb {
+            Verb::Get | Verb::Post => reply::wanted_rows(headers),
+            Verb::Put | Verb::Delete => None,
+        };
+        let (is_tbon, wants_tbon) = (request::is_tbon(headers), reply::wants_tbon(headers));
+        Ok(Self { head: decoded, is_tbon, rows, wanted_rows, wants_tbon })
+    }
+}
+
 /// Run a request as a transaction of the world.
 async fn call(
     server: &Arc<Server>,
     activity: &Arc<Activity>,
-    head: &Parts,
+    wanted: Wanted,
     incoming: &mut Incoming,
 ) -> Result<HttpReply> {
-    let verb = request::verb(&head.method)?;
-    request::authorize(&head.headers)?;
-    let decoded = request::head(verb, &head.uri)?;
-    // A write has nothing to show in any form.
-    let wanted_rows = match verb {
-        Verb::Get | Verb::Post => reply::wanted_rows(&head.headers),
-        Verb::Put | Verb::Delete => None,
-    };
+    let Wanted { head, is_tbon, rows, wanted_rows, wants_tbon } = wanted;
     // The body and what it decodes to are charged until the reply is made: until then the world may hold them.
     let (state, _charge) = 'body: {
-        match verb {
+        match head.verb {
             Verb::Get | Verb::Delete => (State::NONE, None),
             Verb::Put | Verb::Post => {
-                let rows = bulk::expected(server.gateway.catalog(), &head.headers, &decoded)?;
                 let workspace = server.gateway.workspace();
                 let (bytes, rows, mut charge) = match (rows, workspace) {
                     (Some(rows), Some(workspace)) if rows.is_unbounded() => {
@@ -92,7 +125,6 @@ async fn call(
                     }
                 };
                 server.metrics.request_body_bytes.fetch_add(bytes.len() as u64, Relaxed);
-                let is_tbon = request::is_tbon(&head.headers);
                 let size_bytes = rows.as_ref().map_or(bytes.len(), |rows| rows.size_bytes(bytes.len()));
                 let (state, charge) = big(server, size_bytes, move || {
                     let bytes = match rows {
@@ -112,15 +144,14 @@ async fn call(
         }
     };
     let request = Request {
-        verb: decoded.verb,
-        path: decoded.path,
-        key: decoded.key,
+        verb: head.verb,
+        path: head.path,
+        key: head.key,
         body: state,
-        txn_id: decoded.txn_id,
+        txn_id: head.txn_id,
         rows_only: wanted_rows.is_some(),
     };
     let Answer { reply: answer, pin } = server.gateway.call(request).await;
-    let wants_tbon = reply::wants_tbon(&head.headers);
     if let Ok(state) = &answer
         && (state.is_streamed() || wanted_rows.is_some())
     {

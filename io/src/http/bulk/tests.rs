@@ -14,7 +14,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::http::body::Budget;
-use crate::http::request;
+use crate::http::request::{self, LastPath};
 
 /// `/shop/items` is a table, `/shop/tags` a BTree, `/shop/both` one of each, `/shop/names` a map, `/shop/odd` a table of
 /// all the other types.
@@ -62,7 +62,7 @@ fn free(_: usize) -> Result<()> {
 fn sent(verb: Verb, target: &str, content_type: &str, body: &[u8]) -> Result<Option<State>> {
     let mut headers = HeaderMap::new();
     headers.insert(CONTENT_TYPE, HeaderValue::from_str(content_type).unwrap());
-    let head = request::head(verb, &target.parse().unwrap())?;
+    let head = request::head(verb, &target.parse().unwrap(), &LastPath::default())?;
     let Some(expected) = expected(&CATALOG, &headers, &head)? else { return Ok(None) };
     let mut charge = Charge::new(&Arc::new(Budget::new(1 << 20)));
     Ok(expected.decode(body.to_vec(), &mut charge)?.ok())
@@ -431,7 +431,7 @@ fn arrived(
 ) -> std::result::Result<(String, bool), String> {
     let mut headers = HeaderMap::new();
     headers.insert(CONTENT_TYPE, HeaderValue::from_str(content_type).unwrap());
-    let head = request::head(Verb::Put, &target.parse().unwrap()).unwrap();
+    let head = request::head(Verb::Put, &target.parse().unwrap(), &LastPath::default()).unwrap();
     let expected = expected(&CATALOG, &headers, &head).unwrap().unwrap();
     assert!(expected.is_unbounded());
     let directory = tempfile::tempdir().unwrap();
