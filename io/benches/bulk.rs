@@ -15,7 +15,7 @@ use components::{Id, NumberType};
 use io::http::bulk::{arrow, csv, json};
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: io::allocator::Allocator = io::allocator::Allocator;
 
 const ROWS: u64 = 1_000_000;
 const ROUNDS: usize = 5;

@@ -23,7 +23,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: io::allocator::Allocator = io::allocator::Allocator;
 
 const CONNECTIONS: usize = 32;
 const ROUNDS: usize = 5;

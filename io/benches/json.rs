@@ -13,7 +13,7 @@ use io::json::with_document;
 use simd_json::{Buffers, Node, StaticNode, Tape};
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: io::allocator::Allocator = io::allocator::Allocator;
 
 const ROUNDS: usize = 7;
 const ROUND: Duration = Duration::from_millis(60);

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use io::storage::{Keyspace, RealDisk, Store, StoreOptions, Write};
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: io::allocator::Allocator = io::allocator::Allocator;
 
 const PAGE_BYTES: usize = 64 * 1024;
 const BATCH_PAGES: usize = 64;

@@ -19,7 +19,7 @@ use world::load::load;
 use world::{Host, HostConfig, Input, Inputs, Limits};
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: io::allocator::Allocator = io::allocator::Allocator;
 
 const ROUNDS: usize = 7;
 const ROUND: Duration = Duration::from_millis(150);

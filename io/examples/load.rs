@@ -25,7 +25,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: io::allocator::Allocator = io::allocator::Allocator;
 
 const USAGE: &str = "usage: load bare ADDRESS
        load http ADDRESS METHOD TARGET CLIENTS SECONDS [BODY]

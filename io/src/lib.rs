@@ -1,5 +1,6 @@
 //! The edges of this machine: HTTP, JSON, storage, configuration, metrics, and the threads that drive the world.
 
+pub mod allocator;
 pub mod config;
 pub mod driver;
 pub mod gateway;

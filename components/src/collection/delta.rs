@@ -66,12 +66,13 @@ type Position = std::num::NonZero<u32>;
 pub struct Delta {
     /// In the order in which they were added: the versions of each row ascend.
     chunks: Vec<Arc<Vec<Version>>>,
-    /// The newest version of each row, by the hash of its key; empty while there are few entries.
-    newest_versions: HashTable<Position>,
+    /// The newest version of each row, by the hash of its key; none while there are few entries. Most pages have few or
+    /// none, and there are many.
+    newest_versions: Option<Box<HashTable<Position>>>,
     /// All entries by key and transaction, once somebody has asked.
-    order: OnceLock<Arc<[Position]>>,
+    order: OnceLock<Arc<Vec<Position>>>,
     /// The same of the first entries, from when somebody asked before.
-    order_before: Option<Arc<[Position]>>,
+    order_before: Option<Arc<Vec<Position>>>,
     len: usize,
     bytes: usize,
     /// The newest transaction and the newest commit among the entries.
@@ -195,14 +196,15 @@ impl Delta {
             return Some(position(at));
         }
         let is_key = |position: &Position| version(&self.chunks, *position).entry.key == *key;
-        self.newest_versions.find(hash(key), is_key).copied()
+        self.newest_versions.as_ref()?.find(hash(key), is_key).copied()
     }
 
     /// Note that the newest version of a row is the one there, and no more the one before.
     fn note_newest(&mut self, position: Position, hash_of_key: u64, previous: Option<Position>) {
         let Self { chunks, newest_versions, .. } = self;
         let rehash = |position: &Position| hash(&version(chunks, *position).entry.key);
-        if newest_versions.is_empty() {
+        let Some(newest_versions) = newest_versions else {
+            let newest_versions = newest_versions.insert(Box::default());
             // The first entries are too many now to be looked through. What comes later is newer.
             for at in 0..self.len {
                 let added = self::position(at);
@@ -216,7 +218,7 @@ impl Delta {
                 }
             }
             return;
-        }
+        };
         match previous {
             None => {
                 newest_versions.insert_unique(hash_of_key, position, rehash);
@@ -231,7 +233,7 @@ impl Delta {
     /// All entries by key and transaction.
     fn order(&self) -> &[Position] {
         self.order.get_or_init(|| {
-            let known = self.order_before.as_deref().unwrap_or_default();
+            let known = self.order_before.as_deref().map_or(&[][..], Vec::as_slice);
             let added = (known.len()..self.len).map(position);
             let mut order: Vec<Position> = known.iter().copied().chain(added).collect();
             // The versions of a row are in order already, and so are the first of all: a stable sort makes use of that.

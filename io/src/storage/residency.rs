@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Mutex, TryLockError};
+use std::sync::{Mutex, PoisonError, TryLockError};
 
 /// Values of at least this size are read beside the map.
 const LARGE_VALUE_BYTES: usize = 16 * 1024;
@@ -74,15 +74,26 @@ impl Residency {
     /// Call this after reading or writing at a few places of a map that cannot move or vanish meanwhile.
     pub fn touch(&self, map: &Map) {
         let touched_bytes = system::new_faults() * FAULT_BYTES;
-        if touched_bytes == 0 || self.left_bytes.fetch_sub(touched_bytes, Ordering::Relaxed) > touched_bytes {
+        if touched_bytes == 0 {
             return;
         }
-        let mut measure = match self.measure.try_lock() {
-            Ok(measure) => measure,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            // Another thread is at it.
-            Err(TryLockError::WouldBlock) => return,
+        let left_bytes = self.left_bytes.fetch_sub(touched_bytes, Ordering::Relaxed) - touched_bytes;
+        if left_bytes > 0 {
+            return;
+        }
+        let measure = match self.measure.try_lock() {
+            // Another thread is at it, and may be for long: what has become resident meanwhile is no more than this.
+            Err(TryLockError::WouldBlock) if left_bytes > -(self.limit_bytes as i64 / 2) => return,
+            Err(TryLockError::WouldBlock) => self.measure.lock(),
+            Ok(measure) => Ok(measure),
+            Err(TryLockError::Poisoned(poisoned)) => Err(poisoned),
         };
+        let mut measure = measure.unwrap_or_else(PoisonError::into_inner);
+        // What others touch from here on counts.
+        let left_before = self.left_bytes.load(Ordering::Relaxed);
+        if left_before > 0 {
+            return;
+        }
         // Most faults make less resident, and some are not of the map. A look costs as much as a few of them.
         let resident_bytes = measure.file_bytes().map(|bytes| bytes.saturating_sub(measure.floor_bytes));
         let left_bytes = match resident_bytes {
@@ -98,7 +109,7 @@ impl Residency {
                 self.limit_bytes
             }
         };
-        self.left_bytes.store(left_bytes as i64, Ordering::Relaxed);
+        self.left_bytes.fetch_add(left_bytes as i64 - left_before, Ordering::Relaxed);
     }
 }
 
