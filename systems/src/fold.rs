@@ -275,10 +275,7 @@ fn replace(
     rest: Vec<DeltaEntry>,
     (horizon, through): ((TxnId, u64), u64),
 ) {
-    assert!(
-        old.iter().all(|(_, page)| page.through <= through),
-        "recovery repeats nothing that is in a base"
-    );
+    assert_known(old.iter().map(|(_, page)| &**page), (horizon, through));
     let chain = world.resource::<Registry>().chains[&tree_id.chain];
     let (low, last) = (&old[0].0, &old[old.len() - 1].0);
     let end = tree_of(world, chain, tree_id).0.place(last).range.end;

@@ -123,10 +123,7 @@ impl Delta {
 
     /// The entries of a range of keys, by key and transaction.
     pub fn range<'a>(&'a self, range: &'a KeyRange) -> impl Iterator<Item = &'a DeltaEntry> {
-        let order = match self.is_empty() {
-            true => &[],
-            false => self.order(),
-        };
+        let order = self.order();
         let entry = |position: &Position| &version(&self.chunks, *position).entry;
         let first = order.partition_point(|position| entry(position).key < range.start);
         let entries = order[first..].iter().map(entry);
@@ -232,6 +229,9 @@ impl Delta {
 
     /// All entries by key and transaction.
     fn order(&self) -> &[Position] {
+        if self.is_empty() {
+            return &[];
+        }
         self.order.get_or_init(|| {
             let known = self.order_before.as_deref().map_or(&[][..], Vec::as_slice);
             let added = (known.len()..self.len).map(position);
