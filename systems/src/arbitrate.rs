@@ -159,7 +159,7 @@ pub(crate) fn is_refused(world: &World, id: TxnId, resource: &Resource, mode: Lo
         return true;
     }
     let table = lock_table(world, resource.tree.chain);
-    table.newest_mark(resource) > id
+    table.newest_mark(resource) >= id
         || table
             .overlapping(resource)
             .into_iter()

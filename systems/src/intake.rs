@@ -9,7 +9,7 @@ use components::ledger::Ledger;
 use components::lock::Resource;
 use components::transaction::{Authority, Phase, Program, RequestId, Transaction};
 use components::versions::{BlockContent, BlockHeader, History};
-use components::{Error, Request, Result, State, TxnId};
+use components::{Error, Request, State, TxnId};
 
 use crate::dispatch::is_hypothetical;
 use crate::execute::job_done;
@@ -18,9 +18,6 @@ use crate::scalar::Interpreter;
 use crate::tick::{
     Expectation, Expectations, Hosting, Inbox, Input, Inputs, Limits, Outbox, Registry, Statistics,
 };
-
-/// The nonce of the ids of this host. Its ids differ in time, so one nonce will do until hosts share clusters.
-const NONCE: u16 = 1;
 
 /// How fast rows that do not fit in memory are written at least, in bytes.
 const SPILLED_BYTES_PER_S_MIN: u64 = 2 << 20;
@@ -75,30 +72,6 @@ pub fn intake(world: &mut World) {
     expire(world, now_ns);
 }
 
-/// The next id of this host: later than the clock, and than every id before it.
-fn mint(registry: &mut Registry, now_ns: u64) -> TxnId {
-    let id = TxnId::new(now_ns.max(registry.last_id.time_ns() + 1), NONCE);
-    registry.last_id = id;
-    id
-}
-
-/// The id that a caller chose, if it may be used.
-fn accept(registry: &mut Registry, limits: &Limits, id: TxnId, now_ns: u64) -> Result<TxnId> {
-    if id.time_ns() > now_ns.saturating_add(limits.clock_skew_ns_max) {
-        return Err(Error::bad_request(format_args!("the transaction id {id} is in the future")));
-    }
-    if id.time_ns() < now_ns.saturating_sub(limits.request_ttl_ns) {
-        return Err(Error::bad_request(format_args!("the transaction id {id} is too old")));
-    }
-    if id <= registry.floor_id || registry.active.contains_key(&id) || !registry.chosen_ids.insert(id) {
-        return Err(Error::conflict(format_args!("the transaction {id} has been seen before")));
-    }
-    let oldest = TxnId::new(now_ns.saturating_sub(limits.request_ttl_ns), 0);
-    registry.chosen_ids = registry.chosen_ids.split_off(&oldest);
-    registry.last_id = registry.last_id.max(id);
-    Ok(id)
-}
-
 /// What a request may take beyond its time limit, in nanoseconds, for rows that are more than fit in memory.
 fn extra_ns(body: &State) -> u64 {
     let State::Bulk(bulk) = body else { return 0 };
@@ -117,8 +90,8 @@ fn begin(world: &mut World, request_id: RequestId, request: Request, now_ns: u64
         Err(Error::unavailable("too many transactions are open; try again in a second"))
     } else {
         match request.txn_id {
-            Some(id) => accept(registry, &limits, id, now_ns),
-            None => Ok(mint(registry, now_ns)),
+            Some(id) => registry.ids.accept(&limits, id, now_ns),
+            None => Ok(registry.ids.mint(&limits, now_ns)),
         }
     };
     let id = match id {
@@ -198,7 +171,8 @@ fn start(registry: &mut Registry, id: TxnId, entity: Entity, expected: Vec<Resou
 /// Begin a transaction again, after everything that has begun so far, with locks on what it has wanted to write.
 pub(crate) fn restart(world: &mut World, entity: Entity) {
     let now_ns = world.resource::<Inbox>().0.now_ns;
-    let id = mint(&mut world.resource_mut::<Registry>(), now_ns);
+    let limits = *world.resource::<Limits>();
+    let id = world.resource_mut::<Registry>().ids.mint(&limits, now_ns);
     let mut transaction = world.entity_mut(entity).take::<Transaction>().expect("a transaction");
     transaction.id = id;
     if let Authority::Hypothetical { snapshot } = &mut transaction.authority {

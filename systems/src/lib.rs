@@ -15,6 +15,7 @@ pub mod evict;
 pub mod execute;
 pub mod fold;
 pub mod futures;
+pub mod ids;
 pub mod intake;
 pub mod pages;
 pub mod persist;

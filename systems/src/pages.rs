@@ -328,7 +328,7 @@ pub(crate) fn put(keyspace: Keyspace, key: Vec<u8>, value: Bytes) -> Write {
 /// A base is in no newest version any more; older readers may still look at it.
 pub fn retire(world: &mut World, page: PageId) {
     let registry = &mut *world.resource_mut::<Registry>();
-    let retired = RetiredPage { page, last_id: registry.last_id, commit: registry.commit_count };
+    let retired = RetiredPage { page, last_id: registry.ids.last(), commit: registry.commit_count };
     registry.retired_pages.push_back(retired);
 }
 

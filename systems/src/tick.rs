@@ -19,6 +19,8 @@ use components::storage::{Batch, Write};
 use components::transaction::{CommitRight, RequestId};
 use components::{Path, Reply, Request, TxnId};
 
+use crate::ids::Ids;
+
 /// One input of a tick.
 #[derive(Clone, Debug)]
 pub enum Input {
@@ -281,12 +283,8 @@ pub struct Registry {
     pub snapshots: BTreeMap<u64, usize>,
     /// The locks of each active transaction.
     pub locks: BTreeMap<TxnId, Vec<Entity>>,
-    /// The last id that was given out or seen.
-    pub last_id: TxnId,
-    /// Ids at or below were used before this process began.
-    pub floor_id: TxnId,
-    /// Ids that callers chose, as long as they could come again.
-    pub chosen_ids: BTreeSet<TxnId>,
+    /// The ids of transactions.
+    pub ids: Ids,
     /// How many transactions have committed.
     pub commit_count: u64,
     /// The sequence of the batch that is being filled.

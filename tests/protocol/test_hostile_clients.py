@@ -19,12 +19,18 @@ MAX_LATENCY = 1  # seconds, of a cheap request while others are busy
 RANGE = "/state/scalar/range"
 
 
+ROWS = tc.table.Schema([tc.Column("id", tc.I64)], [tc.Column("color", tc.String, 16), tc.Column("qty", tc.I64)])
+ROWS = ROWS.create_index("color", ["color"])
+
+
 class Target(tc.Cluster):
     __uri__ = tc.URI("/app/target")
 
     def _configure(self):
         self.block = tc.chain.Block(tc.Number(0))
         self.entries = tc.chain.Sync(tc.Map({}))
+        self.rows = tc.chain.Sync(tc.table.Table(ROWS))
+        self.records = tc.chain.Block(tc.table.Table(ROWS))
 
 
 @pytest.fixture
@@ -84,6 +90,31 @@ def test_an_id_that_the_host_gave_to_somebody_else_is_a_conflict(target):
         assert call(target, "PUT", "/app/target/block", 1) == (200, None)
         support.assert_reply(call(target, "PUT", "/app/target/block", 2, query=f"txn_id={last_id(target)}"), 409)
         assert call(target, "GET", "/app/target/block") == (200, 1)
+
+
+def shown_ids(host):
+    """The ids that an operator sees: those of the last transaction of each chain."""
+
+    status, world = call(host, "GET", "/debug/world?kind=chain&limit=100")
+    assert status == 200, world
+    return {item["last_transaction"] for item in world["entities"]["chain"]["items"]}
+
+
+@pytest.mark.parametrize("path, key, body, again", [
+    ("/app/target/rows", [1], ["red", 1], ["blue", 77]),
+    ("/app/target/records", [1], ["red", 1], ["blue", 77]),
+    ("/app/target/rows", None, [[1, "red", 1]], [[1, "blue", 77], [2, "blue", 77]]),
+    ("/app/target/entries", "k", 1, 77),
+], ids=["a row", "a row with a history", "many rows", "an item"])
+def test_an_id_of_a_finished_write_cannot_be_used_again(target, path, key, body, again):
+    for _ in range(10):  # the tenth time a host would end if each one cost it its world
+        assert call(target, "PUT", path, body, key=key)[0] == 200
+        for id in shown_ids(target):
+            support.assert_reply(call(target, "PUT", path, again, key=key, query=f"txn_id={id}"), 409)
+            support.assert_reply(call(target, "GET", path, key=key, query=f"txn_id={id}"), 409)
+            support.assert_reply(call(target, "DELETE", path, key=key or [1], query=f"txn_id={id}"), 409)
+
+    assert "77" not in str(call(target, "GET", path, key=key))
 
 
 def test_a_hypothetical_transaction_before_everything_that_is_kept_is_a_conflict(target):

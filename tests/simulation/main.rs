@@ -6,6 +6,7 @@ mod blocks;
 mod checker;
 mod crash;
 mod determinism;
+mod ids;
 mod machine;
 mod poison;
 mod programs;

@@ -17,6 +17,7 @@ use components::versions::{
 };
 use components::{Error, TxnId, tbon};
 use systems::execute::panic_message;
+use systems::ids::Ids;
 use systems::tick::{
     Expectations, Hosting, Inbox, Inputs, Limits, Outbox, Outputs, Pool, Registry, Statistics,
 };
@@ -89,12 +90,11 @@ impl Host {
             None
         };
         // What was read before is forgotten, so nothing may be written before it.
-        let floor_id = TxnId::new(now_ns, 0);
+        let mut floor = TxnId::new(now_ns, 0);
         // A job of a world before this one may still end, and must not be taken for one of this.
-        let mut registry =
-            Registry { batch: 1, floor_id, last_page, job_count: now_ns, ..Default::default() };
+        let mut registry = Registry { batch: 1, last_page, job_count: now_ns, ..Default::default() };
         for chain in chains {
-            registry.floor_id = registry.floor_id.max(chain.last);
+            floor = floor.max(chain.last);
             registry.commit_count = registry.commit_count.max(chain.collections.last_commit);
             let id = chain.id;
             if !chain.collections.effects.is_empty() {
@@ -103,7 +103,7 @@ impl Host {
             let entity = spawn_chain(&mut world, chain, &mut registry.pages);
             registry.chains.insert(id, entity);
         }
-        registry.last_id = registry.floor_id;
+        registry.ids = Ids::after(floor);
         world.insert_resource(registry);
         world.insert_resource(Hosting(Arc::new(catalog)));
         world.insert_resource(limits);
@@ -257,9 +257,8 @@ impl Host {
         }
         let registry = self.world.resource::<Registry>();
         let (deadlines, pins) = (&registry.deadlines, &registry.pins);
-        hash.update(format!("{deadlines:?} {:?} {pins:?}", registry.chosen_ids).as_bytes());
+        hash.update(format!("{deadlines:?} {:?} {pins:?}", registry.ids).as_bytes());
         hash.update(format!("{:?}", self.world.resource::<Expectations>()).as_bytes());
-        hash.update(&registry.last_id.to_bytes());
         hash.update(&registry.commit_count.to_be_bytes());
         hash.update(&registry.batch.to_be_bytes());
         hash.digest()
