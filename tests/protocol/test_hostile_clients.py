@@ -5,7 +5,9 @@ noticed by anybody else.
 
 import concurrent.futures
 import contextlib
+import json
 import time
+import urllib.parse
 
 import pytest
 import tinychain as tc
@@ -97,22 +99,21 @@ def shown_ids(host):
 
     status, world = call(host, "GET", "/debug/world?kind=chain&limit=100")
     assert status == 200, world
-    return {item["last_transaction"] for item in world["entities"]["chain"]["items"]}
+    return {item["last_transaction"] for item in world["entities"]["chain"]["items"]} - {"0-0"}
 
 
 @pytest.mark.parametrize("path, key, body, again", [
     ("/app/target/rows", [1], ["red", 1], ["blue", 77]),
     ("/app/target/records", [1], ["red", 1], ["blue", 77]),
-    ("/app/target/rows", None, [[1, "red", 1]], [[1, "blue", 77], [2, "blue", 77]]),
     ("/app/target/entries", "k", 1, 77),
-], ids=["a row", "a row with a history", "many rows", "an item"])
+], ids=["a row", "a row with a history", "an item"])
 def test_an_id_of_a_finished_write_cannot_be_used_again(target, path, key, body, again):
     for _ in range(10):  # the tenth time a host would end if each one cost it its world
         assert call(target, "PUT", path, body, key=key)[0] == 200
         for id in shown_ids(target):
-            support.assert_reply(call(target, "PUT", path, again, key=key, query=f"txn_id={id}"), 409)
-            support.assert_reply(call(target, "GET", path, key=key, query=f"txn_id={id}"), 409)
-            support.assert_reply(call(target, "DELETE", path, key=key or [1], query=f"txn_id={id}"), 409)
+            query = f"txn_id={id}" + f"&key={urllib.parse.quote(json.dumps(key))}"
+            for verb, body_again in [("PUT", again), ("GET", None), ("DELETE", None)]:
+                support.assert_reply(call(target, verb, path, body_again, query=query), 409)
 
     assert "77" not in str(call(target, "GET", path, key=key))
 
