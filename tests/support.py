@@ -38,10 +38,29 @@ def binary():
     return str(max(builds, key=lambda build: build.stat().st_mtime))
 
 
+def ports():
+    """
+    Ports for hosts, each given out once in a while: every pytest process has a range of its own, below those that the
+    kernel gives to clients, so that nobody else takes one between here and the start of the host.
+    """
+
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    while True:
+        yield from range(10_000 + worker * 1_000, 11_000 + worker * 1_000)
+
+
+PORTS = ports()
+
+
 def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+    for port in PORTS:
+        with socket.socket() as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                listener.bind(("127.0.0.1", port))
+                return port
+            except OSError:
+                pass  # a host of another run
 
 
 # Processes

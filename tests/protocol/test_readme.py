@@ -21,7 +21,7 @@ def run(tmp_path, script):
 
     port = support.free_port()
     script = script.replace(":8702", f":{port}").replace("./target/release/tinychain", f"{support.binary()} --http_port={port}")
-    script = script.replace(".venv/bin/python", f"{ROOT}/.venv/bin/python")
+    script = script.replace(".venv/bin/", f"{ROOT}/.venv/bin/")
     finished = subprocess.run(
         ["bash", "-e", "-c", script], cwd=tmp_path, stdout=subprocess.PIPE, text=True, timeout=60)
 

@@ -11,7 +11,7 @@ use world::{Input, Limits};
 
 use crate::blocks::check_history;
 use crate::machine::{Crashed, Machine, MachineOptions, START_NS, get, on_program_stack, post, put, request};
-use crate::random::Random;
+use crate::random::{Random, seeds};
 use crate::services;
 
 /// How many workloads are crashed at every operation; `CRASH_SEEDS` asks for more.
@@ -135,9 +135,8 @@ fn operations(seed: u64) -> u64 {
 #[test]
 fn what_was_acknowledged_survives_a_crash_at_any_operation() {
     on_program_stack(|| {
-        let seeds = std::env::var("CRASH_SEEDS").map_or(SEEDS, |count| count.parse().expect("a number"));
         let (mut points, mut crashes, mut lost_writes, mut torn_writes) = (0, 0, 0, 0);
-        for seed in 0..seeds {
+        for seed in seeds("CRASH_SEEDS", SEEDS) {
             for at in 0..operations(seed) {
                 let counts = crash(seed, at);
                 points += 1;

@@ -11,7 +11,7 @@ use io::storage::simulated::{CrashKind, Fault, SimulatedCounts, SimulatedDisk};
 use world::Limits;
 
 use crate::machine::{Crashed, Machine, MachineOptions, START_NS, TICK_NS, on_program_stack};
-use crate::random::Random;
+use crate::random::{Random, seeds};
 use crate::rows::{self, Model, everything, everything_shown};
 use crate::rows_history::{Counts, History, Load};
 use crate::rows_serializability::tiny_limits;
@@ -109,10 +109,6 @@ fn check_pages(machine: &Machine) {
     assert_eq!(pages, in_trees, "the pages, and those in trees");
 }
 
-fn seeds(variable: &str, default: u64) -> u64 {
-    std::env::var(variable).map_or(default, |count| count.parse().expect("a number"))
-}
-
 fn assert_counts(counts: &Counts) {
     counts.assert_all(&[
         ("commits", counts.committed),
@@ -132,9 +128,8 @@ fn assert_counts(counts: &Counts) {
 #[test]
 fn random_transactions_survive_random_crashes() {
     on_program_stack(|| {
-        let first = seeds("SIMULATION_FIRST", 0);
         let mut counts = Counts::default();
-        for seed in first..first + seeds("SIMULATION_SEEDS", RANDOM_SEEDS) {
+        for seed in seeds("SIMULATION_SEEDS", RANDOM_SEEDS) {
             let mut random = Random::new(seed);
             let mut disk = SimulatedDisk::new(seed);
             let mut lives = Lives::new(seed);
@@ -191,9 +186,8 @@ fn crash(seed: u64, at: u64, counts: &mut Counts) -> SimulatedCounts {
 #[test]
 fn rows_survive_a_crash_at_any_operation() {
     on_program_stack(|| {
-        let first = seeds("SIMULATION_FIRST", 0);
         let mut counts = Counts::default();
-        for seed in first..first + seeds("CRASH_SEEDS", SEEDS) {
+        for seed in seeds("CRASH_SEEDS", SEEDS) {
             for at in 0..operations(seed) {
                 counts.crashes += crash(seed, at, &mut counts).crashes;
             }

@@ -6,8 +6,9 @@ use world::{Input, Limits, Statistics};
 
 use crate::determinism::trace;
 use crate::machine::{Machine, MachineOptions, on_program_stack};
-use crate::random::Random;
+use crate::random::{Random, seeds};
 use crate::rows;
+use crate::rows_history::{Counts, History};
 use crate::rows_serializability::tiny_limits;
 
 const THREADS: [usize; 2] = [2, 4];
@@ -56,21 +57,11 @@ fn run(seed: u64, threads: usize) -> (Vec<String>, Statistics) {
 #[test]
 fn the_same_load_on_collections_gives_the_same_bytes_on_any_number_of_threads() {
     on_program_stack(|| {
-        let seeds = std::env::var("SIMULATION_SEEDS").map_or(SEEDS, |count| count.parse().expect("a number"));
         let mut last = String::new();
-        for seed in 0..seeds {
+        let mut counts = Counts::default();
+        for seed in seeds("SIMULATION_SEEDS", SEEDS) {
             let (expected, statistics) = run(seed, 1);
-            for (count, what) in [
-                (statistics.committed, "commits"),
-                (statistics.retried, "restarts"),
-                (statistics.page_loads, "page loads"),
-                (statistics.page_evictions, "evictions"),
-                (statistics.page_splits, "splits"),
-                (statistics.page_joins, "joined pages"),
-                (statistics.checkpoints, "checkpoints"),
-            ] {
-                assert!(count > 0, "seed {seed}: there were no {what}: {statistics:?}");
-            }
+            counts.add(statistics, &History::default());
             for threads in THREADS {
                 let (traces, statistics) = run(seed, threads);
                 assert!(statistics.parallel_polls > 0, "the threads had nothing to do");
@@ -83,5 +74,14 @@ fn the_same_load_on_collections_gives_the_same_bytes_on_any_number_of_threads() 
             assert_ne!(end, last, "the comparison compares something");
             last = end;
         }
+        counts.assert_all(&[
+            ("commits", counts.committed),
+            ("restarts", counts.restarts),
+            ("page loads", counts.page_loads),
+            ("evictions", counts.evictions),
+            ("splits", counts.splits),
+            ("joined pages", counts.joins),
+            ("checkpoints", counts.checkpoints),
+        ]);
     });
 }

@@ -21,8 +21,10 @@ pub struct Recorded {
     /// Whether the client chose the id.
     pub is_chosen: bool,
     pub is_cancelled: bool,
-    /// How many transactions had committed when it was asked.
-    pub asked_after: usize,
+    /// In which tick it was asked.
+    pub asked_at: u64,
+    /// In which tick it was answered.
+    pub answered_at: u64,
     /// The id under which it ended.
     pub id: Option<TxnId>,
     /// How many transactions had committed before it, if it committed.
@@ -74,7 +76,9 @@ impl History {
             action,
             is_chosen: chosen.is_some(),
             is_cancelled: false,
-            asked_after: self.commits,
+            // What is asked now comes with the next tick.
+            asked_at: machine.ticks + 1,
+            answered_at: u64::MAX,
             id: None,
             commit: None,
             answered: None,
@@ -99,6 +103,7 @@ impl History {
             let recorded = &mut self.all[self.requests[request]];
             assert!(recorded.answered.is_none(), "one answer each");
             recorded.answered = Some(answer(reply));
+            recorded.answered_at = machine.ticks;
         }
         Ok(())
     }
@@ -165,8 +170,47 @@ impl History {
         ended
     }
 
+    /// Every answer is that of a transaction that has ended, or of a request that was refused before it became one.
+    fn check_refusals(&self) -> Result<(), String> {
+        let is_explained = |one: &&Recorded| match &one.answered {
+            // An id that was seen before.
+            Some((status, _)) if one.id.is_none() => *status == 409 && one.is_chosen,
+            _ => true,
+        };
+        match self.all.iter().find(|one| !is_explained(one)) {
+            Some(one) => Err(format!("it was answered without a transaction\n{one:#?}")),
+            None => Ok(()),
+        }
+    }
+
+    /// What was answered before something else was asked comes before it, unless a client has chosen the order.
+    fn check_real_time(&self) -> Result<(), String> {
+        let mut real: Vec<&Recorded> = self
+            .in_order()
+            .into_iter()
+            .filter(|one| !one.is_chosen && !one.action.is_hypothetical() && one.answered.is_some())
+            .collect();
+        // From the last id on: nothing that comes later in the order was answered before this one was asked.
+        let mut first_answered: Option<&Recorded> = None;
+        while let Some(one) = real.pop() {
+            if let Some(later) = first_answered
+                && later.answered_at < one.asked_at
+            {
+                return Err(format!(
+                    "the order of ids is not that of time:\n{later:#?}\nwas answered before\n{one:#?}"
+                ));
+            }
+            if first_answered.is_none_or(|first| one.answered_at < first.answered_at) {
+                first_answered = Some(one);
+            }
+        }
+        Ok(())
+    }
+
     /// Check every answer against the serial history of the first commits; what there is after them.
     pub fn check(&self, initial: &Model, survivors: usize) -> Result<Model, String> {
+        self.check_refusals()?;
+        self.check_real_time()?;
         let mut model = initial.clone();
         for one in self.in_order() {
             let wrong = |why: String| format!("{why}\n{one:#?}");
@@ -219,8 +263,9 @@ impl History {
         }
     }
 
-    /// A hypothetical transaction sees the first commits, at least those from before it was asked, as far as their ids
-    /// are before its own.
+    /// A hypothetical transaction is consistent in itself: it sees the first commits, however many. All that were
+    /// acknowledged before it was asked are among them (unless the client has chosen an earlier place for it), and none
+    /// that was asked for after it was answered (README, *Hypothetical queries*).
     fn check_hypothetical(
         &self,
         initial: &Model,
@@ -228,10 +273,17 @@ impl History {
         body: &Value,
         survivors: usize,
     ) -> Result<(), String> {
+        let commits = || self.all.iter().filter(|other| other.commit.is_some());
+        let number = |other: &Recorded| other.commit.expect("a commit");
+        let acknowledged = commits().filter(|other| other.answered_at < one.asked_at);
+        let first = acknowledged.map(|other| number(other) + 1).max().unwrap_or(0);
+        let later = commits().filter(|other| other.asked_at > one.answered_at);
+        let last = later.map(number).min().unwrap_or(survivors).min(survivors);
         let mut first_why = None;
-        for snapshot in one.asked_after.min(survivors)..=survivors {
+        for snapshot in first.min(last)..=last {
             let mut model = initial.clone();
-            for other in self.in_order().into_iter().filter(|other| other.id < one.id) {
+            let is_before = |other: &&Recorded| !one.is_chosen || other.id < one.id;
+            for other in self.in_order().into_iter().filter(is_before) {
                 if other.commit.is_some_and(|commit| commit < snapshot) {
                     other.action.run(&mut model);
                 }

@@ -5,7 +5,7 @@ use components::collection::columns::PageSize;
 use world::{JobLimits, Limits};
 
 use crate::machine::{Machine, MachineOptions, on_program_stack};
-use crate::random::Random;
+use crate::random::{Random, seeds};
 use crate::rows::{self, Action, Model, everything, everything_shown};
 use crate::rows_history::{Counts, History, Load};
 
@@ -46,11 +46,9 @@ fn record(seed: u64) -> (Machine, History) {
 #[test]
 fn every_history_is_that_of_one_transaction_after_the_other() {
     on_program_stack(|| {
-        let seeds = std::env::var("SIMULATION_SEEDS").map_or(SEEDS, |count| count.parse().expect("a number"));
-        let first = std::env::var("SIMULATION_FIRST").map_or(0, |seed| seed.parse().expect("a number"));
         let mut counts = Counts::default();
         let (mut finds, mut counted) = (0, 0);
-        for seed in first..first + seeds {
+        for seed in seeds("SIMULATION_SEEDS", SEEDS) {
             let (mut machine, mut history) = record(seed);
             let last = history.call(&mut machine, everything()).expect("a disk without faults");
             let model = history

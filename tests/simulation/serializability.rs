@@ -7,7 +7,7 @@ use world::Input;
 
 use crate::checker::{History, Model, Operation, check};
 use crate::machine::{Machine, MachineOptions, answer, get, on_program_stack, post, put};
-use crate::random::Random;
+use crate::random::{Random, seeds};
 use crate::services::{self, ACCOUNTS, BALANCE, REGISTERS};
 
 /// How many histories a run looks at; `SIMULATION_SEEDS` asks for more.
@@ -226,9 +226,8 @@ fn record(seed: u64) -> Recorded {
 #[test]
 fn every_history_has_a_serial_explanation() {
     on_program_stack(|| {
-        let seeds = std::env::var("SIMULATION_SEEDS").map_or(SEEDS, |count| count.parse().expect("a number"));
         let mut retried = 0;
-        for seed in 0..seeds {
+        for seed in seeds("SIMULATION_SEEDS", SEEDS) {
             let recorded = record(seed);
             retried += recorded.retried;
             for operation in &recorded.history {
