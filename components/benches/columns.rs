@@ -2,7 +2,12 @@
 //!
 //! Each figure is the best of some rounds.
 
-#![allow(clippy::disallowed_types, clippy::disallowed_methods, missing_docs, reason = "a benchmark reads the clock")]
+#![allow(
+    clippy::disallowed_types,
+    clippy::disallowed_methods,
+    missing_docs,
+    reason = "a benchmark reads the clock"
+)]
 
 use std::hint::black_box;
 use std::ops::Bound;
