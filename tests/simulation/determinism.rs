@@ -1,5 +1,6 @@
 //! Same inputs, same outputs and same state, on any number of threads.
 
+use components::job::Job;
 use components::transaction::RequestId;
 use world::{Input, Limits, Outputs, Statistics};
 
@@ -58,6 +59,15 @@ pub fn trace(outputs: &Outputs, state_hash: u64) -> String {
     }
     for write in outputs.batch.iter().flat_map(|batch| &batch.writes) {
         writeln!(text, "{:?} {:?} {:?}", write.keyspace, write.key, write.value).unwrap();
+    }
+    for (id, job) in &outputs.jobs {
+        let kind = match job {
+            Job::Merge { .. } => "merge",
+            Job::MergePart(_) => "merge a part",
+            Job::Count { parts, wanted, .. } => &format!("count {} parts, {wanted:?}", parts.len()),
+            Job::Find { parts, wanted, .. } => &format!("find in {} parts, {wanted:?}", parts.len()),
+        };
+        writeln!(text, "{id:?} {kind}").unwrap();
     }
     let batch = outputs.batch.as_ref().map(|batch| batch.sequence);
     let rest =

@@ -127,7 +127,9 @@ pub struct Machine {
     random: Random,
     pending: VecDeque<Pending>,
     loads: VecDeque<(u64, world::Load)>,
-    jobs: VecDeque<(u64, JobId, Job)>,
+    jobs: Vec<(u64, JobId, Job)>,
+    /// How many jobs ended before one that was begun earlier.
+    pub overtaken: u64,
     /// How many jobs there were to find rows, and to count them.
     pub finds: u64,
     pub counts: u64,
@@ -180,7 +182,8 @@ impl Machine {
             random,
             pending: VecDeque::new(),
             loads: VecDeque::new(),
-            jobs: VecDeque::new(),
+            jobs: Vec::new(),
+            overtaken: 0,
             finds: 0,
             counts: 0,
             leaves_streams: false,
@@ -278,10 +281,12 @@ impl Machine {
         while let Some((_, load)) = self.loads.pop_front_if(|(at, _)| *at <= self.ticks) {
             all.push(perform(&self.store.reader(), &load));
         }
-        while let Some((_, id, job)) = self.jobs.pop_front_if(|(at, ..)| *at <= self.ticks) {
+        let ticks = self.ticks;
+        // Jobs end in any order.
+        let ended: Vec<_> = self.jobs.extract_if(.., |(at, ..)| *at <= ticks).collect();
+        for (_, id, job) in ended {
             all.push(Input::Job { id, result: work(&self.store.reader(), &job, false) });
         }
-        let ticks = self.ticks;
         let streams: Vec<_> = self.streams.extract_if(.., |(at, ..)| *at <= ticks).collect();
         let mut read: Vec<(RequestId, Reply)> = Vec::new();
         for (_, id, state) in streams {
@@ -321,9 +326,9 @@ impl Machine {
         for (id, job) in &outputs.jobs {
             self.finds += u64::from(matches!(job, Job::Find { .. }));
             self.counts += u64::from(matches!(job, Job::Count { .. }));
-            let before = self.jobs.back().map_or(0, |(at, ..)| *at);
             let at = self.ticks + 1 + self.random.below(JOB_TICKS_MAX) as u64;
-            self.jobs.push_back((at.max(before), *id, job.clone()));
+            self.overtaken += u64::from(self.jobs.last().is_some_and(|(before, ..)| at < *before));
+            self.jobs.push((at, *id, job.clone()));
         }
         for load in &outputs.loads {
             at += 1;

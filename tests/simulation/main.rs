@@ -7,6 +7,7 @@ mod checker;
 mod crash;
 mod determinism;
 mod ids;
+mod limits;
 mod machine;
 mod poison;
 mod programs;

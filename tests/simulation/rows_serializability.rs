@@ -47,7 +47,7 @@ fn record(seed: u64) -> (Machine, History) {
 fn every_history_is_that_of_one_transaction_after_the_other() {
     on_program_stack(|| {
         let mut counts = Counts::default();
-        let (mut finds, mut counted) = (0, 0);
+        let (mut finds, mut counted, mut overtaken) = (0, 0, 0);
         for seed in seeds("SIMULATION_SEEDS", SEEDS) {
             let (mut machine, mut history) = record(seed);
             let last = history.call(&mut machine, everything()).expect("a disk without faults");
@@ -58,6 +58,7 @@ fn every_history_is_that_of_one_transaction_after_the_other() {
             assert_eq!(shown, model, "seed {seed}");
             counts.add(machine.host.statistics(), &history);
             finds += machine.finds;
+            overtaken += machine.overtaken;
             counted += machine.counts;
         }
         counts.assert_all(&[
@@ -77,6 +78,7 @@ fn every_history_is_that_of_one_transaction_after_the_other() {
             ("histories that were read", counts.histories),
             ("scans by jobs", finds),
             ("counts by jobs", counted),
+            ("jobs that overtook others", overtaken),
         ]);
     });
 }
