@@ -1,6 +1,7 @@
 //! The HTTP server: HTTP/1.1 and HTTP/2 without TLS on one port (protocol page 01 §1, §1.9).
 
 mod body;
+mod budget;
 pub mod bulk;
 mod connection;
 mod limits;
@@ -14,20 +15,21 @@ mod stream;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper_util::rt::TokioExecutor;
 use hyper_util::server::conn::auto;
 use tokio::net::{TcpListener, TcpSocket};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use limits::*;
 
+use crate::descriptors;
 use crate::gateway::Gateway;
 use crate::metrics::Metrics;
-use body::Budget;
+use budget::Budget;
 use connection::Connections;
 
 /// The stack that threads need which decode or drop states: these recurse as deep as documents nest. Builds
@@ -36,6 +38,10 @@ pub const THREAD_STACK_BYTES: usize = 8 * 1024 * 1024;
 
 /// How many connections wait in the kernel to be accepted.
 const BACKLOG: u32 = 1024;
+
+/// How much of what is written to a connection may wait in the kernel to be sent, in bytes: so the host sees how fast a client
+/// reads, and what it does not read takes no memory there.
+const UNSENT_BYTES_MAX: u32 = 128 * 1024;
 
 /// How long to wait after a failure to accept, such as too many open files.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
@@ -47,8 +53,20 @@ const BIG_MAX: usize = 2;
 /// How many chunks of streamed replies are made at once, each on a thread that may wait for the storage.
 const STREAM_CHUNKS_MAX: usize = 8;
 
-/// How many bodies of rows that do not fit in memory are decoded at once; others wait in the kernel.
+/// How many bodies of rows that do not fit in memory are decoded at once; those that have nothing to decode do not count.
 const ROWS_ARRIVING_MAX: usize = 2;
+
+/// How many such bodies arrive at once, each with a thread; others wait in the kernel.
+const ROWS_OPEN_MAX: usize = 64;
+
+/// How long to wait for the connection that makes room for another.
+const ROOM_INTERVAL: Duration = Duration::from_millis(20);
+
+/// How long after the time for them the answers of what has not ended in time may take to leave, when the server stops.
+const LAST_ANSWERS_TIMEOUT: Duration = Duration::from_millis(250);
+
+/// How often failures to accept are logged at most.
+const ACCEPT_LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 /// What all connections share.
 struct Server {
@@ -60,7 +78,8 @@ struct Server {
     budget: Arc<Budget>,
     big: Semaphore,
     streams: Semaphore,
-    rows_arriving: Semaphore,
+    rows_arriving: Arc<Semaphore>,
+    rows_open: Semaphore,
     connections: Connections,
     builder: auto::Builder<TokioExecutor>,
 }
@@ -108,7 +127,8 @@ pub async fn serve(
         budget: Arc::new(Budget::new(config.max_bodies_bytes)),
         big: Semaphore::new(BIG_MAX),
         streams: Semaphore::new(STREAM_CHUNKS_MAX),
-        rows_arriving: Semaphore::new(ROWS_ARRIVING_MAX),
+        rows_arriving: Arc::new(Semaphore::new(ROWS_ARRIVING_MAX)),
+        rows_open: Semaphore::new(ROWS_OPEN_MAX),
         connections: Connections::default(),
         builder,
         config,
@@ -122,7 +142,8 @@ pub async fn serve(
     drop(listener);
     tasks.close();
     server.connections.drain();
-    if tokio::time::timeout(server.config.drain_timeout(), tasks.wait()).await.is_err() {
+    let drain_timeout = server.config.drain_timeout() + LAST_ANSWERS_TIMEOUT;
+    if tokio::time::timeout(drain_timeout, tasks.wait()).await.is_err() {
         tracing::warn!("{} connections were closed before they had ended", tasks.len());
         server.connections.close();
         tasks.wait().await;
@@ -130,16 +151,18 @@ pub async fn serve(
     Ok(())
 }
 
-/// Accept connections for ever, each with a slot; without a free slot, clients wait in the kernel.
+/// Accept connections for ever, each with a slot. Without a free slot, the one that keeps the host waiting longest makes
+/// room, and if none does, clients wait in the kernel.
 async fn accept(listener: &TcpListener, server: &Arc<Server>, tasks: &TaskTracker) {
     let slots = Arc::new(Semaphore::new(server.config.max_connections));
+    let mut logged: Option<Instant> = None;
     loop {
-        server.connections.set_full(slots.available_permits() == 0);
-        let Ok(slot) = slots.clone().acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
+                let slot = slot(&slots, server).await;
                 // A reply is one write: nothing is gained by waiting for more.
                 let _ = stream.set_nodelay(true);
+                descriptors::limit_unsent(&stream, UNSENT_BYTES_MAX);
                 server.metrics.connections.fetch_add(1, Relaxed);
                 let server = server.clone();
                 tasks.spawn(async move {
@@ -147,10 +170,31 @@ async fn accept(listener: &TcpListener, server: &Arc<Server>, tasks: &TaskTracke
                     drop(slot);
                 });
             }
+            // The client has gone before it was accepted, or similar.
+            Err(error) if !descriptors::is_lack(&error) => {
+                tracing::debug!("a connection was not accepted: {error}")
+            }
             Err(error) => {
-                tracing::warn!("cannot accept a connection: {error}");
+                let now = Instant::now();
+                if logged.is_none_or(|at| now - at > ACCEPT_LOG_INTERVAL) {
+                    tracing::warn!("cannot accept a connection: {error}");
+                    logged = Some(now);
+                }
+                server.connections.make_room(server);
                 tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
             }
+        }
+    }
+}
+
+async fn slot(slots: &Arc<Semaphore>, server: &Server) -> OwnedSemaphorePermit {
+    loop {
+        if let Ok(slot) = slots.clone().try_acquire_owned() {
+            return slot;
+        }
+        server.connections.make_room(server);
+        if let Ok(Ok(slot)) = tokio::time::timeout(ROOM_INTERVAL, slots.clone().acquire_owned()).await {
+            return slot;
         }
     }
 }

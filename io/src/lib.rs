@@ -2,12 +2,14 @@
 
 pub mod allocator;
 pub mod config;
+pub mod descriptors;
 pub mod driver;
 pub mod gateway;
 pub mod http;
 pub mod jobs;
 pub mod json;
 pub mod keys;
+pub mod log;
 pub mod metrics;
 pub mod pages;
 pub mod persistence;

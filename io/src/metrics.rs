@@ -3,6 +3,8 @@
 use std::fmt::Write;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
+use crate::log::dropped_lines;
+
 /// One more than the highest status that is counted by itself.
 const STATUSES: usize = 600;
 
@@ -23,6 +25,10 @@ pub struct Metrics {
     pub connections: AtomicU64,
     /// Connections closed because they were idle, or slow to send a request.
     pub connections_expired: AtomicU64,
+    /// Connections closed to make room for others, because they kept the host waiting longest.
+    pub connections_displaced: AtomicU64,
+    /// Bytes that requests and replies hold, as was last looked.
+    pub held_bytes: AtomicU64,
     /// Ticks of the world.
     pub ticks: AtomicU64,
     /// Time spent in ticks.
@@ -62,6 +68,8 @@ impl Default for Metrics {
             connections_open: zero(),
             connections: zero(),
             connections_expired: zero(),
+            connections_displaced: zero(),
+            held_bytes: zero(),
             ticks: zero(),
             tick_sum_us: zero(),
             tick_max_us: zero(),
@@ -138,6 +146,18 @@ impl Metrics {
                 "Connections closed because they were idle or slow.",
                 &self.connections_expired,
             ),
+            (
+                "connections_displaced_total",
+                "counter",
+                "Connections closed to make room for others.",
+                &self.connections_displaced,
+            ),
+            (
+                "held_bytes",
+                "gauge",
+                "What requests and replies hold of --max_bodies_bytes.",
+                &self.held_bytes,
+            ),
             ("ticks_total", "counter", "Ticks of the world.", &self.ticks),
             ("tick_duration_microseconds_total", "counter", "Time spent in ticks.", &self.tick_sum_us),
             ("tick_duration_microseconds_max", "gauge", "The longest tick.", &self.tick_max_us),
@@ -183,6 +203,13 @@ impl Metrics {
         ] {
             write(name, kind, help, &[(String::new(), count.load(Relaxed))]);
         }
+        let dropped = dropped_lines();
+        write(
+            "log_lines_dropped_total",
+            "counter",
+            "Lines of the log that nobody read in time.",
+            &[(String::new(), dropped)],
+        );
         let poisoned = u64::from(self.poisoned.load(Relaxed));
         write("poisoned", "gauge", "1 if the storage or a tick has failed.", &[(String::new(), poisoned)]);
         page

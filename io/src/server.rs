@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Instant;
 
 use components::cluster::{Catalog, ClusterConfig};
 use components::collection::page::PageId;
@@ -20,6 +21,7 @@ use world::load::{Loaded, load};
 use world::{EFFECTS_BYTES_MAX, Host, HostConfig, Limits};
 
 use crate::config::{Config, PLAIN_DATA_DIR};
+use crate::descriptors;
 use crate::driver::{Driver, Ended, answers, distribute, now_ns};
 use crate::gateway::{Event, Gateway, QUEUE_EVENTS_MAX};
 use crate::http::{self, serve};
@@ -46,16 +48,18 @@ fn storage_bytes(cache_bytes: u64) -> u64 {
     (cache_bytes / STORAGE_SHARE).clamp(STORAGE_BYTES_MIN, STORAGE_BYTES_MAX)
 }
 
-/// Log to stderr what the flags ask for.
-pub fn start_log(config: &Config) {
-    tracing_subscriber::fmt().with_env_filter(config.log_filter()).with_writer(std::io::stderr).init();
-}
-
 /// Run a host until it is asked to stop.
 ///
 /// # Errors
 /// Why it cannot start or go on, in one line.
-pub fn run(config: Config) -> Result<(), String> {
+pub fn run(mut config: Config) -> Result<(), String> {
+    tracing::info!("tinychain {} starts as process {}", env!("CARGO_PKG_VERSION"), std::process::id());
+    let limit = descriptors::raise_limit();
+    let connections = descriptors::connections_within(limit, config.http.max_connections);
+    if connections < config.http.max_connections {
+        tracing::warn!("at most {connections} connections, as this process may open {limit} files");
+        config.http.max_connections = connections;
+    }
     // One processor is left to the world: a server thread for each would only take turns with it (`BENCHMARKS.md`).
     let processors = thread::available_parallelism().map_or(1, NonZero::get);
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -76,10 +80,20 @@ pub fn run(config: Config) -> Result<(), String> {
         fs::create_dir_all(PLAIN_DATA_DIR)
             .map_err(|cause| format!("cannot make {PLAIN_DATA_DIR}: {cause}"))?;
     }
+    match &config.data_dir {
+        Some(directory) => tracing::info!("the data is in {}", directory.display()),
+        None => tracing::info!("nothing is kept, as there is no --data_dir"),
+    }
     let memory_bytes = storage_bytes(config.cache_size);
+    let begun = Instant::now();
     let store = config.data_dir.as_deref().map(|directory| Store::open_directory(directory, memory_bytes));
     let store = store.transpose().map_err(|cause| cause.to_string())?;
-    runtime.block_on(run_on(config, listener, clusters, store))
+    let ended = runtime.block_on(run_on(config, listener, clusters, store, begun));
+    match &ended {
+        Ok(()) => tracing::info!("the host has stopped"),
+        Err(why) => tracing::info!("the host has failed: {why}"),
+    }
+    ended
 }
 
 fn read_clusters(config: &Config) -> Result<Vec<ClusterConfig>, String> {
@@ -133,6 +147,7 @@ async fn run_on(
     listener: TcpListener,
     clusters: Vec<ClusterConfig>,
     mut store: Option<Store>,
+    begun: Instant,
 ) -> Result<(), String> {
     let origin = origin(&config);
     let limits = Limits {
@@ -153,6 +168,11 @@ async fn run_on(
         && !writes.is_empty()
     {
         store.commit(&[writes]).map_err(|cause| cause.to_string())?;
+    }
+    let recovery_ms = begun.elapsed().as_millis();
+    tracing::info!("recovered {} chains in {recovery_ms} ms", loaded.chains.len());
+    for cluster in &clusters {
+        tracing::info!("serves {}", cluster.path);
     }
     let threads = config.threads;
     let served = Arc::new(loaded.catalog.clone());
@@ -196,6 +216,7 @@ async fn run_on(
 
     let address = listener.local_addr().map_err(|cause| cause.to_string())?;
     ready.store(true, Ordering::Relaxed);
+    tracing::info!("listens on {address}, for {} connections", config.http.max_connections);
     // The line that says that all is well. A closed stdout is no reason not to serve.
     let _ = writeln!(std::io::stdout(), "HTTP server listening on {address}");
     let workspace = Workspace::new(config.workspace.clone(), config.cache_size, metrics.clone());
@@ -214,6 +235,9 @@ async fn run_on(
         ended = &mut ended => Some(ended),
         () = stop_signal() => None,
     };
+    if ended_early.is_none() {
+        tracing::info!("asked to stop; what runs is finished");
+    }
     // First no new connections, then no new requests; those that run are finished.
     shutdown.cancel();
     let ended = match ended_early {

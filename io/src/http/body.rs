@@ -1,7 +1,9 @@
 //! Reading the body of a request, within limits (protocol page 01 §8).
 
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,6 +13,8 @@ use hyper::body::{Body, Incoming};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::HttpConfig;
+use super::budget::Charge;
+use super::connection::{Activity, Transfer, TransferKind};
 
 /// How much is set aside for a body before any of it has arrived, whatever length it declares.
 const RESERVED_BYTES_MAX: usize = 64 * 1024;
@@ -22,87 +26,31 @@ const DISCARD_TIMEOUT: Duration = Duration::from_millis(500);
 /// How fast a body has to arrive that may be of any length, on the whole and beyond the time that every body has.
 const STREAM_BYTES_PER_S_MIN: u64 = 1 << 20;
 
-/// How many bytes of bodies and large replies all requests together may hold.
-pub(super) struct Budget {
-    bytes: AtomicUsize,
-    bytes_max: usize,
-}
-
-impl Budget {
-    pub(super) fn new(bytes_max: usize) -> Self {
-        Self { bytes: AtomicUsize::new(0), bytes_max }
-    }
-}
-
-/// A body and its share of the budget, which it gives back when it is dropped.
-pub(super) struct Charge {
-    budget: Arc<Budget>,
-    bytes: usize,
-}
-
-impl Charge {
-    /// Nothing so far.
-    pub(super) fn new(budget: &Arc<Budget>) -> Self {
-        Self { budget: budget.clone(), bytes: 0 }
-    }
-
-    /// Charge more: what arrives, and what it is decoded to.
-    ///
-    /// # Errors
-    /// 413 if the request alone exceeds the budget, 503 if it does so together with others.
-    pub(super) fn add(&mut self, bytes: usize) -> Result<()> {
-        let before = self.budget.bytes.fetch_add(bytes, Ordering::Relaxed);
-        self.bytes += bytes;
-        if self.bytes > self.budget.bytes_max {
-            return Err(Error::too_large(format_args!(
-                "a request or reply takes at most {} bytes of memory",
-                self.budget.bytes_max
-            )));
-        }
-        if before.saturating_add(bytes) > self.budget.bytes_max {
-            return Err(Error::unavailable(
-                "too many bytes of requests and replies wait; try again in a second",
-            ));
-        }
-        Ok(())
-    }
-}
-
-impl Charge {
-    /// Give everything back.
-    pub(super) fn clear(&mut self) {
-        self.budget.bytes.fetch_sub(std::mem::take(&mut self.bytes), Ordering::Relaxed);
-    }
-}
-
-impl Drop for Charge {
-    fn drop(&mut self) {
-        self.clear();
-    }
-}
-
 /// A body as it arrives, within time limits.
 pub(super) struct Arrival<'a> {
     body: &'a mut Incoming,
-    /// When it began, until something is asked for.
-    begun: Option<Instant>,
-    deadline: Instant,
+    activity: &'a Arc<Activity>,
+    /// How it gets on, from when it has to be waited for.
+    transfer: Option<Arc<Transfer>>,
+    /// When it has to be there, from when it has to be waited for.
+    deadline: Option<Instant>,
     timeout: Duration,
     idle_timeout: Duration,
+    /// How much has come since the host has last waited for some, in bytes.
+    bytes: usize,
 }
 
 impl<'a> Arrival<'a> {
     /// Nothing has arrived yet.
-    pub(super) fn new(body: &'a mut Incoming, config: &HttpConfig) -> Self {
+    pub(super) fn new(body: &'a mut Incoming, activity: &'a Arc<Activity>, config: &HttpConfig) -> Self {
         let timeout = Duration::from_millis(config.body_timeout_ms);
         let idle_timeout = Duration::from_millis(config.body_idle_timeout_ms);
-        let now = Instant::now();
-        Self { body, begun: Some(now), deadline: now + timeout, timeout, idle_timeout }
+        Self { body, activity, transfer: None, deadline: None, timeout, idle_timeout, bytes: 0 }
     }
 
     /// Begin the time limit anew, after it was us who took time.
     pub(super) fn resume(&mut self) {
-        self.deadline = Instant::now() + self.timeout;
+        self.deadline = None;
     }
 
     /// How long the body is at least.
@@ -112,7 +60,9 @@ impl<'a> Arrival<'a> {
 
     /// Let the rest take longer: as long as so many bytes take that have arrived.
     pub(super) fn extend(&mut self, bytes: usize) {
-        self.deadline += Duration::from_micros(bytes as u64 * 1_000_000 / STREAM_BYTES_PER_S_MIN);
+        if let Some(deadline) = &mut self.deadline {
+            *deadline += Duration::from_micros(bytes as u64 * 1_000_000 / STREAM_BYTES_PER_S_MIN);
+        }
     }
 
     /// The next bytes; none at the end.
@@ -124,17 +74,28 @@ impl<'a> Arrival<'a> {
             if self.body.is_end_stream() {
                 return Ok(None);
             }
-            // Nothing has arrived before the first frame: the clock need not be read again.
-            let now = self.begun.take().unwrap_or_else(Instant::now);
-            let patience = self.idle_timeout.min(self.deadline.saturating_duration_since(now));
-            let frame = timeout_at(now + patience, self.body.frame())
-                .await
-                .map_err(|_| Error::timeout("the body of the request took too long to arrive"))?;
+            let mut frame = self.body.frame();
+            // What is here needs no clock.
+            let frame = match poll_fn(|context| Poll::Ready(Pin::new(&mut frame).poll(context))).await {
+                Poll::Ready(frame) => frame,
+                Poll::Pending => {
+                    let transfer =
+                        self.transfer.get_or_insert_with(|| self.activity.transfer(TransferKind::Body, None));
+                    transfer.wait_for_client(std::mem::take(&mut self.bytes));
+                    let now = Instant::now();
+                    let deadline = *self.deadline.get_or_insert(now + self.timeout);
+                    let frame =
+                        timeout_at(deadline.min(now + transfer.patience(self.idle_timeout)), frame).await;
+                    transfer.wait_for_host(0);
+                    frame.map_err(|_| Error::timeout("the body of the request took too long to arrive"))?
+                }
+            };
             let Some(frame) = frame else { return Ok(None) };
             let frame = frame.map_err(|error| {
                 Error::bad_request(format_args!("the body of the request did not arrive: {error}"))
             })?;
             if let Ok(chunk) = frame.into_data() {
+                self.bytes += chunk.len();
                 return Ok(Some(chunk));
             }
         }
@@ -164,17 +125,17 @@ impl<'a> Arrival<'a> {
 /// 413 if it is too large; as [`Arrival::read`].
 pub(super) async fn read(
     body: &mut Incoming,
+    activity: &Arc<Activity>,
     config: &HttpConfig,
-    budget: &Arc<Budget>,
 ) -> Result<(Vec<u8>, Charge)> {
     let too_large = || {
         Error::too_large(format_args!("the body of a request has at most {} bytes", config.max_body_bytes))
     };
-    let mut arrival = Arrival::new(body, config);
+    let mut arrival = Arrival::new(body, activity, config);
     if arrival.bytes_min() > config.max_body_bytes as u64 {
         return Err(too_large());
     }
-    let mut charge = Charge::new(budget);
+    let mut charge = Charge::new(activity.account());
     match arrival.read(config.max_body_bytes, &mut charge).await? {
         (bytes, true) => Ok((bytes, charge)),
         (_, false) => Err(too_large()),

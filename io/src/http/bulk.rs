@@ -20,13 +20,13 @@ use components::{Error, Id, Path, Result, State};
 use hyper::HeaderMap;
 use tokio::sync::mpsc::Receiver;
 
-pub(super) use self::arriving::Piece;
+pub(super) use self::arriving::{Piece, Turn};
 pub use self::arrow::arrow;
 pub use self::csv::csv;
 pub use self::json::json;
 
 use self::arriving::{Arriving, Gathered};
-use super::body::Charge;
+use super::budget::Charge;
 use super::request::{Head, guarded, is_content_type};
 use crate::workspace::Workspace;
 
@@ -117,22 +117,22 @@ impl Expected {
         self.form != Form::Json && !self.is_recorded
     }
 
-    /// Decode a body while it arrives: one that begins with `first` and goes on with `pieces`. Rows that do not fit in
-    /// memory go to the workspace. One message of Arrow, or row of CSV, has at most `piece_bytes_max`.
+    /// Decode a body while it arrives: one that begins with `first` and goes on with `pieces`, when it is its turn. Rows that
+    /// do not fit in memory go to the workspace. One message of Arrow, or row of CSV, has at most `piece_bytes_max`.
     ///
     /// # Errors
     /// As [`Self::decode`]; 400 if the pieces end before the body does; 503 if the workspace takes no more.
     pub(super) fn decode_arriving(
         self,
         first: Vec<u8>,
-        pieces: Receiver<Piece>,
+        (pieces, turn): (Receiver<Piece>, Option<Turn>),
         workspace: &Workspace,
         piece_bytes_max: usize,
         (charge, held): (&mut Charge, &mut Charge),
     ) -> Result<State> {
         let Self { form, schema, .. } = self;
         let decoded = guarded(|| {
-            let mut arriving = Arriving::new(first, pieces);
+            let mut arriving = Arriving::new(first, pieces, turn);
             let mut gathered = Gathered::new(schema.clone(), workspace, charge);
             match form {
                 Form::Arrow => {

@@ -2,6 +2,9 @@
 //!
 //! There is one timer for all connections, not one for each request, and a connection that nobody tells
 //! anything costs two clock readings for each request.
+//!
+//! What counts is how long the host has waited for a client beyond what its bytes pay for ([`Transfer`]), whatever else
+//! the connection does: pings are no progress.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -18,15 +21,29 @@ use hyper::rt::{Read, ReadBuf, ReadBufCursor, Write};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 
+use super::budget::{Account, Budget, Charge};
 use super::request::LastPath;
 use super::{HttpConfig, Server, service};
 
 /// How often connections are looked at.
 const WATCH_INTERVAL: Duration = Duration::from_millis(250);
 
-/// The idle and header timeouts while clients wait for a connection.
+/// How slow a client may be, for ever: it pays with its bytes for the time that the host waits for it.
+pub(super) const TRANSFER_BYTES_PER_S_MIN: u64 = 4 * 1024;
+
+/// Who keeps the host waiting for so long makes room for those who come, if every place is taken.
+const PATIENCE_MS: u64 = 250;
+
+/// Who keeps the host waiting for so long goes even beyond that, so that the next ones need not look for room.
 const FULL_TIMEOUT_MS: u64 = 1_000;
+
+/// The part of all connections that goes at once in this way.
+const ROOM_SHARE: usize = 64;
+
+/// The part of the budget that is made free at once for want of memory.
+const FREED_SHARE: usize = 8;
 
 /// How many times 4 KiB are read from a connection that closes.
 const LINGER_READS_MAX: usize = 256;
@@ -39,31 +56,35 @@ const CLOSE: u8 = 2;
 /// What a connection is doing.
 pub(super) struct Activity {
     opened: Instant,
+    /// What its requests and replies hold of the budget.
+    account: Arc<Account>,
     /// Requests that run, from their head to their reply.
     requests: AtomicU32,
-    /// When bytes were last read or written, in milliseconds after it was opened.
-    bytes_at_ms: AtomicU64,
+    /// When the client last did something, in milliseconds after it was opened: bytes on HTTP/1.1, where they all belong
+    /// to requests; requests and replies on HTTP/2.
+    active_at_ms: AtomicU64,
     /// When the head of a request began to arrive; 0 if none is arriving.
     header_at_ms: AtomicU64,
     http2: AtomicBool,
     command: AtomicU8,
-    /// The replies that are being sent while they are made.
-    streams: Mutex<Vec<Weak<Progress>>>,
+    /// The bodies and replies that are on their way.
+    transfers: Mutex<Vec<Weak<Transfer>>>,
     /// Wakes the task of this connection; it never moves to another task.
     waker: OnceLock<Waker>,
     last_path: LastPath,
 }
 
 impl Activity {
-    fn new() -> Self {
+    fn new(budget: &Arc<Budget>) -> Self {
         Self {
             opened: Instant::now(),
+            account: Account::new(budget),
             requests: AtomicU32::new(0),
-            bytes_at_ms: AtomicU64::new(0),
+            active_at_ms: AtomicU64::new(0),
             header_at_ms: AtomicU64::new(0),
             http2: AtomicBool::new(false),
             command: AtomicU8::new(RUN),
-            streams: Mutex::default(),
+            transfers: Mutex::default(),
             waker: OnceLock::new(),
             last_path: LastPath::default(),
         }
@@ -74,18 +95,36 @@ impl Activity {
         &self.last_path
     }
 
+    /// What its requests and replies hold of the budget.
+    pub(super) fn account(&self) -> &Arc<Account> {
+        &self.account
+    }
+
+    /// Whether it speaks HTTP/2.
+    pub(super) fn is_http2(&self) -> bool {
+        self.http2.load(Ordering::Relaxed)
+    }
+
     fn now_ms(&self) -> u64 {
-        // Zero means "not yet".
-        u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX).max(1)
+        now_ms(self.opened)
+    }
+
+    fn act(&self) {
+        self.active_at_ms.store(self.now_ms(), Ordering::Relaxed);
     }
 
     fn bytes_written(&self) {
-        self.bytes_at_ms.store(self.now_ms(), Ordering::Relaxed);
+        if !self.is_http2() {
+            self.act();
+        }
     }
 
     fn bytes_read(&self) {
+        if self.is_http2() {
+            return;
+        }
         let now_ms = self.now_ms();
-        self.bytes_at_ms.store(now_ms, Ordering::Relaxed);
+        self.active_at_ms.store(now_ms, Ordering::Relaxed);
         if self.requests.load(Ordering::Relaxed) == 0 && self.header_at_ms.load(Ordering::Relaxed) == 0 {
             self.header_at_ms.store(now_ms, Ordering::Relaxed);
         }
@@ -101,48 +140,70 @@ impl Activity {
         RequestGuard(self.clone())
     }
 
-    /// Note that the client waits for us, whatever else it does.
-    pub(super) fn busy(self: &Arc<Self>) -> RequestGuard {
-        self.requests.fetch_add(1, Ordering::Relaxed);
-        RequestGuard(self.clone())
+    /// A body or a reply that is on its way, as long as somebody holds it, and what it holds of the budget. Whose turn it
+    /// is has yet to be said.
+    pub(super) fn transfer(self: &Arc<Self>, kind: TransferKind, charge: Option<Charge>) -> Arc<Transfer> {
+        let transfer = Arc::new(Transfer {
+            activity: self.clone(),
+            kind,
+            waiting_since_ms: AtomicU64::new(0),
+            owed_ms: AtomicU64::new(0),
+            _charge: charge,
+        });
+        let mut transfers = self.transfers.lock().unwrap_or_else(PoisonError::into_inner);
+        transfers.retain(|transfer| transfer.strong_count() > 0);
+        transfers.push(Arc::downgrade(&transfer));
+        transfer
     }
 
-    /// Note that a reply is sent while it is made.
-    pub(super) fn stream(&self) -> Arc<Progress> {
-        let progress = Arc::new(Progress { opened: self.opened, taken_at_ms: AtomicU64::new(0) });
-        let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
-        streams.retain(|stream| stream.strong_count() > 0);
-        streams.push(Arc::downgrade(&progress));
-        progress
+    /// What is on its way.
+    fn transfers(&self) -> Vec<Arc<Transfer>> {
+        let transfers = self.transfers.lock().unwrap_or_else(PoisonError::into_inner);
+        transfers.iter().filter_map(Weak::upgrade).collect()
     }
 
-    /// Whether the client has stopped to read some reply that is being made for it.
-    fn is_stalled(&self, reply_idle_timeout_ms: u64) -> bool {
-        let streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+    /// How long the client keeps the host waiting, in milliseconds; 0 if it is the host that has something to do.
+    fn owed_ms(&self) -> u64 {
         let now_ms = self.now_ms();
-        // On HTTP/1.1 every byte that is written belongs to the one reply.
-        let written_at_ms = match self.http2.load(Ordering::Relaxed) {
-            true => 0,
-            false => self.bytes_at_ms.load(Ordering::Relaxed),
-        };
-        streams.iter().filter_map(Weak::upgrade).any(|stream| {
-            let taken_at_ms = stream.taken_at_ms.load(Ordering::Relaxed);
-            taken_at_ms > 0 && now_ms.saturating_sub(taken_at_ms.max(written_at_ms)) > reply_idle_timeout_ms
+        let transfers = self.transfers();
+        let bodies = transfers.iter().filter(|transfer| transfer.kind == TransferKind::Body).count();
+        if self.requests.load(Ordering::Relaxed) as usize > bodies
+            || transfers.iter().any(|one| one.is_ours())
+        {
+            return 0;
+        }
+        // Of several, the one that gets on best.
+        let owed_ms = transfers.iter().map(|transfer| transfer.owed_ms(now_ms)).min();
+        owed_ms.unwrap_or_else(|| {
+            let since_ms = match self.header_at_ms.load(Ordering::Relaxed) {
+                0 => self.active_at_ms.load(Ordering::Relaxed),
+                header_at_ms => header_at_ms,
+            };
+            now_ms.saturating_sub(since_ms)
         })
     }
 
-    fn is_expired(&self, header_timeout_ms: u64, idle_timeout_ms: u64) -> bool {
-        // Requests that run have time limits of their own.
-        if self.requests.load(Ordering::Relaxed) > 0 {
+    fn is_expired(&self, config: &HttpConfig) -> bool {
+        let now_ms = self.now_ms();
+        let transfers = self.transfers();
+        let is_late = |transfer: &Arc<Transfer>| {
+            transfer.kind == TransferKind::Reply && transfer.owed_ms(now_ms) > config.reply_idle_timeout_ms
+        };
+        if transfers.iter().any(is_late) {
+            return true;
+        }
+        // Requests that run have time limits of their own, and so have their bodies.
+        if self.requests.load(Ordering::Relaxed) > 0 || !transfers.is_empty() {
             return false;
         }
-        let now_ms = self.now_ms();
         let header_at_ms = self.header_at_ms.load(Ordering::Relaxed);
-        // What arrives on HTTP/2 between requests need not be the head of one.
-        let is_slow = header_at_ms > 0
-            && !self.http2.load(Ordering::Relaxed)
-            && now_ms.saturating_sub(header_at_ms) > header_timeout_ms;
-        is_slow || now_ms.saturating_sub(self.bytes_at_ms.load(Ordering::Relaxed)) > idle_timeout_ms
+        let is_slow = header_at_ms > 0 && now_ms.saturating_sub(header_at_ms) > config.header_timeout_ms;
+        let active_at_ms = self.active_at_ms.load(Ordering::Relaxed);
+        is_slow || now_ms.saturating_sub(active_at_ms) > config.idle_timeout_ms
+    }
+
+    fn is_closing(&self) -> bool {
+        self.command.load(Ordering::Relaxed) == CLOSE
     }
 
     fn command(&self, command: u8) {
@@ -153,23 +214,73 @@ impl Activity {
     }
 }
 
-/// How a reply that is sent while it is made gets on.
-pub(super) struct Progress {
-    opened: Instant,
-    /// When the client took the last chunk, in milliseconds after the connection was opened; 0 while it waits for us.
-    taken_at_ms: AtomicU64,
+fn now_ms(opened: Instant) -> u64 {
+    // Zero means "not yet".
+    u64::try_from(opened.elapsed().as_millis()).unwrap_or(u64::MAX).max(1)
 }
 
-impl Progress {
-    /// There is nothing to take.
-    pub(super) fn wait_for_host(&self) {
-        self.taken_at_ms.store(0, Ordering::Relaxed);
+/// What is on its way.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum TransferKind {
+    /// The body of a request.
+    Body,
+    /// A reply.
+    Reply,
+}
+
+/// A body or a reply on its way: how long the host waits for the client, and what the client has paid for with bytes.
+pub(super) struct Transfer {
+    activity: Arc<Activity>,
+    kind: TransferKind,
+    /// Since when it is the client's turn, in milliseconds after the connection was opened; 0 if it is ours.
+    waiting_since_ms: AtomicU64,
+    /// How long the host had waited before, without what was paid for. Only who holds the body or reply changes it.
+    owed_ms: AtomicU64,
+    _charge: Option<Charge>,
+}
+
+impl Transfer {
+    /// It is our turn, after the client has taken or brought so many bytes.
+    pub(super) fn wait_for_host(&self, bytes: usize) {
+        self.settle(bytes as u64);
+        self.waiting_since_ms.store(0, Ordering::Relaxed);
     }
 
-    /// A chunk was taken, and the next one is being made.
-    pub(super) fn wait_for_client(&self) {
-        let now_ms = u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX).max(1);
-        self.taken_at_ms.store(now_ms, Ordering::Relaxed);
+    /// It is the client's turn, after it has taken or brought so many bytes.
+    pub(super) fn wait_for_client(&self, bytes: usize) {
+        let now_ms = self.settle(bytes as u64);
+        self.waiting_since_ms.store(now_ms, Ordering::Relaxed);
+    }
+
+    fn settle(&self, bytes: u64) -> u64 {
+        let now_ms = self.activity.now_ms();
+        let paid_ms = bytes * 1_000 / TRANSFER_BYTES_PER_S_MIN;
+        self.owed_ms.store(self.owed_ms(now_ms).saturating_sub(paid_ms), Ordering::Relaxed);
+        now_ms
+    }
+
+    /// How long the host has waited, without what was paid for.
+    fn owed_ms(&self, now_ms: u64) -> u64 {
+        let waiting_ms = match self.waiting_since_ms.load(Ordering::Relaxed) {
+            0 => 0,
+            since_ms => now_ms.saturating_sub(since_ms),
+        };
+        self.owed_ms.load(Ordering::Relaxed) + waiting_ms
+    }
+
+    fn is_ours(&self) -> bool {
+        self.waiting_since_ms.load(Ordering::Relaxed) == 0
+    }
+
+    /// How long the client may still keep the host waiting, of so much.
+    pub(super) fn patience(&self, of: Duration) -> Duration {
+        of.saturating_sub(Duration::from_millis(self.owed_ms(self.activity.now_ms())))
+    }
+}
+
+impl Drop for Transfer {
+    fn drop(&mut self) {
+        self.activity.act();
     }
 }
 
@@ -178,7 +289,7 @@ pub(super) struct RequestGuard(Arc<Activity>);
 
 impl Drop for RequestGuard {
     fn drop(&mut self) {
-        self.0.bytes_written();
+        self.0.act();
         self.0.requests.fetch_sub(1, Ordering::Relaxed);
     }
 }
@@ -187,7 +298,7 @@ impl Drop for RequestGuard {
 #[derive(Default)]
 pub(super) struct Connections {
     open: Mutex<(u64, HashMap<u64, Arc<Activity>>)>,
-    full: AtomicBool,
+    opened: Notify,
 }
 
 impl Connections {
@@ -195,27 +306,74 @@ impl Connections {
         f(&mut self.open.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Whether every slot is taken: then the idle ones make place sooner.
-    pub(super) fn set_full(&self, full: bool) {
-        self.full.store(full, Ordering::Relaxed);
-    }
-
     /// Close what is idle or slow, for ever.
     pub(super) async fn watch(&self, server: &Server) {
-        let HttpConfig { header_timeout_ms, idle_timeout_ms, reply_idle_timeout_ms, .. } = *server.config;
         loop {
+            // Without a connection there is nothing to look at, and a host without clients does not wake up.
+            let opened = self.opened.notified();
+            if self.with(|(_, open)| open.is_empty()) {
+                opened.await;
+            }
             tokio::time::sleep(WATCH_INTERVAL).await;
-            let longest_ms = if self.full.load(Ordering::Relaxed) { FULL_TIMEOUT_MS } else { u64::MAX };
             self.with(|(_, open)| {
                 for activity in open.values() {
-                    let (header_ms, idle_ms) =
-                        (header_timeout_ms.min(longest_ms), idle_timeout_ms.min(longest_ms));
-                    if activity.is_expired(header_ms, idle_ms) || activity.is_stalled(reply_idle_timeout_ms) {
+                    if activity.is_expired(&server.config) {
                         server.metrics.connections_expired.fetch_add(1, Ordering::Relaxed);
                         activity.command(CLOSE);
                     }
                 }
             });
+            if server.budget.was_short() {
+                self.free(server);
+            }
+        }
+    }
+
+    /// Those who keep the host waiting for so long, the longest first, of those that are not closing.
+    fn owing(&self, owed_ms_min: u64) -> Vec<(u64, Arc<Activity>)> {
+        let mut owing: Vec<_> = self.with(|(_, open)| {
+            let open = open.values().filter(|activity| !activity.is_closing());
+            let owing = open.map(|activity| (activity.owed_ms(), activity));
+            owing
+                .filter(|(owed_ms, _)| *owed_ms >= owed_ms_min)
+                .map(|(ms, activity)| (ms, activity.clone()))
+                .collect()
+        });
+        owing.sort_unstable_by_key(|(owed_ms, _)| std::cmp::Reverse(*owed_ms));
+        owing
+    }
+
+    /// Make room for a connection: close the one for which the host has waited longest. Whether one is closing.
+    pub(super) fn make_room(&self, server: &Server) -> bool {
+        let (open, is_closing) =
+            self.with(|(_, open)| (open.len(), open.values().any(|one| one.is_closing())));
+        if is_closing {
+            return true;
+        }
+        let mut owing = self.owing(PATIENCE_MS);
+        let at_once = owing.iter().take_while(|(owed_ms, _)| *owed_ms >= FULL_TIMEOUT_MS).count();
+        owing.truncate(at_once.min(open / ROOM_SHARE).max(1));
+        for (_, activity) in &owing {
+            server.metrics.connections_displaced.fetch_add(1, Ordering::Relaxed);
+            activity.command(CLOSE);
+        }
+        !owing.is_empty()
+    }
+
+    /// Make memory free that is held for clients who keep the host waiting.
+    fn free(&self, server: &Server) {
+        let mut left = server.budget.bytes_max() / FREED_SHARE;
+        for (_, activity) in self.owing(FULL_TIMEOUT_MS) {
+            let held_bytes = activity.account.held_bytes();
+            if held_bytes == 0 {
+                continue;
+            }
+            server.metrics.connections_displaced.fetch_add(1, Ordering::Relaxed);
+            activity.command(CLOSE);
+            left = left.saturating_sub(held_bytes);
+            if left == 0 {
+                break;
+            }
         }
     }
 
@@ -244,6 +402,7 @@ impl<'a> OpenGuard<'a> {
             open.insert(*next, activity);
             *next
         });
+        server.connections.opened.notify_one();
         Self { server, id }
     }
 }
@@ -257,7 +416,7 @@ impl Drop for OpenGuard<'_> {
 
 /// Serve one connection to its end.
 pub(super) async fn run(stream: TcpStream, server: Arc<Server>) {
-    let activity = Arc::new(Activity::new());
+    let activity = Arc::new(Activity::new(&server.budget));
     let _open = OpenGuard::new(&server, activity.clone());
     // The server may have begun to drain between the accept and the line above.
     if server.shutdown.is_cancelled() {

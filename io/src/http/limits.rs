@@ -29,17 +29,17 @@ pub const STREAMS_MAX: u32 = 256;
 /// How long the head of a request may take to arrive.
 pub const HEADER_TIMEOUT_MS: u64 = 10_000;
 
-/// How long the body of a request may make no progress.
+/// How long the body of a request may keep the host waiting, beyond what its bytes pay for at 4 KiB/s.
 pub const BODY_IDLE_TIMEOUT_MS: u64 = 10_000;
 
 /// How long the body of a request may take to arrive.
 pub const BODY_TIMEOUT_MS: u64 = 120_000;
 
-/// How long a connection stays open without a request, or with a reply that the client does not read.
+/// How long a connection stays open without a request.
 pub const IDLE_TIMEOUT_MS: u64 = 75_000;
 
-/// How long a client may leave a reply unread that is made while it is sent: as long as that goes on, what the reply
-/// shows is kept.
+/// How long a client may leave a reply unread, beyond what it pays for by reading 4 KiB/s: as long as that goes on, the
+/// reply, or what it shows, is kept.
 pub const REPLY_IDLE_TIMEOUT_MS: u64 = 30_000;
 
 /// How long requests that run have to finish when the server stops.
@@ -62,10 +62,12 @@ pub struct HttpConfig {
     /// Largest reply, in bytes, not counting rows that are streamed; beyond it the answer is 413.
     #[arg(long = "max_reply_bytes", value_name = "BYTES", default_value_t = REPLY_BYTES_MAX)]
     pub max_reply_bytes: usize,
-    /// Bytes of all request bodies, of what they decode to, and of large replies that wait; beyond it 503.
+    /// Bytes of all request bodies, of what they decode to, and of large replies until they are read; beyond it 503. Of it,
+    /// several requests of one connection get a quarter, and large ones all but an eighth.
     #[arg(long = "max_bodies_bytes", value_name = "BYTES", default_value_t = BODIES_BYTES_MAX)]
     pub max_bodies_bytes: usize,
-    /// Connections that are open at once; more wait to be accepted.
+    /// Connections that are open at once, if so many files may be open; for more, those that keep the host waiting longest
+    /// are closed.
     #[arg(long = "max_connections", value_name = "N", default_value_t = CONNECTIONS_MAX,
           value_parser = at_least_one)]
     pub max_connections: usize,
@@ -78,7 +80,8 @@ pub struct HttpConfig {
     /// Time for the head of a request to arrive, in milliseconds.
     #[arg(long = "header_timeout_ms", value_name = "MS", default_value_t = HEADER_TIMEOUT_MS)]
     pub header_timeout_ms: u64,
-    /// Time that the body of a request may make no progress, in milliseconds; beyond it the answer is 408.
+    /// Time that the body of a request may keep the host waiting, beyond what it brings at 4 KiB/s, in milliseconds; then
+    /// the answer is 408.
     #[arg(long = "body_idle_timeout_ms", value_name = "MS", default_value_t = BODY_IDLE_TIMEOUT_MS)]
     pub body_idle_timeout_ms: u64,
     /// Time for the body of a request to arrive, in milliseconds; beyond it the answer is 408.
@@ -87,7 +90,8 @@ pub struct HttpConfig {
     /// Time that a connection stays open without a request, in milliseconds.
     #[arg(long = "idle_timeout_ms", value_name = "MS", default_value_t = IDLE_TIMEOUT_MS)]
     pub idle_timeout_ms: u64,
-    /// Time that a client may leave a streamed reply unread, in milliseconds; then its connection is closed.
+    /// Time that a client may leave a reply unread, beyond what it reads at 4 KiB/s, in milliseconds; then its connection is
+    /// closed.
     #[arg(long = "reply_idle_timeout_ms", value_name = "MS", default_value_t = REPLY_IDLE_TIMEOUT_MS)]
     pub reply_idle_timeout_ms: u64,
     /// Time for running requests to finish when the host stops, in milliseconds.

@@ -27,7 +27,10 @@ pub(super) async fn respond(server: &Server, head: &Parts) -> Option<HttpReply> 
         return Some(reply::error(&Error::method_not_allowed(format_args!("{path} answers GET only"))));
     }
     Some(match path {
-        "/metrics" => reply::text(server.metrics.to_prometheus()),
+        "/metrics" => {
+            server.metrics.held_bytes.store(server.budget.held_bytes() as u64, Relaxed);
+            reply::text(server.metrics.to_prometheus())
+        }
         "/healthz" => reply::json(StatusCode::OK, json!({"status": "ok"}).to_string()),
         "/readyz" => ready(server),
         "/version" => {

@@ -1,22 +1,16 @@
 //! Encoding a reply (protocol page 01 §1.3 to §1.5).
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use components::{Error, ErrorKind, Reply, Result, State, Value, encode, tbon};
-use http_body_util::Full;
 use hyper::header::{
     ACCEPT, ACCEPT_ENCODING, ALLOW, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
 };
 use hyper::{Response, StatusCode};
 
-use super::body::{Budget, Charge};
+use super::budget::{Charge, SMALL_BYTES_MAX};
 use super::request::TBON;
 use super::rows::RowsForm;
 use super::stream::{ReplyBody, Streamed};
-
-/// A reply up to this size is not charged.
-const UNCHARGED_BYTES_MAX: usize = 64 * 1024;
 
 /// A reply as the server sends it.
 pub(super) type HttpReply = Response<ReplyBody>;
@@ -71,24 +65,25 @@ fn thousandths(text: &[u8]) -> u16 {
 }
 
 pub(super) fn response(status: StatusCode, content_type: HeaderValue, body: impl Into<Bytes>) -> HttpReply {
-    let mut reply = Response::new(ReplyBody::Whole(Full::new(body.into())));
+    let mut reply = Response::new(ReplyBody::Whole(body.into()));
     *reply.status_mut() = status;
     reply.headers_mut().insert(CONTENT_TYPE, content_type);
     reply
 }
 
-/// The answer of the world, or of the edge in its place, of at most `bytes_max` bytes.
-pub(super) fn reply(reply: Reply, tbon: bool, bytes_max: usize, budget: &Arc<Budget>) -> HttpReply {
-    match reply.and_then(|state| success(&state, tbon, bytes_max, budget)) {
+/// The answer of the world, or of the edge in its place, of at most `bytes_max` bytes. What the request holds of the budget
+/// is held until it is made.
+pub(super) fn reply(reply: Reply, tbon: bool, bytes_max: usize, charge: Charge) -> HttpReply {
+    match reply.and_then(|state| success(&state, tbon, bytes_max, charge)) {
         Ok(reply) => reply,
         Err(cause) => error(&cause),
     }
 }
 
 /// 200 and a state; 400 if JSON has no form for it. Never 204: the client reads a body (page 01 §1.4).
-fn success(state: &State, tbon: bool, bytes_max: usize, budget: &Arc<Budget>) -> Result<HttpReply> {
+fn success(state: &State, tbon: bool, bytes_max: usize, charge: Charge) -> Result<HttpReply> {
     if tbon {
-        let body = charged(tbon::encode_within(state, bytes_max)?, budget)?;
+        let body = charged(tbon::encode_within(state, bytes_max)?, charge)?;
         return Ok(response(StatusCode::OK, HeaderValue::from_static(TBON), body));
     }
     if let State::Value(Value::None) = state {
@@ -96,7 +91,7 @@ fn success(state: &State, tbon: bool, bytes_max: usize, budget: &Arc<Budget>) ->
     }
     let mut json = encode::to_json_within(state, bytes_max)?;
     json.push(b'\n');
-    Ok(response(StatusCode::OK, JSON_TYPE, charged(json, budget)?))
+    Ok(response(StatusCode::OK, JSON_TYPE, charged(json, charge)?))
 }
 
 /// A reply and its share of the budget, until all of it is sent.
@@ -119,12 +114,12 @@ pub(super) fn streamed(content_type: HeaderValue, body: Streamed) -> HttpReply {
 }
 
 /// A large reply is charged until the client has read it: clients may be slow, and many.
-fn charged(bytes: Vec<u8>, budget: &Arc<Budget>) -> Result<Bytes> {
-    if bytes.len() <= UNCHARGED_BYTES_MAX {
+fn charged(bytes: Vec<u8>, mut charge: Charge) -> Result<Bytes> {
+    if bytes.len() <= SMALL_BYTES_MAX {
         return Ok(bytes.into());
     }
-    let mut charge = Charge::new(budget);
     charge.add(bytes.len())?;
+    charge.keep(bytes.len());
     Ok(Bytes::from_owner(ChargedReply { bytes, _charge: charge }))
 }
 

@@ -11,8 +11,9 @@ use hyper::http::request::Parts;
 use hyper::{Method, StatusCode};
 use tokio::sync::mpsc::channel;
 
-use super::body::{Arrival, Charge};
-use super::bulk::{Expected, Piece};
+use super::body::Arrival;
+use super::budget::Charge;
+use super::bulk::{Expected, Piece, Turn};
 use super::connection::Activity;
 use super::reply::HttpReply;
 use super::request::Head;
@@ -64,7 +65,7 @@ pub(super) async fn respond(
     drop(in_flight);
     let body_bytes = reply.body().size_hint().exact().unwrap_or_default();
     server.metrics.count_reply(reply.status().as_u16(), usize::try_from(body_bytes).unwrap_or(usize::MAX));
-    reply
+    reply.map(|body| body.on(activity))
 }
 
 /// What a request wants, by its head.
@@ -107,26 +108,26 @@ async fn call(
 ) -> Result<HttpReply> {
     let Wanted { head, is_tbon, rows, wanted_rows, wants_tbon } = wanted;
     // The body and what it decodes to are charged until the reply is made: until then the world may hold them.
-    let (state, _charge) = 'body: {
+    let (state, charge) = 'body: {
         match head.verb {
-            Verb::Get | Verb::Delete => (State::NONE, None),
+            Verb::Get | Verb::Delete => (State::NONE, Charge::new(activity.account())),
             Verb::Put | Verb::Post => {
                 let workspace = server.gateway.workspace();
                 let (bytes, rows, mut charge) = match (rows, workspace) {
                     (Some(rows), Some(workspace)) if rows.is_unbounded() => {
-                        match arriving(server, workspace, rows, incoming).await? {
+                        match arriving(server, activity, workspace, rows, incoming).await? {
                             Arrived::Whole(bytes, rows, charge) => (bytes, Some(rows), charge),
-                            Arrived::Decoded(state, charge) => break 'body (state, Some(charge)),
+                            Arrived::Decoded(state, charge) => break 'body (state, charge),
                         }
                     }
                     (rows, _) => {
-                        let (bytes, charge) = body::read(incoming, &server.config, &server.budget).await?;
+                        let (bytes, charge) = body::read(incoming, activity, &server.config).await?;
                         (bytes, rows, charge)
                     }
                 };
                 server.metrics.request_body_bytes.fetch_add(bytes.len() as u64, Relaxed);
                 let size_bytes = rows.as_ref().map_or(bytes.len(), |rows| rows.size_bytes(bytes.len()));
-                let (state, charge) = big(server, size_bytes, move || {
+                big(server, size_bytes, move || {
                     let bytes = match rows {
                         Some(rows) => match rows.decode(bytes, &mut charge)? {
                             Ok(rows) => return Ok((rows, charge)),
@@ -138,8 +139,7 @@ async fn call(
                     charge.add(usize::try_from(decoded_bytes).unwrap_or(usize::MAX))?;
                     Ok::<_, Error>((state, charge))
                 })
-                .await??;
-                (state, Some(charge))
+                .await??
             }
         }
     };
@@ -155,11 +155,11 @@ async fn call(
     if let Ok(state) = &answer
         && (state.is_streamed() || wanted_rows.is_some())
     {
-        return stream(server, activity, state.clone(), pin, wanted_rows, wants_tbon).await;
+        return stream(server, activity, (state.clone(), pin), charge, wanted_rows, wants_tbon).await;
     }
     let size_bytes = answer.as_ref().map_or(0, |state| usize::try_from(state.bytes()).unwrap_or(usize::MAX));
-    let (bytes_max, budget) = (server.config.max_reply_bytes, server.budget.clone());
-    big(server, size_bytes, move || reply::reply(answer, wants_tbon, bytes_max, &budget)).await
+    let bytes_max = server.config.max_reply_bytes;
+    big(server, size_bytes, move || reply::reply(answer, wants_tbon, bytes_max, charge)).await
 }
 
 /// A body of rows.
@@ -173,6 +173,7 @@ enum Arrived {
 /// Read rows that may be more than fit in memory.
 async fn arriving(
     server: &Arc<Server>,
+    activity: &Arc<Activity>,
     workspace: &Arc<Workspace>,
     rows: Expected,
     incoming: &mut Incoming,
@@ -180,11 +181,12 @@ async fn arriving(
     let config = &server.config;
     let too_large =
         || Error::too_large(format_args!("rows have at most {} bytes in one request", config.max_rows_bytes));
-    let mut arrival = Arrival::new(incoming, config);
+    let mut arrival = Arrival::new(incoming, activity, config);
     if arrival.bytes_min() > config.max_rows_bytes {
         return Err(too_large());
     }
-    let mut held = Charge::new(&server.budget);
+    let account = activity.account().of_request();
+    let mut held = Charge::new(&account);
     let memory_bytes = workspace.memory_bytes().min(config.max_body_bytes);
     let (first, is_whole) = arrival.read(memory_bytes, &mut held).await?;
     let mut arrived_bytes = first.len() as u64;
@@ -194,15 +196,21 @@ async fn arriving(
     if is_whole {
         return Ok(Arrived::Whole(first, rows, held));
     }
-    let _permit =
-        server.rows_arriving.acquire().await.map_err(|_| Error::unavailable("the host is going down"))?;
+    let going_down = |_| Error::unavailable("the host is going down");
+    if server.rows_open.available_permits() == 0 {
+        // Those that keep the host waiting make room.
+        server.budget.set_short();
+    }
+    let _open = server.rows_open.acquire().await.map_err(going_down)?;
+    let turn = Turn::take(server.rows_arriving.clone()).await.map_err(going_down)?;
     arrival.resume();
     let (pieces, receiver) = channel(PIECES_MAX);
     let (workspace, piece_bytes_max) = (workspace.clone(), config.max_body_bytes);
-    let mut charge = Charge::new(&server.budget);
+    let mut charge = Charge::new(&account);
     let decoding = tokio::task::spawn_blocking(move || {
         let charges = (&mut charge, &mut held);
-        let state = rows.decode_arriving(first, receiver, &workspace, piece_bytes_max, charges)?;
+        let state =
+            rows.decode_arriving(first, (receiver, Some(turn)), &workspace, piece_bytes_max, charges)?;
         Ok((state, charge))
     });
     let feeding = async {
@@ -238,20 +246,19 @@ async fn arriving(
 async fn stream(
     server: &Arc<Server>,
     activity: &Arc<Activity>,
-    state: State,
-    pin: Option<Pin>,
+    (state, pin): (State, Option<Pin>),
+    mut charge: Charge,
     wanted_rows: Option<RowsForm>,
     wants_tbon: bool,
 ) -> Result<HttpReply> {
-    let mut charge = Charge::new(&server.budget);
     charge.add(STREAM_BYTES)?;
     let pages = server.gateway.pages().clone();
-    let (bytes_max, budget) = (server.config.max_reply_bytes, server.budget.clone());
+    let bytes_max = server.config.max_reply_bytes;
     if wants_tbon && wanted_rows.is_none() {
         let whole = move || {
             let _pin = pin;
             let state = rows::read(&state, &pages, bytes_max)?;
-            Ok(reply::reply(Ok(state), true, bytes_max, &budget))
+            Ok(reply::reply(Ok(state), true, bytes_max, charge))
         };
         return big(server, usize::MAX, whole).await?;
     }
@@ -261,14 +268,15 @@ async fn stream(
     };
     let encoder = big(server, usize::MAX, begin).await??;
     charge.add(encoder.bytes())?;
+    charge.keep(STREAM_BYTES + encoder.bytes());
     let content_type = encoder.content_type();
-    let production = Box::new(Production { encoder, _pin: pin, _charge: charge });
-    let (production, first) = produce(server.clone(), activity.clone(), production).await?;
+    let production = Box::new(Production { encoder, _pin: pin });
+    let (production, first) = produce(server.clone(), production).await?;
     let first = first?.unwrap_or_default();
     if production.encoder.is_done() {
         return Ok(reply::response(StatusCode::OK, content_type, first));
     }
-    Ok(reply::streamed(content_type, Streamed::new(server.clone(), activity.clone(), first, production)))
+    Ok(reply::streamed(content_type, Streamed::new(server.clone(), activity, first, production, charge)))
 }
 
 /// Do work that grows with `size_bytes`: here if that is little, else on a thread where it stalls nobody.

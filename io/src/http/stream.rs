@@ -7,22 +7,81 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use components::{Error, Result};
-use http_body_util::Full;
 use hyper::body::{Body, Frame, SizeHint};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::Server;
-use super::body::Charge;
-use super::connection::{Activity, Progress};
+use super::budget::Charge;
+use super::connection::{Activity, Transfer, TransferKind};
 use super::rows::Encoder;
 use crate::gateway;
 
+/// A reply is given to hyper in frames of at most so many bytes, each when the client has taken those before: hyper copies
+/// them into a buffer of its own.
+const FRAME_BYTES_MAX: usize = 64 * 1024;
+
 /// The body of a reply.
 pub(super) enum ReplyBody {
-    /// One whose length is known.
-    Whole(Full<Bytes>),
+    /// One that is sent as a whole, if that is not yet done.
+    Whole(Bytes),
+    /// One that is sent in frames.
+    Framed(Box<Frames>),
     /// One that is being made.
     Streamed(Box<Streamed>),
+}
+
+impl ReplyBody {
+    /// This body, sent as it suits its connection: on HTTP/1.1 a small one needs no watching, since nothing else happens
+    /// before it is sent. On HTTP/2 everything that a client leaves unread is held for it.
+    pub(super) fn on(self, activity: &Arc<Activity>) -> Self {
+        match self {
+            Self::Whole(bytes)
+                if bytes.len() > FRAME_BYTES_MAX || (activity.is_http2() && !bytes.is_empty()) =>
+            {
+                let transfer = activity.transfer(TransferKind::Reply, None);
+                Self::Framed(Box::new(Frames::new(&transfer, bytes)))
+            }
+            body => body,
+        }
+    }
+}
+
+/// Bytes of a reply: as long as somebody holds them, it is on its way.
+struct Sending {
+    bytes: Bytes,
+    _transfer: Arc<Transfer>,
+}
+
+impl AsRef<[u8]> for Sending {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// Bytes that are sent in frames.
+pub(super) struct Frames {
+    rest: Bytes,
+    transfer: Arc<Transfer>,
+    /// How long the frame before was.
+    sent_bytes: usize,
+}
+
+impl Frames {
+    fn new(transfer: &Arc<Transfer>, bytes: Bytes) -> Self {
+        let rest = Bytes::from_owner(Sending { bytes, _transfer: transfer.clone() });
+        Self { rest, transfer: transfer.clone(), sent_bytes: 0 }
+    }
+
+    /// The next frame: hyper has room for it.
+    fn next(&mut self) -> Option<Bytes> {
+        if self.rest.is_empty() {
+            return None;
+        }
+        self.transfer.wait_for_client(self.sent_bytes);
+        let frame = self.rest.split_to(self.rest.len().min(FRAME_BYTES_MAX));
+        self.sent_bytes = frame.len();
+        Some(frame)
+    }
 }
 
 /// Why a body ends before it is whole: the client must not take what it has for all.
@@ -34,7 +93,6 @@ pub(super) struct BrokenBody(Error);
 pub(super) struct Production {
     pub(super) encoder: Encoder,
     pub(super) _pin: Option<gateway::Pin>,
-    pub(super) _charge: Charge,
 }
 
 /// A chunk, and what makes the next one.
@@ -43,35 +101,31 @@ type Produced = (Box<Production>, Result<Option<Bytes>>);
 /// A body that is being made: one chunk is ready or being made while the one before is sent.
 pub(super) struct Streamed {
     server: Arc<Server>,
-    activity: Arc<Activity>,
-    progress: Arc<Progress>,
-    ready: Option<Bytes>,
+    transfer: Arc<Transfer>,
+    ready: Frames,
     next: Option<AbortOnDropHandle<Result<Produced>>>,
 }
 
 impl Streamed {
-    /// A body that begins with a chunk.
+    /// A body that begins with a chunk, and what it holds of the budget.
     pub(super) fn new(
         server: Arc<Server>,
-        activity: Arc<Activity>,
+        activity: &Arc<Activity>,
         first: Bytes,
         production: Box<Production>,
+        charge: Charge,
     ) -> Self {
-        let progress = activity.stream();
-        let mut body = Self { server, activity, progress, ready: Some(first), next: None };
+        let transfer = activity.transfer(TransferKind::Reply, Some(charge));
+        let ready = Frames::new(&transfer, first);
+        let mut body = Self { server, transfer, ready, next: None };
         body.go_on(production);
         body
     }
 }
 
-/// Make the next chunk, on a thread where it stalls nobody. While that lasts, the client waits for us.
-pub(super) async fn produce(
-    server: Arc<Server>,
-    activity: Arc<Activity>,
-    mut production: Box<Production>,
-) -> Result<Produced> {
+/// Make the next chunk, on a thread where it stalls nobody.
+pub(super) async fn produce(server: Arc<Server>, mut production: Box<Production>) -> Result<Produced> {
     let _permit = server.streams.acquire().await.map_err(|_| Error::unavailable("the host is going down"))?;
-    let _busy = activity.busy();
     let work = move || {
         let chunk = production.encoder.next();
         (production, chunk)
@@ -88,9 +142,11 @@ impl Body for ReplyBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<std::result::Result<Frame<Bytes>, BrokenBody>>> {
         match self.get_mut() {
-            Self::Whole(body) => Pin::new(body).poll_frame(context).map_err(|never| match never {}),
-            Self::Streamed(body) => match ready!(body.poll_chunk(context)) {
-                Ok(chunk) => Poll::Ready(chunk.map(|chunk| Ok(Frame::data(chunk)))),
+            Self::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
+            Self::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+            Self::Framed(body) => Poll::Ready(body.next().map(|frame| Ok(Frame::data(frame)))),
+            Self::Streamed(body) => match ready!(body.poll_next(context)) {
+                Ok(frame) => Poll::Ready(frame.map(|frame| Ok(Frame::data(frame)))),
                 Err(cause) => {
                     tracing::warn!("a reply broke off: {cause}");
                     Poll::Ready(Some(Err(BrokenBody(cause))))
@@ -101,31 +157,32 @@ impl Body for ReplyBody {
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Whole(body) => body.is_end_stream(),
-            Self::Streamed(body) => body.ready.is_none() && body.next.is_none(),
+            Self::Whole(bytes) => bytes.is_empty(),
+            Self::Framed(body) => body.rest.is_empty(),
+            Self::Streamed(body) => body.ready.rest.is_empty() && body.next.is_none(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Whole(body) => body.size_hint(),
+            Self::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Self::Framed(body) => SizeHint::with_exact(body.rest.len() as u64),
             Self::Streamed(_) => SizeHint::default(),
         }
     }
 }
 
 impl Streamed {
-    fn poll_chunk(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Bytes>>> {
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Bytes>>> {
         loop {
-            if let Some(chunk) = self.ready.take() {
-                self.progress.wait_for_client();
-                self.server.metrics.reply_body_bytes.fetch_add(chunk.len() as u64, Relaxed);
-                return Poll::Ready(Ok(Some(chunk)));
+            if let Some(frame) = self.ready.next() {
+                self.server.metrics.reply_body_bytes.fetch_add(frame.len() as u64, Relaxed);
+                return Poll::Ready(Ok(Some(frame)));
             }
             let Some(next) = &mut self.next else {
                 return Poll::Ready(Ok(None));
             };
-            self.progress.wait_for_host();
+            self.transfer.wait_for_host(std::mem::take(&mut self.ready.sent_bytes));
             let produced = ready!(Pin::new(next).poll(context));
             self.next = None;
             let (production, chunk) =
@@ -134,14 +191,13 @@ impl Streamed {
                 if !production.encoder.is_done() {
                     self.go_on(production);
                 }
-                self.ready = Some(chunk);
+                self.ready = Frames::new(&self.transfer, chunk);
             }
         }
     }
 
     /// Begin with the next chunk, while this one is sent.
     fn go_on(&mut self, production: Box<Production>) {
-        let next = produce(self.server.clone(), self.activity.clone(), production);
-        self.next = Some(AbortOnDropHandle::new(tokio::spawn(next)));
+        self.next = Some(AbortOnDropHandle::new(tokio::spawn(produce(self.server.clone(), production))));
     }
 }

@@ -11,9 +11,12 @@ use components::collection::columns::{Columns, sort};
 use components::collection::runs::Runs;
 use components::collection::schema::Schema;
 use components::{Error, Result};
+use tokio::runtime::Handle;
 use tokio::sync::mpsc::Receiver;
+use tokio::sync::mpsc::error::TryRecvError;
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 
-use super::super::body::Charge;
+use super::super::budget::Charge;
 use crate::workspace::Workspace;
 
 /// A piece of a body.
@@ -25,26 +28,65 @@ pub(in crate::http) enum Piece {
     End,
 }
 
+/// The right to decode. While there is nothing to decode it is somebody else's: a slow client holds up nobody.
+pub(in crate::http) struct Turn {
+    turns: Arc<Semaphore>,
+    runtime: Handle,
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Turn {
+    /// Wait for a turn.
+    ///
+    /// # Errors
+    /// If there are no more.
+    pub(in crate::http) async fn take(turns: Arc<Semaphore>) -> std::result::Result<Self, AcquireError> {
+        let permit = Some(turns.clone().acquire_owned().await?);
+        Ok(Self { turns, runtime: Handle::current(), permit })
+    }
+
+    /// Let others have their turn until `wait` returns.
+    fn lend<T>(&mut self, wait: impl FnOnce() -> T) -> Result<T> {
+        self.permit = None;
+        let waited = wait();
+        let permit = self.runtime.block_on(self.turns.clone().acquire_owned());
+        self.permit = Some(permit.map_err(|_| Error::unavailable("the host is going down"))?);
+        Ok(waited)
+    }
+}
+
 /// The bytes of a body, as they arrive.
 pub(super) struct Arriving {
     pieces: Receiver<Piece>,
+    turn: Option<Turn>,
     piece: Bytes,
     is_complete: bool,
 }
 
 impl Arriving {
     /// A body that begins with bytes that are here.
-    pub(super) fn new(first: Vec<u8>, pieces: Receiver<Piece>) -> Self {
-        Self { pieces, piece: first.into(), is_complete: false }
+    pub(super) fn new(first: Vec<u8>, pieces: Receiver<Piece>, turn: Option<Turn>) -> Self {
+        Self { pieces, turn, piece: first.into(), is_complete: false }
+    }
+
+    /// The next piece, as soon as it is here.
+    fn next(&mut self) -> Result<Option<Piece>> {
+        let Self { pieces, turn, .. } = self;
+        match (pieces.try_recv(), turn) {
+            (Ok(piece), _) => Ok(Some(piece)),
+            (Err(TryRecvError::Disconnected), _) => Ok(None),
+            (Err(TryRecvError::Empty), Some(turn)) => turn.lend(|| pieces.blocking_recv()),
+            (Err(TryRecvError::Empty), None) => Ok(pieces.blocking_recv()),
+        }
     }
 
     /// The next bytes, at least one if the body goes on.
     ///
     /// # Errors
-    /// 400 if the body does not go on and is not complete.
+    /// 400 if the body does not go on and is not complete; 503 if the host is going down.
     fn bytes(&mut self) -> Result<&mut Bytes> {
         while self.piece.is_empty() && !self.is_complete {
-            match self.pieces.blocking_recv() {
+            match self.next()? {
                 Some(Piece::Bytes(bytes)) => self.piece = bytes,
                 Some(Piece::End) => self.is_complete = true,
                 None => return Err(Error::bad_request("the body of the request did not arrive")),

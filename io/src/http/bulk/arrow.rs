@@ -13,7 +13,7 @@ use components::{Error, Result};
 
 use super::arriving::{Arriving, Gathered};
 use super::positions;
-use crate::http::body::Charge;
+use crate::http::budget::Charge;
 
 /// What a message of a stream begins with, unless it is from before Arrow 0.15; then comes its length.
 const CONTINUATION: [u8; 4] = [0xff; 4];

@@ -13,7 +13,7 @@ use hyper::header::{CONTENT_TYPE, HeaderValue};
 use proptest::prelude::*;
 
 use super::*;
-use crate::http::body::Budget;
+use crate::http::budget::{Account, Budget};
 use crate::http::request::{self, LastPath};
 
 /// `/shop/items` is a table, `/shop/tags` a BTree, `/shop/both` one of each, `/shop/names` a map, `/shop/odd` a table of
@@ -64,7 +64,7 @@ fn sent(verb: Verb, target: &str, content_type: &str, body: &[u8]) -> Result<Opt
     headers.insert(CONTENT_TYPE, HeaderValue::from_str(content_type).unwrap());
     let head = request::head(verb, &target.parse().unwrap(), &LastPath::default())?;
     let Some(expected) = expected(&CATALOG, &headers, &head)? else { return Ok(None) };
-    let mut charge = Charge::new(&Arc::new(Budget::new(1 << 20)));
+    let mut charge = Charge::new(&Account::new(&Arc::new(Budget::new(1 << 20))));
     Ok(expected.decode(body.to_vec(), &mut charge)?.ok())
 }
 
@@ -436,8 +436,8 @@ fn arrived(
     assert!(expected.is_unbounded());
     let directory = tempfile::tempdir().unwrap();
     let workspace = Workspace::within(directory.path().to_path_buf(), memory_bytes, Arc::default());
-    let budget = Arc::new(Budget::new(1 << 20));
-    let (mut charge, mut held) = (Charge::new(&budget), Charge::new(&budget));
+    let account = Account::new(&Arc::new(Budget::new(1 << 20)));
+    let (mut charge, mut held) = (Charge::new(&account), Charge::new(&account));
     let (first, rest) = body.split_at(piece_bytes.min(body.len()));
     let (sender, pieces) = tokio::sync::mpsc::channel(body.len() + 1);
     for piece in rest.chunks(piece_bytes) {
@@ -448,7 +448,7 @@ fn arrived(
     }
     drop(sender);
     let charges = (&mut charge, &mut held);
-    let state = expected.decode_arriving(first.to_vec(), pieces, &workspace, 1 << 16, charges);
+    let state = expected.decode_arriving(first.to_vec(), (pieces, None), &workspace, 1 << 16, charges);
     let state = state.map_err(|error| format!("{} {}", error.kind().status(), error.message()))?;
     let State::Bulk(bulk) = state else { unreachable!("rows are rows") };
     match bulk.rows() {
