@@ -14,7 +14,7 @@ use components::collection::page::PageId;
 use components::storage::{Read, Write};
 use crossbeam_channel::bounded;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use world::host::PROGRAM_STACK_BYTES;
 use world::load::{Loaded, load};
@@ -217,6 +217,7 @@ async fn run_on(
     let address = listener.local_addr().map_err(|cause| cause.to_string())?;
     ready.store(true, Ordering::Relaxed);
     tracing::info!("listens on {address}, for {} connections", config.http.max_connections);
+    let signals = stop_signals();
     // The line that says that all is well. A closed stdout is no reason not to serve.
     let _ = writeln!(std::io::stdout(), "HTTP server listening on {address}");
     let workspace = Workspace::new(config.workspace.clone(), config.cache_size, metrics.clone());
@@ -233,7 +234,7 @@ async fn run_on(
     let mut ended = ended;
     let ended_early = tokio::select! {
         ended = &mut ended => Some(ended),
-        () = stop_signal() => None,
+        () = stopped(signals) => None,
     };
     if ended_early.is_none() {
         tracing::info!("asked to stop; what runs is finished");
@@ -261,14 +262,19 @@ async fn run_on(
     }
 }
 
+/// What asks the process to stop. From when it is made on, nothing else stops it (`SIGTERM`, Ctrl-C).
+fn stop_signals() -> Option<(Signal, Signal)> {
+    let signals = signal(SignalKind::terminate()).and_then(|it| Ok((it, signal(SignalKind::interrupt())?)));
+    signals
+        .inspect_err(|cause| {
+            tracing::error!("signals cannot be handled, only SIGKILL stops this host: {cause}")
+        })
+        .ok()
+}
+
 /// Resolves when the process is asked to stop.
-async fn stop_signal() {
-    let (Ok(mut terminate), Ok(mut interrupt)) =
-        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        tracing::error!("signals cannot be handled; SIGKILL is the way to stop this host");
-        return std::future::pending().await;
-    };
+async fn stopped(signals: Option<(Signal, Signal)>) {
+    let Some((mut terminate, mut interrupt)) = signals else { return std::future::pending().await };
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
