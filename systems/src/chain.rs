@@ -161,7 +161,7 @@ impl Interpreter {
                     ChainKind::Block => self.recorded(place(&spec.schema, hosted.slot.into()), call).await?,
                     ChainKind::Sync => (call, Vec::new()),
                 };
-                let is_alone = !writes_one_row(collection.schema.kind(), &call);
+                let is_alone = !writes_one_row(&collection.schema, &call);
                 let turn = self.ledger.queue_write(hosted.chain, is_alone);
                 poll_fn(|_| if self.ledger.is_turn(&turn) { Poll::Ready(()) } else { Poll::Pending }).await;
                 let result = self.call_rows(&rows, call, depth).await?;
@@ -430,11 +430,15 @@ fn at<'a>(subject: &'a State, path: &Path) -> Option<&'a Collection> {
 }
 
 /// Whether a write is done as soon as one row is locked: it neither reads it nor writes others.
-fn writes_one_row(kind: CollectionKind, call: &Call) -> bool {
+fn writes_one_row(schema: &Schema, call: &Call) -> bool {
     match call {
         Call::Put(_, State::Content(_) | State::Bulk(_)) => false,
-        Call::Put(_, value) => Rowset::of(value).is_none() && value.as_map().is_none(),
-        _ => kind == CollectionKind::Table,
+        Call::Put(key, value) => {
+            // A table takes many rows without a key.
+            let is_rows = key.is_none() && schema.kind() == CollectionKind::Table;
+            Rowset::of(value).is_none() && value.as_map().is_none() && !is_rows
+        }
+        _ => schema.kind() == CollectionKind::Table,
     }
 }
 
