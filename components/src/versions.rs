@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bevy_ecs::prelude::{Component, Entity};
 
-use crate::chain::{Block, BlockHash, BlockHasher};
+use crate::chain::{BlockHash, BlockHasher};
 use crate::cluster::{ChainId, ChainSpec};
 use crate::collection::key::Key;
 use crate::collection::page::{PageCell, Tree};
@@ -211,7 +211,7 @@ pub struct History {
     pub open: BlockHasher,
 }
 
-/// A block of a chain.
+/// A block of a chain. Its content is in storage alone: who reads a history reads it there.
 #[derive(Component, Debug)]
 pub struct BlockHeader {
     /// Its chain.
@@ -226,15 +226,9 @@ pub struct BlockHeader {
     pub bytes: u64,
     /// The batch that makes all of it durable.
     pub batch: u64,
-    /// How often its content was used since it was last read from disk.
-    pub uses: u64,
-    /// When its content was last used, as the number of a tick.
-    pub last_used: u64,
+    /// The newest transaction in it that came since the host began; before all others if none did.
+    pub newest: TxnId,
 }
-
-/// The content of a block, if it is in memory.
-#[derive(Component, Debug)]
-pub struct BlockContent(pub Option<Arc<Block>>);
 
 #[cfg(test)]
 mod tests {

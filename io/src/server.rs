@@ -154,7 +154,6 @@ async fn run_on(
         request_ttl_ns: config.request_ttl * 1_000_000_000,
         // A quarter is the storage's; what is left is for the rows that pages lack, and for what is under way.
         page_cache_bytes: config.cache_size / 8 * 3,
-        cache_bytes: config.cache_size / 8,
         effects_bytes_max: (config.cache_size / 16).min(EFFECTS_BYTES_MAX),
         ..Limits::default()
     };

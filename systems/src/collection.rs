@@ -33,7 +33,7 @@ use components::{Error, Id, Map, Path, Result, State, Value};
 
 use view::single_scan;
 
-use crate::chain::local_chain_content;
+use crate::chain::shown_local_chain;
 use crate::futures::BoxFuture;
 use crate::scalar::{
     Call, Interpreter, chain_kind, collection_kind, common, deeper, define_class, no_member, parameter,
@@ -319,7 +319,7 @@ impl Interpreter {
                 }
                 State::Chain(Chain::Local(local)) => {
                     let subject = self.materialize(local.subject(), memory, depth).await?;
-                    return Ok(local_chain_content(&local, subject));
+                    return Ok(shown_local_chain(&local, subject));
                 }
                 State::Chain(Chain::Content(content)) => {
                     let subject = self.materialize(content.subject.clone(), memory, depth).await?;

@@ -243,7 +243,6 @@ fn release(world: &mut World, id: TxnId) {
     let registry = &mut *world.resource_mut::<Registry>();
     registry.active.remove(&id);
     let locks = registry.locks.remove(&id).unwrap_or_default();
-    registry.history_readers.retain(|(_, reader)| *reader != id);
     for entity in locks {
         let lock = world.get::<Lock>(entity).expect("a lock").clone();
         assert_eq!(lock.holder, id, "a transaction releases its own locks");

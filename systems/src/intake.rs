@@ -8,7 +8,6 @@ use components::collection::page::Visibility;
 use components::ledger::Ledger;
 use components::lock::Resource;
 use components::transaction::{Authority, Phase, Program, RequestId, Transaction};
-use components::versions::{BlockContent, BlockHeader, History};
 use components::{Error, Request, State, TxnId};
 
 use crate::dispatch::is_hypothetical;
@@ -47,26 +46,6 @@ pub fn intake(world: &mut World) {
             }
             Input::Job { id, result } => job_done(world, id, result),
             Input::Page { page, content } => pages::came(world, page, content),
-            Input::Block { chain, ordinal, content } => {
-                let content = content.unwrap_or_else(|cause| {
-                    panic!("block {ordinal} of chain {} cannot be read: {cause}", chain.0)
-                });
-                let registry = world.resource::<Registry>();
-                let chain_entity = registry.chains[&chain];
-                let ticks = registry.ticks;
-                let history = world.get::<History>(chain_entity).expect("a history");
-                let entity = history.blocks[ordinal as usize];
-                world.get_mut::<BlockContent>(entity).expect("a block").0 = Some(Arc::new(content));
-                let header = &mut *world.get_mut::<BlockHeader>(entity).expect("a block");
-                (header.uses, header.last_used) = (0, ticks);
-                let bytes = header.bytes;
-                let registry = &mut *world.resource_mut::<Registry>();
-                registry.loading.remove(&(chain, ordinal));
-                if registry.resident.insert((chain, ordinal), entity).is_none() {
-                    registry.resident_bytes += bytes;
-                }
-                registry.blocks_came.insert(chain);
-            }
         }
     }
     expire(world, now_ns);

@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use bevy_ecs::prelude::Entity;
-use components::chain::Block;
 use components::cluster::{Catalog, ChainId};
 use components::collection::HostedCollection;
 use components::collection::columns::{Columns, PageSize};
@@ -37,15 +36,6 @@ pub enum Input {
     Unpin(RequestId),
     /// Every batch up to this sequence is durable.
     Durable(u64),
-    /// A block that was asked for, or why it cannot be read.
-    Block {
-        /// The chain of the block.
-        chain: ChainId,
-        /// Its place in the chain.
-        ordinal: u32,
-        /// Its content.
-        content: Result<Block, String>,
-    },
     /// A job is done.
     Job {
         /// Its name.
@@ -65,13 +55,6 @@ pub enum Input {
 /// Something to read from storage.
 #[derive(Clone, Debug)]
 pub enum Load {
-    /// A block; [`Input::Block`] brings it.
-    Block {
-        /// The chain of the block.
-        chain: ChainId,
-        /// Its place in the chain.
-        ordinal: u32,
-    },
     /// The base of a page; [`Input::Page`] brings it.
     Page {
         /// Its name.
@@ -193,8 +176,6 @@ pub struct Limits {
     pub parallel_programs_min: usize,
     /// How often the stages of a tick repeat before the rest is left to the next tick.
     pub rounds_max: u32,
-    /// How much content of closed blocks stays in memory, in bytes.
-    pub cache_bytes: u64,
     /// How much content of pages stays in memory, in bytes.
     pub page_cache_bytes: u64,
     /// How large the effects of a chain on its collections grow in storage before its pages are stored, in bytes.
@@ -218,7 +199,6 @@ impl Default for Limits {
             fuel_per_tick: 4_000,
             parallel_programs_min: PARALLEL_PROGRAMS_MIN,
             rounds_max: 4_096,
-            cache_bytes: 1_000_000_000,
             page_cache_bytes: 500_000_000,
             effects_bytes_max: EFFECTS_BYTES_MAX,
             page_size: PageSize::default(),
@@ -265,20 +245,14 @@ pub struct Registry {
     pub expected: Vec<(TxnId, Resource)>,
     /// What locks were released on.
     pub released: BTreeSet<Resource>,
-    /// Chains of which a block came that was asked for.
-    pub blocks_came: BTreeSet<ChainId>,
     /// Transactions that were refused a lock.
     pub refused: BTreeSet<TxnId>,
     /// Transactions whose outcome is known.
     pub finished: BTreeSet<TxnId>,
     /// Commits on their way to being applied, in order.
     pub commits: Vec<Commit>,
-    /// Transactions that wait for the content of blocks: chain, reader.
-    pub history_readers: BTreeSet<(ChainId, TxnId)>,
     /// Answers that wait for a batch to be durable.
     pub held: BTreeMap<u64, Vec<Entity>>,
-    /// Blocks that were asked for and have not come yet.
-    pub loading: BTreeSet<(ChainId, u32)>,
     /// The snapshots that hypothetical transactions read, with how many read each.
     pub snapshots: BTreeMap<u64, usize>,
     /// The locks of each active transaction.
@@ -291,10 +265,6 @@ pub struct Registry {
     pub batch: u64,
     /// The sequence up to which everything is durable.
     pub durable: u64,
-    /// Closed blocks whose content is in memory.
-    pub resident: BTreeMap<(ChainId, u32), Entity>,
-    /// The size of that content, in bytes.
-    pub resident_bytes: u64,
     /// Pages by the stored name of their base.
     pub pages: BTreeMap<PageId, Entity>,
     /// The last name that was given to a base.
@@ -347,7 +317,6 @@ impl Registry {
             && self.wants.is_empty()
             && self.expected.is_empty()
             && self.released.is_empty()
-            && self.blocks_came.is_empty()
             && self.refused.is_empty()
             && self.finished.is_empty())
     }

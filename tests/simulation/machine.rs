@@ -3,16 +3,21 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use components::chain::{Block, HistorySnapshot};
 use components::cluster::{Catalog, ClusterConfig};
+use components::collection::CollectionContent;
 use components::collection::scan::in_turn;
+use components::collection::snapshot::RowsetSnapshot;
 use components::job::{Job, JobId};
 use components::reference::Verb;
-use components::storage::{Batch, Keyspace, Read};
+use components::state::ReadStored;
+use components::storage::{Batch, Keyspace, Read, Write};
 use components::transaction::RequestId;
 use components::{Path, Reply, Request, State, TxnId, decode};
 use io::json;
 use io::storage::simulated::SimulatedDisk;
 use io::storage::{CheckpointMode, Reader, Store, StoreOptions};
+use world::history::HistoryReader;
 use world::host::PROGRAM_STACK_BYTES;
 use world::load::{load, page_loader, perform, work};
 use world::{Host, HostConfig, Input, Inputs, Limits, Outputs};
@@ -37,6 +42,19 @@ pub fn on_program_stack<T: Send>(test: impl FnOnce() -> T + Send) -> T {
         let thread = std::thread::Builder::new().stack_size(PROGRAM_STACK_BYTES).spawn_scoped(scope, test);
         thread.expect("a thread").join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
+}
+
+/// Reads what streams.
+struct Stored(Reader);
+
+impl ReadStored for Stored {
+    fn rows(&mut self, rows: &Arc<RowsetSnapshot>) -> components::Result<CollectionContent> {
+        rows.content(&page_loader(&self.0), &in_turn, u64::MAX)
+    }
+
+    fn blocks(&mut self, history: &Arc<HistorySnapshot>) -> components::Result<Vec<Block>> {
+        HistoryReader::new(history.clone()).blocks(&self.0, u64::MAX)
+    }
 }
 
 /// A request as it comes over HTTP.
@@ -225,6 +243,23 @@ impl Machine {
             Self::make_host(&mut self.store, &self.options, self.now_ns).expect("what is stored is sound");
     }
 
+    /// The state that a request answers, with everything in it that streams.
+    pub fn read(&mut self, request: Request) -> State {
+        let (id, event) = self.ask(request);
+        let mut events = vec![event];
+        loop {
+            let outputs = self.tick(std::mem::take(&mut events)).expect("a disk without faults");
+            if let Some((_, reply)) = outputs.replies.into_iter().find(|(answered, _)| *answered == id) {
+                return reply.unwrap_or_else(|error| panic!("a bad answer: {error}"));
+            }
+        }
+    }
+
+    /// Store something beside the world.
+    pub fn store(&mut self, writes: Vec<Write>) {
+        self.store.commit(&[writes]).expect("a disk without faults");
+    }
+
     /// A reader of what is stored.
     pub fn reader(&self) -> Reader {
         self.store.reader()
@@ -265,11 +300,8 @@ impl Machine {
         Ok(())
     }
 
-    fn read_rows(&self, state: &State) -> State {
-        let storage = self.store.reader();
-        let load = page_loader(&storage);
-        let read = state.with_rows(&mut |snapshot| snapshot.content(&load, &in_turn, u64::MAX));
-        read.expect("the pages of a snapshot are kept")
+    fn read_stored(&self, state: &State) -> State {
+        state.with_stored(&mut Stored(self.store.reader())).expect("what a snapshot reads is kept")
     }
 
     /// One tick with these inputs and those that are due.
@@ -290,7 +322,7 @@ impl Machine {
         let streams: Vec<_> = self.streams.extract_if(.., |(at, ..)| *at <= ticks).collect();
         let mut read: Vec<(RequestId, Reply)> = Vec::new();
         for (_, id, state) in streams {
-            read.push((id, Ok(self.read_rows(&state))));
+            read.push((id, Ok(self.read_stored(&state))));
             all.push(Input::Unpin(id));
         }
         all.extend(events);

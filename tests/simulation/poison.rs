@@ -1,15 +1,14 @@
 //! A defect of the host costs the requests that are open, and nothing that was promised.
 
-use components::cluster::ChainId;
 use serde_json::json;
 use world::Input;
 
 use crate::machine::{Machine, MachineOptions, answer, get, on_program_stack, post, put};
 use crate::services;
 
-/// An input that makes a system panic: a block that cannot be read.
+/// An input that makes a system panic: what was durable is not.
 fn defect() -> Input {
-    Input::Block { chain: ChainId(0), ordinal: 0, content: Err("the disk is on fire".into()) }
+    Input::Durable(0)
 }
 
 #[test]
@@ -28,7 +27,7 @@ fn a_panic_of_a_system_answers_500_and_a_new_world_has_lost_nothing() {
         let (together, together_event) = machine.ask(put("/app/hot/r2", json!(9)));
         let outputs = machine.tick(vec![together_event, defect()]).expect("a disk without faults");
         let why = outputs.poisoned.expect("a poisoned host says why");
-        assert!(why.contains("the disk is on fire"), "{why}");
+        assert!(why.contains("stays durable"), "{why}");
         assert!(outputs.batch.is_none(), "nothing of the tick is stored");
         let answers: Vec<_> = outputs.replies.iter().map(|(id, reply)| (*id, answer(reply).0)).collect();
         assert_eq!(answers, [(held, 500), (endless, 500), (together, 500)], "one answer each");

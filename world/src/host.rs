@@ -12,8 +12,8 @@ use components::collection::page::PageId;
 use components::lock::{Lock, LockTable, TreeId};
 use components::transaction::{RequestId, Transaction};
 use components::versions::{
-    BlockContent, BlockHeader, EffectLog, History, HostedChain, HostedCollections, HostedRows, PageHeader,
-    Stored, Version, Versions,
+    BlockHeader, EffectLog, History, HostedChain, HostedCollections, HostedRows, PageHeader, Stored, Version,
+    Versions,
 };
 use components::{Error, TxnId, tbon};
 use systems::execute::panic_message;
@@ -115,9 +115,7 @@ impl Host {
         let (mut begin, mut round, mut end) = (schedule(), schedule(), schedule());
         begin.add_systems(intake::intake);
         round.add_systems((arbitrate::arbitrate, execute::execute, commit::commit, apply::apply).chain());
-        end.add_systems(
-            (checkpoint::checkpoint, respond::respond, evict::evict, evict::evict_pages, evict::shed).chain(),
-        );
+        end.add_systems((checkpoint::checkpoint, respond::respond, evict::evict_pages, evict::shed).chain());
         for schedule in [&mut begin, &mut round, &mut end] {
             schedule.initialize(&mut world).map_err(|cause| format!("a schedule is ambiguous: {cause}"))?;
         }
@@ -327,10 +325,9 @@ fn spawn_chain(world: &mut World, chain: LoadedChain, pages: &mut BTreeMap<PageI
                     transactions: block.transactions,
                     bytes: block.hasher.bytes(),
                     batch: 0,
-                    uses: 0,
-                    last_used: 0,
+                    newest: TxnId::ZERO,
                 };
-                world.spawn((header, BlockContent(block.content.map(Arc::new)))).id()
+                world.spawn(header).id()
             })
             .collect();
         world.entity_mut(entity).insert(History { blocks: entities, open });

@@ -1,5 +1,6 @@
 //! What runs when: the `World`, the schedules, [`Host::tick`], and what is loaded before the first one.
 
+pub mod history;
 pub mod host;
 pub mod inspect;
 pub mod load;

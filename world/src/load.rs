@@ -66,7 +66,7 @@ pub struct LoadedCollections {
     pub last_commit: u64,
 }
 
-/// A block as it was stored. Its content is kept only if it is the last one.
+/// A block as it was stored, without its content.
 #[derive(Debug)]
 pub struct LoadedBlock {
     /// The hash of the block before it.
@@ -75,8 +75,6 @@ pub struct LoadedBlock {
     pub transactions: usize,
     /// Its hash and size.
     pub hasher: BlockHasher,
-    /// Its content.
-    pub content: Option<Block>,
 }
 
 /// What a host begins with.
@@ -323,12 +321,7 @@ fn new_chain(id: ChainId, spec: ChainSpec, writes: &mut Vec<Write>) -> LoadedCha
     let mut blocks = Vec::new();
     if spec.kind == ChainKind::Block {
         writes.push(put(Keyspace::Blocks, block_key(id, 0), block_header_value(None)));
-        blocks.push(LoadedBlock {
-            previous: None,
-            transactions: 0,
-            hasher: BlockHasher::new(FIRST_BLOCK),
-            content: Some(Block::default()),
-        });
+        blocks.push(LoadedBlock { previous: None, transactions: 0, hasher: BlockHasher::new(FIRST_BLOCK) });
     }
     let subject = if collections.slots.is_empty() { spec.schema.clone() } else { State::NONE };
     let last = TxnId::ZERO;
@@ -418,14 +411,10 @@ fn load_blocks(storage: &dyn Read, id: ChainId) -> Result<(Vec<LoadedBlock>, Txn
             return Err(format!("block {ordinal} holds {first}, which is not after {newest}"));
         }
         newest = content.transactions.last().map_or(newest, |(id, _)| *id);
-        if let Some(before) = blocks.last_mut() {
-            before.content = None;
-        }
         blocks.push(LoadedBlock {
             previous: header.as_ref().try_into().ok(),
             transactions: content.transactions.len(),
             hasher: content.hasher(),
-            content: Some(content),
         });
     }
     if blocks.is_empty() {
@@ -459,10 +448,6 @@ pub fn load_block(storage: &dyn Read, chain: ChainId, ordinal: u32) -> Result<Bl
 /// Read what a world has asked for.
 pub fn perform(storage: &dyn Read, load: &Load) -> Input {
     match load {
-        Load::Block { chain, ordinal } => {
-            let content = load_block(storage, *chain, *ordinal);
-            Input::Block { chain: *chain, ordinal: *ordinal, content }
-        }
         Load::Page { page, types } => Input::Page { page: *page, content: load_page(storage, *page, types) },
     }
 }
