@@ -175,6 +175,6 @@ mod tests {
         assert_eq!(WantedBlocks::One(u32::MAX).of(3).unwrap_err().kind(), crate::ErrorKind::NotFound);
         assert_eq!(WantedBlocks::Range(1..9).of(3).unwrap(), 1..3);
         assert!(WantedBlocks::Range(5..9).of(3).unwrap().is_empty());
-        assert!(WantedBlocks::Range(5..2).of(9).unwrap().is_empty());
+        assert!(WantedBlocks::Range(std::ops::Range { start: 5, end: 2 }).of(9).unwrap().is_empty());
     }
 }
