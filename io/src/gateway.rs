@@ -41,6 +41,9 @@ pub enum Event {
     Durable,
     /// What the world has asked the storage for.
     Loaded(Input),
+    /// The storage had no room for a batch, and takes none before [`Persistence::restart`](
+    /// crate::persistence::Persistence::restart).
+    StorageRefused(String),
     /// The storage has failed; the host must stop.
     StorageFailed(String),
     /// Take no more requests; stop when those that run have ended.

@@ -31,6 +31,7 @@ use crate::keys::Keys;
 use crate::metrics::Metrics;
 use crate::pages::Pages;
 use crate::persistence::Persistence;
+use crate::signals;
 use crate::storage::{Reader, Store};
 use crate::workspace::Workspace;
 
@@ -53,6 +54,7 @@ fn storage_bytes(cache_bytes: u64) -> u64 {
 /// # Errors
 /// Why it cannot start or go on, in one line.
 pub fn run(mut config: Config) -> Result<(), String> {
+    signals::install();
     tracing::info!("tinychain {} starts as process {}", env!("CARGO_PKG_VERSION"), std::process::id());
     let limit = descriptors::raise_limit();
     let connections = descriptors::connections_within(limit, config.http.max_connections);
@@ -163,10 +165,17 @@ async fn run_on(
         load_world(reader.as_ref().map(|reader| reader as &dyn Read), clusters.clone(), &origin)?;
     // Chains and keys that are new are durable before the first request.
     writes.append(&mut loaded.writes);
+    let is_needed = writes.iter().any(|write| write.value.is_some());
     if let Some(store) = &mut store
         && !writes.is_empty()
     {
-        store.commit(&[writes]).map_err(|cause| cause.to_string())?;
+        match store.commit(&[std::mem::take(&mut writes)]) {
+            // What is only to be deleted can wait for a start with room: without any, there are still things to read.
+            Err(cause) if cause.is_no_room() && !is_needed => {
+                tracing::warn!("what is of no use any more stays: {cause}");
+            }
+            result => result.map_err(|cause| cause.to_string())?,
+        }
     }
     let recovery_ms = begun.elapsed().as_millis();
     tracing::info!("recovered {} chains in {recovery_ms} ms", loaded.chains.len());

@@ -25,6 +25,7 @@ use components::{State, TxnId, tbon};
 
 use crate::fold::fold;
 use crate::pages;
+use crate::room::Room;
 use crate::tick::{Limits, Outbox, Registry};
 
 /// A subject up to this size is written as a whole with each commit; of a larger one, only what has changed.
@@ -47,7 +48,7 @@ pub fn apply(world: &mut World) {
         }
     }
     // Only now, as a page that is folded holds every commit that there is.
-    if world.resource::<Registry>().can_store_pages() {
+    if world.resource::<Registry>().can_store_pages() && world.resource::<Room>().is_for_pages() {
         for place in full {
             fold(world, &place);
         }

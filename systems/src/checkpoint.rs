@@ -12,6 +12,7 @@ use components::versions::{EffectLog, PageCheckpoint, PagePlace};
 
 use crate::fold::{Folded, fold};
 use crate::pages::release;
+use crate::room::Room;
 use crate::tick::{Limits, Outbox, Registry, Statistics};
 
 /// How many pages one tick stores for checkpoints at least: each takes as long as ten requests, which wait meanwhile.
@@ -85,7 +86,7 @@ fn advance(world: &mut World, chain: ChainId) {
 
 /// Store some of the pages of a checkpoint; true if that was not all that can be done now.
 fn store_pages(world: &mut World, chain: Entity) -> bool {
-    if !world.resource::<Registry>().can_store_pages() {
+    if !world.resource::<Registry>().can_store_pages() || !world.resource::<Room>().is_for_pages() {
         // What becomes durable lets it go on.
         return false;
     }

@@ -16,6 +16,7 @@ use components::{Error, Path, State, TxnId};
 use crate::arbitrate::is_refused;
 use crate::intake::restart;
 use crate::pages::unstage;
+use crate::room::take_room;
 use crate::tick::{
     Commit, EXPECTATIONS_MAX, Ended, Expectation, Expectations, Inbox, Outbox, Registry, Statistics,
 };
@@ -75,13 +76,18 @@ fn finish(world: &mut World, id: TxnId, entity: Entity) {
     drop(program.take());
     let ledger = program.ledger.clone();
     let transaction = world.get::<Transaction>(entity).expect("a transaction");
-    let is_success = matches!(transaction.outcome, Some(Ok(_)));
+    let mut is_success = matches!(transaction.outcome, Some(Ok(_)));
     let is_real = !transaction.is_hypothetical();
     let mut changes = ledger.take_changes();
     if is_success && is_real {
         let broken = out_of_order(world, id, &changes);
         if !broken.is_empty() {
             return conflict(world, id, entity, broken);
+        }
+        if let Err(refusal) = take_room(world, &changes) {
+            changes.clear();
+            is_success = false;
+            world.get_mut::<Transaction>(entity).expect("a transaction").outcome = Some(Err(refusal));
         }
     } else {
         changes.clear();

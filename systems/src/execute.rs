@@ -13,6 +13,7 @@ use rayon::prelude::*;
 
 use crate::arbitrate::wake;
 use crate::pages;
+use crate::room::take_room_for_pages;
 use crate::tick::{Limits, Outbox, Pool, Registry, Statistics};
 
 /// What every program may spend at first, one after the other on the thread of the tick. Most end or wait within it,
@@ -125,8 +126,12 @@ pub fn job_done(world: &mut World, job: JobId, result: JobResult) {
     if let JobResult::Failed(cause) = &result {
         panic!("a job failed: {cause}");
     }
-    if let JobResult::MergedPart(part) = result {
-        return pages::stage(world, id, number, &part);
+    let mut result = result;
+    if let JobResult::MergedPart(part) = &result {
+        match take_room_for_pages(world, part) {
+            Ok(()) => return pages::stage(world, id, number, part),
+            Err(refusal) => result = JobResult::Refused(refusal),
+        }
     }
     world.get::<Program>(entity).expect("a program").ledger.finish_job(number, result);
     wake(world, id, entity);

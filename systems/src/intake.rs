@@ -13,6 +13,7 @@ use components::{Error, Request, State, TxnId};
 use crate::dispatch::is_hypothetical;
 use crate::execute::job_done;
 use crate::pages;
+use crate::room::Room;
 use crate::scalar::Interpreter;
 use crate::tick::{
     Expectation, Expectations, Hosting, Inbox, Input, Inputs, Limits, Outbox, Registry, Statistics,
@@ -35,6 +36,7 @@ pub fn intake(world: &mut World) {
             Input::Unpin(id) => {
                 world.resource_mut::<Registry>().pins.remove(&id);
             }
+            Input::Room(room) => *world.resource_mut::<Room>() = room,
             Input::Durable(sequence) => {
                 let registry = &mut *world.resource_mut::<Registry>();
                 assert!(sequence >= registry.durable, "what is durable stays durable");

@@ -20,5 +20,6 @@ pub mod intake;
 pub mod pages;
 pub mod persist;
 pub mod respond;
+pub mod room;
 pub mod scalar;
 pub mod tick;

@@ -19,6 +19,7 @@ use components::transaction::{CommitRight, RequestId};
 use components::{Path, Reply, Request, TxnId};
 
 use crate::ids::Ids;
+use crate::room::Room;
 
 /// One input of a tick.
 #[derive(Clone, Debug)]
@@ -36,6 +37,8 @@ pub enum Input {
     Unpin(RequestId),
     /// Every batch up to this sequence is durable.
     Durable(u64),
+    /// For how much there is room in storage, what is on its way there not counted.
+    Room(Room),
     /// A job is done.
     Job {
         /// Its name.

@@ -18,6 +18,7 @@ use components::versions::{
 use components::{Error, TxnId, tbon};
 use systems::execute::panic_message;
 use systems::ids::Ids;
+use systems::room::Room;
 use systems::tick::{
     Expectations, Hosting, Inbox, Inputs, Limits, Outbox, Outputs, Pool, Registry, Statistics,
 };
@@ -112,6 +113,7 @@ impl Host {
         world.init_resource::<Outbox>();
         world.init_resource::<Expectations>();
         world.init_resource::<Statistics>();
+        world.init_resource::<Room>();
         let (mut begin, mut round, mut end) = (schedule(), schedule(), schedule());
         begin.add_systems(intake::intake);
         round.add_systems((arbitrate::arbitrate, execute::execute, commit::commit, apply::apply).chain());

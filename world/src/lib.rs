@@ -8,4 +8,5 @@ pub mod load;
 pub use host::{Host, HostConfig};
 pub use inspect::InspectQuery;
 pub use systems::execute::panic_message;
+pub use systems::room::Room;
 pub use systems::tick::{EFFECTS_BYTES_MAX, Input, Inputs, JobLimits, Limits, Load, Outputs, Statistics};
