@@ -14,6 +14,5 @@ pub mod metrics;
 pub mod pages;
 pub mod persistence;
 pub mod server;
-pub mod signals;
 pub mod storage;
 pub mod workspace;

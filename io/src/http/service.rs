@@ -16,7 +16,7 @@ use super::budget::Charge;
 use super::bulk::{Expected, Piece, Turn};
 use super::connection::Activity;
 use super::reply::HttpReply;
-use super::request::{Head, MediaType};
+use super::request::Head;
 use super::rows::{Encoder, RowsForm, STREAM_BYTES};
 use super::stream::{Production, Streamed, produce};
 use super::{INLINE_BYTES_MAX, Server, body, bulk, operator, reply, request, rows};
@@ -71,8 +71,8 @@ pub(super) async fn respond(
 /// What a request wants, by its head.
 struct Wanted {
     head: Head,
-    /// What the body is said to be.
-    media_type: MediaType,
+    /// Whether the body is TBON.
+    is_tbon: bool,
     /// The rows that the body holds, if it holds rows.
     rows: Option<Expected>,
     wanted_rows: Option<RowsForm>,
@@ -85,21 +85,17 @@ impl Wanted {
         let headers = &head.headers;
         request::authorize(headers)?;
         let decoded = request::head(verb, &head.uri, activity.last_path())?;
-        let (media_type, rows) = match verb {
-            // What a GET or DELETE has as its body is not looked at (page 01 §1.1).
-            Verb::Get | Verb::Delete => (MediaType::Json, None),
-            Verb::Put | Verb::Post => {
-                let media_type = MediaType::of(headers)?;
-                (media_type, bulk::expected(server.gateway.catalog(), media_type, &decoded)?)
-            }
+        let rows = match verb {
+            Verb::Get | Verb::Delete => None,
+            Verb::Put | Verb::Post => bulk::expected(server.gateway.catalog(), headers, &decoded)?,
         };
         // A write has nothing to show in any form.
         let wanted_rows = match verb {
             Verb::Get | Verb::Post => reply::wanted_rows(headers),
             Verb::Put | Verb::Delete => None,
         };
-        let wants_tbon = reply::wants_tbon(headers);
-        Ok(Self { head: decoded, media_type, rows, wanted_rows, wants_tbon })
+        let (is_tbon, wants_tbon) = (request::is_tbon(headers), reply::wants_tbon(headers));
+        Ok(Self { head: decoded, is_tbon, rows, wanted_rows, wants_tbon })
     }
 }
 
@@ -110,7 +106,7 @@ async fn call(
     wanted: Wanted,
     incoming: &mut Incoming,
 ) -> Result<HttpReply> {
-    let Wanted { head, media_type, rows, wanted_rows, wants_tbon } = wanted;
+    let Wanted { head, is_tbon, rows, wanted_rows, wants_tbon } = wanted;
     // The body and what it decodes to are charged until the reply is made: until then the world may hold them.
     let (state, charge) = 'body: {
         match head.verb {
@@ -126,10 +122,6 @@ async fn call(
                     }
                     (rows, _) => {
                         let (bytes, charge) = body::read(incoming, activity, &server.config).await?;
-                        let rows = match media_type {
-                            MediaType::Json => bulk::expected_json(server.gateway.catalog(), &head, &bytes),
-                            _ => rows,
-                        };
                         (bytes, rows, charge)
                     }
                 };
@@ -143,17 +135,13 @@ async fn call(
                         },
                         None => bytes,
                     };
-                    let (state, decoded_bytes) = request::body(bytes, media_type == MediaType::Tbon)?;
+                    let (state, decoded_bytes) = request::body(bytes, is_tbon)?;
                     charge.add(usize::try_from(decoded_bytes).unwrap_or(usize::MAX))?;
                     Ok::<_, Error>((state, charge))
                 })
                 .await??
             }
         }
-    };
-    let state = match media_type {
-        MediaType::Tbon => bulk::rows_of_state(server.gateway.catalog(), &head, state),
-        _ => state,
     };
     let request = Request {
         verb: head.verb,
@@ -282,7 +270,7 @@ async fn stream(
     charge.add(encoder.bytes())?;
     charge.keep(STREAM_BYTES + encoder.bytes());
     let content_type = encoder.content_type();
-    let production = Box::new(Production { encoder, _pin: pin });
+    let production = Box::new(Production { encoder, pin });
     let (production, first) = produce(server.clone(), production).await?;
     let first = first?.unwrap_or_default();
     if production.encoder.is_done() {
