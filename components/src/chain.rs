@@ -1,5 +1,7 @@
 //! Chains: a subject and the record of its mutations (protocol page 04 §4).
 
+mod history;
+
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -15,6 +17,8 @@ use crate::state::{Map, State};
 use crate::tbon;
 use crate::transaction_id::TxnId;
 use crate::value::Value;
+
+pub use history::{Blocks, ChainBlocks, HistorySnapshot, SeenHistory, WantedBlocks};
 
 /// The size at which a block is closed and the next one opened, in bytes of TBON (page 04 §4.4).
 pub const BLOCK_BYTES: u64 = 1_000_000;
@@ -335,8 +339,25 @@ impl BlockHasher {
 
     /// Add a transaction; ids must ascend.
     pub fn add(&mut self, id: TxnId, mutations: &[Mutation]) {
+        self.begin(id);
+        mutations.iter().for_each(|mutation| self.record(mutation));
+        self.end();
+    }
+
+    /// Add a transaction whose mutations come one by one.
+    pub fn begin(&mut self, id: TxnId) {
         self.update(&tbon::encode(&id.to_string()));
-        self.update(&tbon::encode(mutations));
+        self.update(b"[");
+    }
+
+    /// Add a mutation to the transaction that was begun.
+    pub fn record(&mut self, mutation: &Mutation) {
+        self.update(&tbon::encode(mutation));
+    }
+
+    /// The transaction that was begun is complete.
+    pub fn end(&mut self) {
+        self.update(b"]");
     }
 
     /// The size of the block so far, in bytes of TBON.
@@ -516,8 +537,10 @@ pub enum Chain {
     Hosted(ChainKind, Arc<ChainAddress>),
     /// A chain that lives in its transaction only.
     Local(Arc<LocalChain>),
-    /// The content of a hosted chain, read as a whole: what a reply shows.
+    /// The content of a chain: what a reply shows.
     Content(Arc<ChainContent>),
+    /// Some blocks of a chain: what a reply shows.
+    Blocks(Arc<ChainBlocks>),
 }
 
 /// A chain with its content (page 04 §4.1).
@@ -530,7 +553,7 @@ pub struct ChainContent {
     /// The current value.
     pub subject: State,
     /// The history; a sync chain shows none.
-    pub blocks: Vec<Block>,
+    pub blocks: Blocks,
 }
 
 impl Chain {
@@ -540,6 +563,7 @@ impl Chain {
             Self::Hosted(kind, _) => *kind,
             Self::Local(chain) => chain.kind(),
             Self::Content(content) => content.kind,
+            Self::Blocks(_) => ChainKind::Block,
         }
     }
 
@@ -550,13 +574,18 @@ impl Chain {
             Self::Hosted(..) => false,
             Self::Local(chain) => has_collections(&chain.schema),
             Self::Content(content) => content.subject.is_lazy(),
+            Self::Blocks(_) => false,
         }
     }
 
-    /// Whether there are rows in it that are read while a reply is sent.
+    /// Whether there are rows or blocks in it that are read while a reply is sent.
     pub fn is_streamed(&self) -> bool {
         match self {
-            Self::Content(content) => content.kind == ChainKind::Sync && content.subject.is_streamed(),
+            Self::Content(content) => match content.kind {
+                ChainKind::Sync => content.subject.is_streamed(),
+                ChainKind::Block => matches!(content.blocks, Blocks::Stored(_)),
+            },
+            Self::Blocks(blocks) => matches!(blocks.blocks, Blocks::Stored(_)),
             Self::Hosted(..) | Self::Local(_) => false,
         }
     }

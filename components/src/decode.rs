@@ -17,7 +17,7 @@ use crate::reference::{OpRef, Ref, Subject};
 use crate::state::{Map, State};
 use crate::value::Value;
 
-pub use chain::{chain_subject, history, stored, stored_mutations};
+pub use chain::{chain_subject, history, stored, stored_mutation, stored_mutations};
 pub use key::{KEY_DEPTH_MAX, key};
 
 type Entries<'a> = &'a [(&'a str, Document<'a>)];
@@ -194,7 +194,14 @@ fn typed_literal(class: NativeClass, content: Document) -> Result<State> {
             _ => Ok(Ref::Cast(class, operand).into()),
         };
     }
-    cast::cast(&operand, class).or_else(|_| class_reference(class, content, operand))
+    match (cast::cast(&operand, class), content) {
+        (Ok(literal), _) => Ok(literal),
+        // What has the shape of arguments is the call of a class.
+        (Err(_), Document::List([] | [_] | [_, _]) | Document::Map(_) | Document::Null) => {
+            class_reference(class, content, operand)
+        }
+        (Err(cause), _) => Err(cause),
+    }
 }
 
 /// `{"<class>": {"$x": []}}`: how the client casts a reference into a class that has no typed literals.

@@ -6,7 +6,9 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::ser::{Error as _, Serialize, SerializeMap, SerializeSeq, Serializer};
 
-use crate::chain::{Block, Chain, ChainContent, ChainKind, Mutation, Previous};
+use crate::chain::{
+    Block, Blocks, Chain, ChainBlocks, ChainContent, ChainKind, HistorySnapshot, Mutation, Previous,
+};
 use crate::class::{Class, Instance};
 use crate::collection::Row;
 use crate::collection::snapshot::RowsetSnapshot;
@@ -45,6 +47,8 @@ pub enum JsonPart {
     Text(Vec<u8>),
     /// Rows that are still to be read: a list of lists.
     Rows(Arc<RowsetSnapshot>),
+    /// Blocks that are still to be read: items of a list, with commas between them.
+    Blocks(Arc<HistorySnapshot>),
 }
 
 /// A state as JSON text in which the rows that [stream](State::is_streamed) are left out.
@@ -108,9 +112,13 @@ impl PartsWriter {
                 self.mark(":[")?;
                 self.write(&content.schema)?;
                 self.mark(",")?;
-                self.push(&content.subject)?;
+                match (content.kind, &content.blocks) {
+                    (ChainKind::Sync, _) => self.push(&content.subject)?,
+                    (ChainKind::Block, blocks) => self.push_blocks(blocks, false)?,
+                }
                 self.mark("]}")
             }
+            State::Chain(Chain::Blocks(shown)) => self.push_blocks(&shown.blocks, shown.is_one),
             State::Snapshot(snapshot) if snapshot.is_list => self.push_rows(snapshot),
             State::Snapshot(snapshot) => {
                 self.mark("{")?;
@@ -132,12 +140,27 @@ impl PartsWriter {
     }
 
     fn push_rows(&mut self, snapshot: &Arc<RowsetSnapshot>) -> Result<()> {
+        self.push_part(JsonPart::Rows(snapshot.clone()));
+        Ok(())
+    }
+
+    fn push_blocks(&mut self, blocks: &Blocks, is_one: bool) -> Result<()> {
+        match blocks {
+            Blocks::Known(blocks) => self.write(&ShownBlocks { blocks, is_one }),
+            Blocks::Stored(history) => {
+                self.mark(if is_one { "" } else { "[" })?;
+                self.push_part(JsonPart::Blocks(history.clone()));
+                self.mark(if is_one { "" } else { "]" })
+            }
+        }
+    }
+
+    fn push_part(&mut self, part: JsonPart) {
         let bytes = std::mem::take(&mut self.text.bytes);
         // All texts together are bounded.
         self.text.bytes_max -= bytes.len();
         self.parts.push(JsonPart::Text(bytes));
-        self.parts.push(JsonPart::Rows(snapshot.clone()));
-        Ok(())
+        self.parts.push(part);
     }
 }
 
@@ -394,6 +417,45 @@ impl Serialize for Block {
     }
 }
 
+/// Blocks as a list, or the one that there is.
+struct ShownBlocks<'a> {
+    blocks: &'a [Block],
+    is_one: bool,
+}
+
+impl Serialize for ShownBlocks<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        match self.blocks {
+            [one] if self.is_one => one.serialize(serializer),
+            blocks => serializer.collect_seq(blocks),
+        }
+    }
+}
+
+impl Serialize for Blocks {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        match self {
+            Self::Known(blocks) => serializer.collect_seq(blocks),
+            // As rows, they are written by those who can read them.
+            Self::Stored(_) => Err(S::Error::custom("these blocks have yet to be read")),
+        }
+    }
+}
+
+impl Serialize for ChainBlocks {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        match &self.blocks {
+            Blocks::Known(blocks) => ShownBlocks { blocks, is_one: self.is_one }.serialize(serializer),
+            stored => stored.serialize(serializer),
+        }
+    }
+}
+
+/// The hash before a block as JSON text.
+pub fn previous_json(previous: &[u8]) -> Vec<u8> {
+    serde_json::to_vec(&Previous(previous)).expect("a hash has a JSON form")
+}
+
 impl Serialize for ChainContent {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
         let path = self.kind.class().path();
@@ -413,10 +475,11 @@ impl Serialize for Chain {
                 kind: self.kind(),
                 schema: chain.schema().clone(),
                 subject: chain.subject(),
-                blocks: chain.blocks(),
+                blocks: Blocks::Known(chain.blocks()),
             }
             .serialize(serializer),
             Self::Content(content) => content.serialize(serializer),
+            Self::Blocks(blocks) => blocks.serialize(serializer),
         }
     }
 }

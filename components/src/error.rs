@@ -21,6 +21,8 @@ pub enum ErrorKind {
     Conflict,
     /// The body, URL or result is larger than a configured limit: 413.
     TooLarge,
+    /// A body of a type or encoding that is not understood: 415.
+    UnsupportedMediaType,
     /// Anything unexpected, always a defect of the host: 500.
     Internal,
     /// A known feature that this host lacks: 501.
@@ -33,7 +35,7 @@ pub enum ErrorKind {
 
 impl ErrorKind {
     /// Every class, in order of status.
-    pub const ALL: [ErrorKind; 12] = [
+    pub const ALL: [ErrorKind; 13] = [
         ErrorKind::BadRequest,
         ErrorKind::Unauthorized,
         ErrorKind::Forbidden,
@@ -42,6 +44,7 @@ impl ErrorKind {
         ErrorKind::Timeout,
         ErrorKind::Conflict,
         ErrorKind::TooLarge,
+        ErrorKind::UnsupportedMediaType,
         ErrorKind::Internal,
         ErrorKind::NotImplemented,
         ErrorKind::BadGateway,
@@ -59,6 +62,7 @@ impl ErrorKind {
             Self::Timeout => "timeout",
             Self::Conflict => "conflict",
             Self::TooLarge => "too_large",
+            Self::UnsupportedMediaType => "unsupported_media_type",
             Self::Internal => "internal",
             Self::NotImplemented => "not_implemented",
             Self::BadGateway => "bad_gateway",
@@ -82,6 +86,7 @@ impl ErrorKind {
             Self::Timeout => 408,
             Self::Conflict => 409,
             Self::TooLarge => 413,
+            Self::UnsupportedMediaType => 415,
             Self::Internal => 500,
             Self::NotImplemented => 501,
             Self::BadGateway => 502,
@@ -140,6 +145,8 @@ impl Error {
         conflict => Conflict;
         /// 413: larger than a limit of this host.
         too_large => TooLarge;
+        /// 415: the body is of a type or encoding that is not understood.
+        unsupported_media_type => UnsupportedMediaType;
         /// 500: a defect of this host.
         internal => Internal;
         /// 501: a known feature that this host lacks.

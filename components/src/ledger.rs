@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::chain::{Block, Mutation};
+use crate::chain::{Mutation, SeenHistory};
 use crate::cluster::ChainId;
 use crate::collection::HostedCollection;
 use crate::collection::page::{PageId, Visibility};
@@ -29,7 +29,7 @@ pub const TRANSACTION_BYTES_MAX: u64 = 128 << 20;
 pub enum Want {
     /// A lock.
     Lock(Resource, LockMode),
-    /// The blocks of a chain on which it has a lock.
+    /// Which blocks there are of a chain on which it has a lock.
     History(ChainId),
     /// The content of a page.
     Page(PageId),
@@ -91,8 +91,8 @@ struct Content {
     recorded: BTreeMap<ChainId, Vec<Mutation>>,
     /// The writes of chains around collections that are under way or wait for their turn.
     writing: BTreeMap<ChainId, Turns>,
-    /// The blocks of chains as they were committed, once they were asked for and came.
-    histories: BTreeMap<ChainId, Vec<Arc<Block>>>,
+    /// The histories of chains as they were committed, once they were asked for.
+    histories: BTreeMap<ChainId, SeenHistory>,
     asked: BTreeSet<Want>,
     wants: Vec<Want>,
     fuel: u64,
@@ -223,14 +223,14 @@ impl Ledger {
         Ok(())
     }
 
-    /// The committed blocks of a chain and the transaction's own mutations, else ask for them.
-    pub fn history(&self, chain: ChainId) -> Option<(Vec<Arc<Block>>, Vec<Mutation>)> {
+    /// The committed history of a chain and the transaction's own mutations, else ask for it.
+    pub fn history(&self, chain: ChainId) -> Option<(SeenHistory, Vec<Mutation>)> {
         let content = &mut *self.content();
         match content.histories.get(&chain) {
-            Some(blocks) => {
+            Some(history) => {
                 let own = content.views.get(&chain).map(|view| &view.mutations);
                 let own = own.or(content.recorded.get(&chain)).cloned().unwrap_or_default();
-                Some((blocks.clone(), own))
+                Some((*history, own))
             }
             None => {
                 ask(content, Want::History(chain));
@@ -338,9 +338,9 @@ impl Ledger {
             .or_insert_with(|| View { mode, subject, mutations: Vec::new() });
     }
 
-    /// Show the program the committed blocks of a chain.
-    pub fn show_history(&self, chain: ChainId, blocks: Vec<Arc<Block>>) {
-        self.content().histories.insert(chain, blocks);
+    /// Show the program the committed history of a chain.
+    pub fn show_history(&self, chain: ChainId, history: SeenHistory) {
+        self.content().histories.insert(chain, history);
     }
 
     /// What the program has changed.

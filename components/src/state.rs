@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::chain::{Chain, ChainContent};
+use crate::chain::{Block, Blocks, Chain, ChainBlocks, ChainContent, HistorySnapshot};
 use crate::class::{Class, Instance};
 use crate::collection::bulk::Bulk;
 use crate::collection::snapshot::RowsetSnapshot;
@@ -65,6 +65,28 @@ pub enum State {
     Bulk(Arc<Bulk>),
 }
 
+/// Reads what of a reply is left to be read while that is sent.
+pub trait ReadStored {
+    /// All rows of a snapshot.
+    ///
+    /// # Errors
+    /// 413 if they are too many, 500 if they cannot be read.
+    fn rows(&mut self, rows: &Arc<RowsetSnapshot>) -> Result<CollectionContent>;
+
+    /// All blocks of a history.
+    ///
+    /// # Errors
+    /// 413 if they are too large, 500 if they cannot be read.
+    fn blocks(&mut self, history: &Arc<HistorySnapshot>) -> Result<Vec<Block>>;
+}
+
+fn known(blocks: &Blocks, reader: &mut dyn ReadStored) -> Result<Blocks> {
+    Ok(Blocks::Known(match blocks {
+        Blocks::Known(blocks) => blocks.clone(),
+        Blocks::Stored(history) => reader.blocks(history)?,
+    }))
+}
+
 /// What a container knows about everything in it, so that limits cost nothing to check.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Extent {
@@ -76,7 +98,7 @@ pub struct Extent {
     has_ref: bool,
     /// Whether there is a collection, view or stream that a reply must read.
     is_lazy: bool,
-    /// Whether there are rows that are read while a reply is sent.
+    /// Whether there are rows or blocks that are read while a reply is sent.
     is_streamed: bool,
 }
 
@@ -184,52 +206,42 @@ impl State {
         self.extent().is_lazy
     }
 
-    /// Whether this is, or contains, rows that are read while a reply is sent.
+    /// Whether this is, or contains, rows or blocks that are read while a reply is sent.
     pub fn is_streamed(&self) -> bool {
         self.extent().is_streamed
     }
 
-    /// This state with the rows in it that [stream](Self::is_streamed), which `read` reads.
+    /// This state with everything in it that [streams](Self::is_streamed), which `reader` reads.
     ///
     /// # Errors
-    /// Those of `read`.
-    pub fn with_rows(
-        &self,
-        read: &mut dyn FnMut(&Arc<RowsetSnapshot>) -> Result<CollectionContent>,
-    ) -> Result<State> {
+    /// Those of the reader.
+    pub fn with_stored(&self, reader: &mut dyn ReadStored) -> Result<State> {
         Ok(match self {
             state if !state.is_streamed() => state.clone(),
-            Self::Snapshot(snapshot) => Self::Content(Arc::new(read(snapshot)?)),
+            Self::Snapshot(snapshot) => Self::Content(Arc::new(reader.rows(snapshot)?)),
             Self::Tuple(items) => {
-                Self::tuple(items.iter().map(|item| item.with_rows(read)).collect::<Result<_>>()?)?
+                Self::tuple(items.iter().map(|item| item.with_stored(reader)).collect::<Result<_>>()?)?
             }
             Self::Map(items) => {
-                let items = items.iter().map(|(name, item)| Ok((name.clone(), item.with_rows(read)?)));
+                let items = items.iter().map(|(name, item)| Ok((name.clone(), item.with_stored(reader)?)));
                 Self::map(items.collect::<Result<_>>()?)?
             }
             Self::Instance(instance) => {
-                let data = instance.data().with_rows(read)?;
+                let data = instance.data().with_stored(reader)?;
                 Self::Instance(Arc::new(Instance::new(instance.class().clone(), data)?))
             }
             Self::Chain(Chain::Content(content)) => {
-                let subject = content.subject.with_rows(read)?;
-                Self::Chain(Chain::Content(Arc::new(ChainContent { subject, ..(**content).clone() })))
+                let ChainContent { kind, schema, subject, blocks } = &**content;
+                let (kind, schema) = (*kind, schema.clone());
+                let (subject, blocks) = (subject.with_stored(reader)?, known(blocks, reader)?);
+                Self::Chain(Chain::Content(Arc::new(ChainContent { kind, schema, subject, blocks })))
+            }
+            Self::Chain(Chain::Blocks(shown)) => {
+                let (is_one, blocks) = (shown.is_one, known(&shown.blocks, reader)?);
+                Self::Chain(Chain::Blocks(Arc::new(ChainBlocks { is_one, blocks })))
             }
             other => other.clone(),
         })
-    }
-
-    /// Call `visit` with all rows in it that [stream](Self::is_streamed).
-    pub fn each_snapshot(&self, visit: &mut dyn FnMut(&Arc<RowsetSnapshot>)) {
-        match self {
-            state if !state.is_streamed() => {}
-            Self::Snapshot(snapshot) => visit(snapshot),
-            Self::Tuple(items) => items.iter().for_each(|item| item.each_snapshot(visit)),
-            Self::Map(items) => items.iter().for_each(|(_, item)| item.each_snapshot(visit)),
-            Self::Instance(instance) => instance.data().each_snapshot(visit),
-            Self::Chain(Chain::Content(content)) => content.subject.each_snapshot(visit),
-            _ => unreachable!("nothing else has rows"),
-        }
     }
 
     /// The logical size of this state, in bytes.

@@ -281,7 +281,7 @@ impl ser::SerializeMap for &mut Encoder {
 /// # Errors
 /// 400 that says what is wrong and at which byte.
 pub fn parse<'a>(bytes: &[u8], arena: &'a Bump) -> Result<Document<'a>> {
-    let mut parser = Parser { bytes, position: 0, values: 0, arena };
+    let mut parser = Parser { bytes, position: 0, values: 0, values_max: VALUES_MAX, arena };
     let document = parser.document(0)?;
     if parser.position < bytes.len() {
         return Err(parser.error("trailing bytes after the document"));
@@ -289,10 +289,47 @@ pub fn parse<'a>(bytes: &[u8], arena: &'a Bump) -> Result<Document<'a>> {
     Ok(document)
 }
 
+/// The items of a list that this host has stored, parsed one by one: the list may hold any number of values.
+#[derive(Debug)]
+pub struct Items {
+    position: usize,
+}
+
+impl Items {
+    /// The items of the list that these bytes are.
+    ///
+    /// # Errors
+    /// 400 if they are no list.
+    pub fn of(bytes: &[u8]) -> Result<Self> {
+        match bytes.first() {
+            Some(b'[') => Ok(Self { position: 1 }),
+            _ => Err(Error::bad_request("invalid TBON at byte 0: a list is expected")),
+        }
+    }
+
+    /// The next item of the same bytes; none after the last.
+    ///
+    /// # Errors
+    /// 400 that says what is wrong and at which byte.
+    pub fn next<'a>(&mut self, bytes: &[u8], arena: &'a Bump) -> Result<Option<Document<'a>>> {
+        let mut parser = Parser { bytes, position: self.position, values: 0, values_max: usize::MAX, arena };
+        if parser.peek()? == b']' {
+            if parser.position + 1 < bytes.len() {
+                return Err(parser.error("trailing bytes after the list"));
+            }
+            return Ok(None);
+        }
+        let item = parser.document(1)?;
+        self.position = parser.position;
+        Ok(Some(item))
+    }
+}
+
 struct Parser<'b, 'a> {
     bytes: &'b [u8],
     position: usize,
     values: usize,
+    values_max: usize,
     arena: &'a Bump,
 }
 
@@ -319,7 +356,13 @@ impl<'a> Parser<'_, 'a> {
     }
 
     fn delimited(&mut self, end: u8) -> Result<BumpVec<'a, u8>> {
-        let mut content = BumpVec::new_in(self.arena);
+        // What grows in an arena leaves behind what it was.
+        let (mut at, mut len) = (self.position, 0);
+        while let Some(byte) = self.bytes.get(at).filter(|byte| **byte != end) {
+            at += if *byte == b'\\' { 2 } else { 1 };
+            len += 1;
+        }
+        let mut content = BumpVec::with_capacity_in(len, self.arena);
         loop {
             match self.next()? {
                 b'\\' => content.push(self.next()?),
@@ -338,8 +381,11 @@ impl<'a> Parser<'_, 'a> {
 
     fn count(&mut self) -> Result<()> {
         self.values += 1;
-        if self.values > VALUES_MAX {
-            return Err(Error::too_large(format_args!("a document holds at most {VALUES_MAX} values")));
+        if self.values > self.values_max {
+            return Err(Error::too_large(format_args!(
+                "a document holds at most {} values",
+                self.values_max
+            )));
         }
         Ok(())
     }
@@ -388,7 +434,7 @@ impl<'a> Parser<'_, 'a> {
         let tag = self.next()?;
         let start = self.position;
         let content = self.delimited(b'=')?;
-        let mut items = Parser { bytes: &content, position: 0, arena: self.arena, values: self.values };
+        let mut items = Parser { bytes: &content, position: 0, ..*self };
         let mut numbers = BumpVec::new_in(self.arena);
         while items.position < items.bytes.len() {
             items.count()?;
@@ -456,6 +502,29 @@ mod tests {
         for bad in [&b"=\x0a\x00="[..], b"=\x22a=", b"=", b"=\x09\x01"] {
             assert!(parse(bad, &arena).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn the_items_of_a_list_come_one_by_one() {
+        let list = encode(&[State::string("a\"b"), State::NONE, State::tuple(vec![State::NONE]).unwrap()]);
+        let arena = Bump::new();
+        let mut items = Items::of(&list).unwrap();
+        let mut texts = Vec::new();
+        while let Some(item) = items.next(&list, &arena).unwrap() {
+            texts.push(crate::encode::to_json(&crate::decode::state(item).unwrap()).unwrap());
+        }
+        assert_eq!(texts, [r#""a\"b""#, "null", "[null]"]);
+        assert!(items.next(&list, &arena).unwrap().is_none());
+        assert!(Items::of(b"").is_err() && Items::of(b"\x01").is_err());
+        for cut in 1..list.len() {
+            let mut items = Items::of(&list[..cut]).unwrap();
+            while let Ok(item) = items.next(&list[..cut], &arena) {
+                assert!(item.is_some(), "a list that is cut has no end");
+            }
+        }
+        let longer = [&list[..], b"]"].concat();
+        let mut items = Items::of(&longer).unwrap();
+        assert!((0..4).any(|_| items.next(&longer, &arena).is_err()));
     }
 
     proptest! {

@@ -1,17 +1,17 @@
 //! The thread that owns the world: it waits for events, ticks, and hands on what comes out (DESIGN.md §3).
 
 use std::collections::{BTreeMap, VecDeque};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use components::reference::Verb;
 use components::transaction::RequestId;
-use components::{Error, State};
+use components::{Error, Request, State};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
-use world::{Host, Input, Inputs, Outputs, panic_message};
+use world::{Host, Input, Inputs, Outputs, Room};
 
 use crate::gateway::{Answer, Event, Pins};
 use crate::jobs::Jobs;
@@ -23,14 +23,17 @@ use crate::persistence::Persistence;
 /// the world, then for the storage, then it for them.
 const EVENTS_PER_TICK_MAX: usize = 32;
 
+/// How many bytes may be on their way to the disk before requests that may write are held back.
+const PENDING_BYTES_MAX: u64 = 64 << 20;
+
+/// How many requests are held back at most; those beyond are answered 503.
+const HELD_REQUESTS_MAX: usize = 4_096;
+
 /// How long requests that run may take to finish when the host is asked to stop.
 const DRAIN_GRACE: Duration = Duration::from_millis(1_000);
 
-/// How often a world may be made anew after a defect, within [`REBUILDS_PERIOD`], before the process gives up.
-const REBUILDS_MAX: usize = 8;
-
-/// Defects that were longer ago do not count.
-const REBUILDS_PERIOD: Duration = Duration::from_secs(3_600);
+/// How often a world may be made anew after a defect before the process gives up.
+const REBUILDS_MAX: u32 = 8;
 
 /// Why the driver has ended.
 #[derive(Debug, Eq, PartialEq)]
@@ -72,8 +75,8 @@ pub async fn distribute(mut answers: UnboundedReceiver<Vec<Delivery>>) {
     }
 }
 
-/// Makes a world from what is stored; these answers of the one before it are still to be read.
-pub type MakeHost = Box<dyn FnMut(Vec<RequestId>) -> Result<Host, String> + Send>;
+/// Makes a world from what is stored.
+pub type MakeHost = Box<dyn FnMut() -> Result<Host, String> + Send>;
 
 /// Owns the world.
 pub struct Driver {
@@ -87,26 +90,23 @@ pub struct Driver {
     ready: Arc<AtomicBool>,
     waiting: BTreeMap<RequestId, oneshot::Sender<Answer>>,
     next_request: u64,
+    /// Requests that wait for the disk to keep up, in order of arrival.
+    held: VecDeque<(Request, oneshot::Sender<Answer>)>,
+    /// What the world knows of the room on the disk.
+    room: Room,
     /// The newest batch that was handed to the storage, and the newest that is durable.
     batch_sent: u64,
     batch_durable: u64,
     next_deadline_ns: Option<u64>,
     is_busy: bool,
     drain_by: Option<Instant>,
-    /// When the world was made anew after a defect.
-    rebuilds: VecDeque<Instant>,
+    rebuilds: u32,
 }
 
-/// The clock of this machine, in nanoseconds since the Unix epoch. Somebody may set it back or forward.
+/// The clock of this machine, in nanoseconds since the Unix epoch.
 pub fn now_ns() -> u64 {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since_epoch.as_nanos()).unwrap_or(u64::MAX)
-}
-
-/// Nanoseconds since this was called first, by a clock that nobody sets.
-pub fn monotonic_ns() -> u64 {
-    static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
-    u64::try_from(BEGAN.elapsed().as_nanos()).unwrap_or(u64::MAX)
 }
 
 impl Driver {
@@ -124,7 +124,7 @@ impl Driver {
         ready: Arc<AtomicBool>,
     ) -> Result<Self, String> {
         Ok(Self {
-            host: make_host(Vec::new())?,
+            host: make_host()?,
             make_host,
             events,
             answers,
@@ -134,13 +134,14 @@ impl Driver {
             ready,
             waiting: BTreeMap::new(),
             next_request: 0,
+            held: VecDeque::new(),
+            room: Room::PLENTY,
             batch_sent: 0,
             batch_durable: 0,
             next_deadline_ns: None,
-            // What was left behind is looked after at once.
-            is_busy: true,
+            is_busy: false,
             drain_by: None,
-            rebuilds: VecDeque::new(),
+            rebuilds: 0,
         })
     }
 
@@ -156,6 +157,9 @@ impl Driver {
             let _ = reply.send(
                 Err(Error::unavailable("the host is going down; it is not known what happened")).into(),
             );
+        }
+        for (_, reply) in std::mem::take(&mut self.held) {
+            let _ = reply.send(Err(Error::unavailable("the host is going down")).into());
         }
         if let Some(persistence) = self.persistence.take() {
             // The queue may be full: nobody must wait for room in it any more.
@@ -176,6 +180,7 @@ impl Driver {
         {
             return Some(ended);
         }
+        self.take_held(&mut inputs);
         while inputs.len() < EVENTS_PER_TICK_MAX
             && let Ok(event) = self.events.try_recv()
         {
@@ -204,7 +209,7 @@ impl Driver {
 
     /// Whether nobody waits for anything.
     fn is_idle(&self) -> bool {
-        self.waiting.is_empty() && self.batch_sent == self.batch_durable
+        self.waiting.is_empty() && self.held.is_empty() && self.batch_sent == self.batch_durable
     }
 
     /// What has become durable since the last call. It does not wait behind requests.
@@ -215,20 +220,24 @@ impl Driver {
         is_more.then_some(Input::Durable(durable))
     }
 
-    fn tick(&mut self, events: Vec<Input>) -> Option<Ended> {
+    fn tick(&mut self, mut events: Vec<Input>) -> Option<Ended> {
+        let room = self.persistence.as_ref().map_or(Room::PLENTY, Persistence::room);
+        if room != self.room {
+            self.room = room;
+            events.insert(0, Input::Room(room));
+        }
         let begun = Instant::now();
-        let outputs = self.host.tick(Inputs { now_ns: now_ns(), monotonic_ns: monotonic_ns(), events });
+        let outputs = self.host.tick(Inputs { now_ns: now_ns(), events });
         self.metrics.count_tick(begun.elapsed().as_micros() as u64);
         self.hand_on(outputs)
     }
 
     /// The next event, if one comes before the world has to tick anyway.
     fn wait(&self) -> Option<Event> {
-        if self.is_busy || (self.drain_by.is_some() && self.is_idle()) {
+        if self.is_busy || self.is_held_due() || (self.drain_by.is_some() && self.is_idle()) {
             return self.events.try_recv().ok();
         }
-        let by_deadline =
-            self.next_deadline_ns.map(|ns| Duration::from_nanos(ns.saturating_sub(monotonic_ns())));
+        let by_deadline = self.next_deadline_ns.map(|ns| Duration::from_nanos(ns.saturating_sub(now_ns())));
         let by_drain = self.drain_by.map(|by| by.saturating_duration_since(Instant::now()));
         match by_deadline.into_iter().chain(by_drain).min() {
             Some(timeout) => match self.events.recv_timeout(timeout) {
@@ -245,12 +254,15 @@ impl Driver {
             Event::Request { reply, .. } if self.drain_by.is_some() => {
                 let _ = reply.send(Err(Error::unavailable("the host is going down")).into());
             }
-            Event::Request { request, reply } => {
-                let id = RequestId(self.next_request);
-                self.next_request += 1;
-                self.waiting.insert(id, reply);
-                inputs.push(Input::Request { id, request });
+            Event::Request { request, reply } if request.verb != Verb::Get && self.is_disk_behind() => {
+                if self.held.len() < HELD_REQUESTS_MAX {
+                    self.held.push_back((request, reply));
+                } else {
+                    let refusal = Error::unavailable("the disk is behind; try again in a second");
+                    let _ = reply.send(Err(refusal).into());
+                }
             }
+            Event::Request { request, reply } => self.begin(request, reply, inputs),
             Event::Inspect { query, reply } => {
                 let _ = reply.send(self.host.inspect(&query));
             }
@@ -260,12 +272,8 @@ impl Driver {
             }
             // These are looked after before each tick.
             Event::Unpinned | Event::Durable => {}
-            Event::Loaded(input) => {
-                if let (Input::Job { id, .. }, Some(jobs)) = (&input, &self.jobs) {
-                    jobs.end(*id);
-                }
-                inputs.push(input);
-            }
+            Event::Loaded(input) => inputs.push(input),
+            Event::StorageRefused(why) => return self.begin_again(&why, inputs),
             Event::StorageFailed(why) => {
                 self.metrics.poisoned.store(true, Ordering::Relaxed);
                 return Some(Ended::Failed(format!("the storage has failed: {why}")));
@@ -275,6 +283,63 @@ impl Driver {
                 self.drain_by.get_or_insert_with(|| Instant::now() + DRAIN_GRACE);
             }
         }
+        None
+    }
+
+    fn begin(&mut self, request: Request, reply: oneshot::Sender<Answer>, inputs: &mut Vec<Input>) {
+        let id = RequestId(self.next_request);
+        self.next_request += 1;
+        self.waiting.insert(id, reply);
+        inputs.push(Input::Request { id, request });
+    }
+
+    /// Whether so much is on its way to the disk that memory would run out if more came.
+    fn is_disk_behind(&self) -> bool {
+        let pending_bytes = self.persistence.as_ref().map_or(0, Persistence::pending_bytes);
+        pending_bytes > PENDING_BYTES_MAX || !self.held.is_empty()
+    }
+
+    /// Whether requests that were held back can begin.
+    fn is_held_due(&self) -> bool {
+        let is_behind = |persistence: &Persistence| persistence.pending_bytes() > PENDING_BYTES_MAX;
+        !self.held.is_empty() && !self.persistence.as_ref().is_some_and(is_behind)
+    }
+
+    /// Let requests begin that were held back, if the disk keeps up again.
+    fn take_held(&mut self, inputs: &mut Vec<Input>) {
+        while self.is_held_due()
+            && inputs.len() < EVENTS_PER_TICK_MAX
+            && let Some((request, reply)) = self.held.pop_front()
+        {
+            if !reply.is_closed() {
+                self.begin(request, reply, inputs);
+            }
+        }
+    }
+
+    /// There was no room on the disk for what the world has committed: nobody was told of it, so the world is made anew
+    /// from what is durable, without it. Those who wait may have seen it.
+    fn begin_again(&mut self, why: &str, inputs: &mut Vec<Input>) -> Option<Ended> {
+        tracing::warn!("the world is made anew without a write that the storage refused: {why}");
+        for (_, reply) in std::mem::take(&mut self.waiting) {
+            let refusal = Error::unavailable(format_args!("{why}; nothing was done, reads go on"));
+            let _ = reply.send(Err(refusal).into());
+        }
+        // They are for the world that goes.
+        inputs.clear();
+        self.make_anew(why)
+    }
+
+    /// Make a world from what is durable.
+    fn make_anew(&mut self, why: &str) -> Option<Ended> {
+        match (self.make_host)() {
+            Ok(host) => self.host = host,
+            Err(cause) => return Some(Ended::Failed(format!("{cause}, after: {why}"))),
+        }
+        self.persistence.iter().for_each(Persistence::restart);
+        (self.batch_sent, self.batch_durable) = (0, 0);
+        (self.is_busy, self.next_deadline_ns) = (false, None);
+        self.room = Room::PLENTY;
         None
     }
 
@@ -291,9 +356,6 @@ impl Driver {
         for (id, job) in outputs.jobs {
             self.jobs.as_ref().expect("jobs are about what is stored").begin(id, job);
         }
-        for id in outputs.ended_jobs {
-            self.jobs.as_ref().expect("jobs are about what is stored").end(id);
-        }
         for load in outputs.loads {
             self.persistence.as_ref().expect("what is loaded was stored").load(load);
         }
@@ -304,7 +366,6 @@ impl Driver {
                 answers.push(Delivery { sender, answer: Answer { reply, pin } });
             }
         }
-        outputs.revoked.into_iter().for_each(|id| self.answers.pins.revoke(id));
         if !answers.is_empty() {
             // If nobody distributes answers any more, nobody waits for one.
             let _ = self.answers.deliveries.send(answers);
@@ -317,14 +378,12 @@ impl Driver {
 
     /// After a defect the world is made anew from what is durable; every open request has been answered 500.
     fn rebuild(&mut self, why: &str) -> Option<Ended> {
-        let now = Instant::now();
-        while self.rebuilds.pop_front_if(|then| now.duration_since(*then) >= REBUILDS_PERIOD).is_some() {}
-        self.rebuilds.push_back(now);
+        self.rebuilds += 1;
         tracing::error!(
-            "the world is made anew from storage after a defect ({} within an hour): {why}",
-            self.rebuilds.len()
+            "the world is made anew from storage after a defect ({} so far): {why}",
+            self.rebuilds
         );
-        if self.rebuilds.len() > REBUILDS_MAX {
+        if self.rebuilds > REBUILDS_MAX {
             return Some(Ended::Failed(format!("too many defects, the last one: {why}")));
         }
         // What was committed before the defect becomes durable first: it may have been promised to others.
@@ -335,27 +394,20 @@ impl Driver {
                 Ok(Event::StorageFailed(why)) => {
                     return Some(Ended::Failed(format!("the storage has failed: {why}")));
                 }
+                // What has no room is not durable, and the world is made anew without it anyway.
+                Ok(Event::StorageRefused(_)) => break,
                 Ok(Event::Durable | Event::Loaded(_) | Event::Hangup | Event::Unpinned) => {}
                 Ok(event) => deferred.push(event),
                 Err(_) => return Some(Ended::Drained),
             }
         }
-        self.jobs.iter().for_each(Jobs::end_all);
-        // Answers that were given are still being read; their pages must stay.
-        let answers = self.answers.pins.live();
-        let made = catch_unwind(AssertUnwindSafe(|| (self.make_host)(answers)));
-        match made.unwrap_or_else(|panic| Err(panic_message(&*panic))) {
-            Ok(host) => self.host = host,
-            Err(cause) => return Some(Ended::Failed(format!("{cause}, after a defect: {why}"))),
+        if let Some(ended) = self.make_anew(why) {
+            return Some(ended);
         }
-        self.persistence.iter().for_each(Persistence::restart);
-        (self.batch_sent, self.batch_durable) = (0, 0);
-        (self.is_busy, self.next_deadline_ns) = (true, None);
         let mut inputs = Vec::new();
         let ended = deferred.into_iter().find_map(|event| self.take(event, &mut inputs));
         if ended.is_none() && !inputs.is_empty() {
-            let outputs =
-                self.host.tick(Inputs { now_ns: now_ns(), monotonic_ns: monotonic_ns(), events: inputs });
+            let outputs = self.host.tick(Inputs { now_ns: now_ns(), events: inputs });
             return self.hand_on(outputs);
         }
         ended

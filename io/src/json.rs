@@ -143,16 +143,23 @@ fn describe(error: &simd_json::Error, text: &[u8], (before, after): (Option<usiz
             invalid(position, &format_args!("nested deeper than {DEPTH_MAX} levels"))
         }
         ErrorType::InvalidNumber | ErrorType::InvalidExponent => {
-            let is_number = |byte: &u8| byte.is_ascii_digit() || b"+-.eE".contains(byte);
-            let start = text[..position].iter().rposition(|byte| !is_number(byte)).map_or(0, |at| at + 1);
-            let length = text[start..].iter().position(|byte| !is_number(byte));
+            // All of the token, so that what is quoted is what was written.
+            let ends = |byte: &u8| byte.is_ascii_whitespace() || b",:[]{}\"".contains(byte);
+            let start = text[..position].iter().rposition(ends).map_or(0, |at| at + 1);
+            let length = text[start..].iter().position(ends);
             let token = &text[start..length.map_or(text.len(), |length| start + length)];
             let digits = token.strip_prefix(b"-").unwrap_or(token);
             let quote = String::from_utf8_lossy(&token[..token.len().min(QUOTE_BYTES_MAX)]);
+            let is_infinite = || {
+                let float = std::str::from_utf8(token).ok().and_then(|token| token.parse::<f64>().ok());
+                digits.first().is_some_and(u8::is_ascii_digit) && float.is_some_and(f64::is_infinite)
+            };
             if !digits.is_empty() && digits.iter().all(u8::is_ascii_digit) && !digits.starts_with(b"0") {
                 invalid(start, &format_args!("the integer {quote} is out of the range of i64 and u64"))
+            } else if is_infinite() {
+                invalid(start, &format_args!("{quote} is out of the range of f64"))
             } else {
-                invalid(start, &format_args!("{quote:?} is not a number, or out of the range of f64"))
+                invalid(start, &format_args!("{quote:?} is not a number"))
             }
         }
         // The first pass finds these without a position.

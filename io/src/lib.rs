@@ -14,5 +14,6 @@ pub mod metrics;
 pub mod pages;
 pub mod persistence;
 pub mod server;
+pub mod signals;
 pub mod storage;
 pub mod workspace;

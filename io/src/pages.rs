@@ -1,4 +1,4 @@
-//! The pages that replies are read from.
+//! The pages and blocks that replies are read from.
 
 use std::sync::Arc;
 
@@ -31,6 +31,14 @@ impl Pages {
         };
         let pool = if storage.is_some() && threads > 1 { Some(Arc::new(pool()?)) } else { None };
         Ok(Self { storage, pool })
+    }
+
+    /// What is stored, also the blocks of histories.
+    ///
+    /// # Errors
+    /// 500 if nothing is.
+    pub fn storage(&self) -> components::Result<&Reader> {
+        self.storage.as_ref().ok_or_else(|| components::Error::internal("this host has no storage"))
     }
 
     /// Read with what reads a page that is not in memory, and with what does two tasks at the same time.

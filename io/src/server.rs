@@ -18,11 +18,11 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use world::host::PROGRAM_STACK_BYTES;
 use world::load::{Loaded, load};
-use world::{EFFECTS_BYTES_MAX, Host, HostConfig, Inherited, Limits};
+use world::{EFFECTS_BYTES_MAX, Host, HostConfig, Limits};
 
 use crate::config::{Config, PLAIN_DATA_DIR};
 use crate::descriptors;
-use crate::driver::{Driver, Ended, answers, distribute, monotonic_ns, now_ns};
+use crate::driver::{Driver, Ended, answers, distribute, now_ns};
 use crate::gateway::{Event, Gateway, QUEUE_EVENTS_MAX};
 use crate::http::{self, serve};
 use crate::jobs::Jobs;
@@ -31,6 +31,7 @@ use crate::keys::Keys;
 use crate::metrics::Metrics;
 use crate::pages::Pages;
 use crate::persistence::Persistence;
+use crate::signals;
 use crate::storage::{Reader, Store};
 use crate::workspace::Workspace;
 
@@ -53,6 +54,7 @@ fn storage_bytes(cache_bytes: u64) -> u64 {
 /// # Errors
 /// Why it cannot start or go on, in one line.
 pub fn run(mut config: Config) -> Result<(), String> {
+    signals::install();
     tracing::info!("tinychain {} starts as process {}", env!("CARGO_PKG_VERSION"), std::process::id());
     let limit = descriptors::raise_limit();
     let connections = descriptors::connections_within(limit, config.http.max_connections);
@@ -136,13 +138,7 @@ fn load_world(
         Some(storage) => load(storage, clusters, catalog, |path| cluster_keys[path])?,
         None => {
             assert!(clusters.is_empty(), "flags do not allow clusters without a data directory");
-            Loaded {
-                catalog,
-                chains: Vec::new(),
-                last_page: PageId::default(),
-                garbage: Vec::new(),
-                writes: Vec::new(),
-            }
+            Loaded { catalog, chains: Vec::new(), last_page: PageId::default(), writes: Vec::new() }
         }
     };
     Ok((loaded, keys.writes))
@@ -160,8 +156,6 @@ async fn run_on(
         request_ttl_ns: config.request_ttl * 1_000_000_000,
         // A quarter is the storage's; what is left is for the rows that pages lack, and for what is under way.
         page_cache_bytes: config.cache_size / 8 * 3,
-        cache_bytes: config.cache_size / 8,
-        pinned_bytes_max: config.max_pinned_bytes,
         effects_bytes_max: (config.cache_size / 16).min(EFFECTS_BYTES_MAX),
         ..Limits::default()
     };
@@ -171,10 +165,17 @@ async fn run_on(
         load_world(reader.as_ref().map(|reader| reader as &dyn Read), clusters.clone(), &origin)?;
     // Chains and keys that are new are durable before the first request.
     writes.append(&mut loaded.writes);
+    let is_needed = writes.iter().any(|write| write.value.is_some());
     if let Some(store) = &mut store
         && !writes.is_empty()
     {
-        store.commit(&[writes]).map_err(|cause| cause.to_string())?;
+        match store.commit(&[std::mem::take(&mut writes)]) {
+            // What is only to be deleted can wait for a start with room: without any, there are still things to read.
+            Err(cause) if cause.is_no_room() && !is_needed => {
+                tracing::warn!("what is of no use any more stays: {cause}");
+            }
+            result => result.map_err(|cause| cause.to_string())?,
+        }
     }
     let recovery_ms = begun.elapsed().as_millis();
     tracing::info!("recovered {} chains in {recovery_ms} ms", loaded.chains.len());
@@ -184,17 +185,15 @@ async fn run_on(
     let threads = config.threads;
     let served = Arc::new(loaded.catalog.clone());
     let mut first = Some(loaded);
-    let make_host = Box::new(move |answers| {
+    let make_host = Box::new(move || {
         // Every block was read and checked to get here; only after a defect that is done again.
-        let Loaded { catalog, chains, last_page, garbage, writes } = match first.take() {
+        let Loaded { catalog, chains, last_page, .. } = match first.take() {
             Some(loaded) => loaded,
             None => {
                 load_world(reader.as_ref().map(|reader| reader as &dyn Read), clusters.clone(), &origin)?.0
             }
         };
-        let inherited = Inherited { garbage, answers, writes };
-        let (now_ns, monotonic_ns) = (now_ns(), monotonic_ns());
-        Host::new(HostConfig { catalog, chains, last_page, inherited, limits, threads, now_ns, monotonic_ns })
+        Host::new(HostConfig { catalog, chains, last_page, limits, threads, now_ns: now_ns() })
     });
 
     let (sender, events) = bounded(QUEUE_EVENTS_MAX);

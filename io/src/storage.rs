@@ -39,6 +39,7 @@
 //! | `checkpoint/` | the LMDB environment |
 
 mod checkpoint;
+mod digest;
 mod disk;
 mod error;
 pub mod log;
@@ -56,16 +57,20 @@ pub use error::StorageError;
 pub use overlay::{Change, Overlay};
 pub use real::{DIRECTORY_NAME, RealDisk};
 pub use sealed::{SEALED_HEADER_BYTES, SEALED_VERSION, seal, unseal};
-pub use store::{CheckpointMode, Reader, Store, StoreOptions};
+pub use store::{CheckpointMode, Reader, Room, Store, StoreOptions};
 
-/// The version of everything that is stored. A directory of another version is refused.
-pub const FORMAT_VERSION: u32 = 1;
+/// The version of everything that is stored: from 2 on, a batch may be several records of the log. A directory of a
+/// later version is refused, one of an earlier version becomes one of this version.
+pub const FORMAT_VERSION: u32 = 2;
+
+/// The earliest version that can be read.
+pub const FORMAT_VERSION_MIN: u32 = 1;
 
 /// The longest key. LMDB takes 511 bytes; the rest is kept in reserve.
 pub const MAXIMUM_KEY_BYTES: usize = 500;
 
-/// The most bytes that one batch may take in the log.
-pub const MAXIMUM_BATCH_BYTES: usize = 256 * 1024 * 1024;
+/// The longest value: the length of a record is stored in four bytes. Batches have no limit.
+pub const MAXIMUM_VALUE_BYTES: usize = u32::MAX as usize - 1024;
 
 /// A random name for one data directory, made when it is created.
 pub type DiskId = [u8; 16];

@@ -293,9 +293,14 @@ async fn bodies() {
 #[tokio::test]
 async fn content_types_and_encodings() {
     let server = start(HttpConfig::default());
-    for name in ["application/json", "application/json; charset=utf-8", "text/plain", "x", "\u{e9}"] {
+    for name in ["application/json", "application/json; charset=utf-8", "text/plain", ""] {
         let answer = server.send("POST", "/x", &format!("Content-Type: {name}\r\n"), "[1]").await;
         assert_eq!(answer.text(), "[\"POST\",\"/x\",null,[1]]\n", "{name}");
+    }
+    for name in ["x", "\u{e9}", "image/png", "application/json; charset=latin1"] {
+        let answer = server.send("POST", "/x", &format!("Content-Type: {name}\r\n"), "[1]").await;
+        answer.error(415, "unsupported_media_type");
+        assert!(answer.head.contains("accept: application/json"), "{answer:?}");
     }
     let tbon = b"[\x09\x05\"a\"]";
     for name in ["application/tbon", "Application/TBON; x=y"] {

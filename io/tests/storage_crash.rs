@@ -148,7 +148,10 @@ fn work(disk: &SimulatedDisk, seed: u64, step_count: usize, history: &mut Histor
     // Only an injected fault may make anything fail, and never by finding corruption.
     let excuse = |error: StorageError| {
         let is_faulty = disk.is_crashed() || disk.counts().errors > errors_before;
-        let is_io = matches!(error, StorageError::Io { .. } | StorageError::Poisoned { .. });
+        let is_io = matches!(
+            error,
+            StorageError::Io { .. } | StorageError::Poisoned { .. } | StorageError::NoRoom { .. }
+        );
         if is_faulty && is_io { Ok(()) } else { Err(format!("failed without a fault: {error}")) }
     };
     let mut random = Random(seed ^ history.batches.len() as u64);
@@ -166,6 +169,7 @@ fn work(disk: &SimulatedDisk, seed: u64, step_count: usize, history: &mut Histor
                     history.check(&store).map_err(|reason| format!("after closing: {reason}"))?;
                     Ok(())
                 }
+                Err(error) if error.is_no_room() => return Ok(()),
                 Err(error) => return excuse(error),
             },
             _ => {
@@ -178,10 +182,21 @@ fn work(disk: &SimulatedDisk, seed: u64, step_count: usize, history: &mut Histor
                     })
                     .collect();
                 history.batches.extend_from_slice(&batches);
-                store.commit(&batches).inspect(|()| history.acknowledged_count = history.batches.len())
+                let result = store.commit(&batches);
+                match &result {
+                    Ok(()) => history.acknowledged_count = history.batches.len(),
+                    // What was refused must never be there.
+                    Err(error) if error.is_no_room() => history.batches.truncate(history.acknowledged_count),
+                    Err(_) => {}
+                }
+                result
             }
         };
         if let Err(error) = result {
+            // A full disk is no end: the store goes on.
+            if error.is_no_room() && disk.counts().errors > errors_before {
+                continue;
+            }
             return excuse(error);
         }
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bevy_ecs::prelude::World;
 use bytes::Bytes;
-use components::chain::{BLOCK_BYTES, Block, BlockHash, BlockHasher, Mutation};
+use components::chain::{BLOCK_BYTES, BlockHash, BlockHasher, Mutation};
 use components::cluster::ChainId;
 use components::collection::HostedCollection;
 use components::collection::change;
@@ -19,12 +19,13 @@ use components::ledger::{Change, ChangedContent, RowsChange};
 use components::lock::TreeId;
 use components::storage::{Keyspace, Write};
 use components::versions::{
-    BlockContent, BlockHeader, EffectLog, History, HostedCollections, PagePlace, Stored, Version, Versions,
+    BlockHeader, EffectLog, History, HostedCollections, PagePlace, Stored, Version, Versions,
 };
 use components::{State, TxnId, tbon};
 
 use crate::fold::fold;
 use crate::pages;
+use crate::room::Room;
 use crate::tick::{Limits, Outbox, Registry};
 
 /// A subject up to this size is written as a whole with each commit; of a larger one, only what has changed.
@@ -47,7 +48,7 @@ pub fn apply(world: &mut World) {
         }
     }
     // Only now, as a page that is folded holds every commit that there is.
-    if world.resource::<Registry>().can_store_pages() {
+    if world.resource::<Registry>().can_store_pages() && world.resource::<Room>().is_for_pages() {
         for place in full {
             fold(world, &place);
         }
@@ -220,12 +221,9 @@ fn append(
     let open = *history.blocks.last().expect("a chain has a block");
     let value = Some(Bytes::from(tbon::encode(&StoredMutations(&mutations))));
     writes.push(Write { keyspace: Keyspace::Blocks, key: block_entry_key(chain, ordinal, id), value });
-    let content = &mut world.get_mut::<BlockContent>(open).expect("a block").0;
-    let content = content.as_mut().expect("the open block stays in memory");
-    Arc::make_mut(content).transactions.push((id, mutations));
     let header = &mut *world.get_mut::<BlockHeader>(open).expect("a block");
     header.transactions += 1;
-    (header.bytes, header.batch) = (bytes, batch);
+    (header.bytes, header.batch, header.newest) = (bytes, batch, id);
     if bytes < BLOCK_BYTES {
         return;
     }
@@ -236,17 +234,12 @@ fn append(
         transactions: 0,
         bytes: 0,
         batch,
-        uses: 0,
-        last_used: 0,
+        newest: TxnId::ZERO,
     };
     let value = Some(block_header_value(Some(&hash)));
     writes.push(Write { keyspace: Keyspace::Blocks, key: block_key(chain, ordinal + 1), value });
-    let content = Block { previous: hash.to_vec(), transactions: Vec::new() };
-    let next = world.spawn((next, BlockContent(Some(Arc::new(content))))).id();
+    let next = world.spawn(next).id();
     let history = &mut *world.get_mut::<History>(entity).expect("a chain that keeps its blocks");
     history.blocks.push(next);
     history.open = BlockHasher::new(&hash);
-    let registry = &mut *world.resource_mut::<Registry>();
-    registry.resident.insert((chain, ordinal), open);
-    registry.resident_bytes += bytes;
 }

@@ -5,20 +5,17 @@
 //! of its range, and waits for an undecided write of an older one. Waits only ever point to older transactions, so
 //! there are no deadlocks.
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
-
 use bevy_ecs::prelude::{Entity, World};
 use components::TxnId;
-use components::chain::Block;
+use components::chain::SeenHistory;
 use components::cluster::ChainId;
 use components::ledger::Want;
 use components::lock::{Lock, LockMode, LockTable, Resource};
 use components::transaction::{Authority, Phase, Program, Transaction};
-use components::versions::{BlockContent, BlockHeader, History, HostedCollections, Version, Versions};
+use components::versions::{BlockHeader, History, HostedCollections, Version, Versions};
 
 use crate::pages;
-use crate::tick::{Load, Outbox, Registry};
+use crate::tick::Registry;
 
 /// Look at everything that programs have asked for, and at everything that was released.
 pub fn arbitrate(world: &mut World) {
@@ -26,8 +23,7 @@ pub fn arbitrate(world: &mut World) {
     let mut wants = std::mem::take(&mut registry.wants);
     let expected = std::mem::take(&mut registry.expected);
     let mut resources = std::mem::take(&mut registry.released);
-    let mut histories = std::mem::take(&mut registry.blocks_came);
-    if wants.is_empty() && expected.is_empty() && resources.is_empty() && histories.is_empty() {
+    if wants.is_empty() && expected.is_empty() && resources.is_empty() {
         return;
     }
     wants.extend(expected.into_iter().map(|(id, resource)| (id, Want::Lock(resource, LockMode::Write))));
@@ -50,10 +46,7 @@ pub fn arbitrate(world: &mut World) {
                     resources.insert(resource);
                 }
             }
-            Want::History(chain) => {
-                world.resource_mut::<Registry>().history_readers.insert((chain, id));
-                histories.insert(chain);
-            }
+            Want::History(chain) => show_history(world, id, chain),
             Want::Page(page) => pages::ask(world, id, page),
             Want::Restart => {
                 world.resource_mut::<Registry>().refused.insert(id);
@@ -62,9 +55,6 @@ pub fn arbitrate(world: &mut World) {
     }
     for resource in resources {
         grant(world, &resource);
-    }
-    for chain in histories {
-        show_histories(world, chain);
     }
 }
 
@@ -218,79 +208,40 @@ fn lock_of(world: &World, entity: Entity) -> &Lock {
     world.get::<Lock>(entity).expect("a queued lock")
 }
 
-/// Show the blocks of a chain to those who have asked for them, if all are in memory; else ask for the rest.
-fn show_histories(world: &mut World, chain: ChainId) {
-    let readers: BTreeSet<TxnId> = {
-        let Registry { history_readers, active, .. } = &mut *world.resource_mut::<Registry>();
-        // Those that went away wait for nothing any more.
-        history_readers.retain(|(other, id)| *other != chain || active.contains_key(id));
-        history_readers.range((chain, TxnId::ZERO)..=(chain, TxnId::MAX)).map(|(_, id)| *id).collect()
-    };
-    if readers.is_empty() {
-        return;
-    }
+/// Show a transaction which blocks of a chain it sees, and let its program go on.
+fn show_history(world: &mut World, id: TxnId, chain: ChainId) {
     let entity = chain_entity(world, chain);
-    let ticks = world.resource::<Registry>().ticks;
-    let block_entities = world.get::<History>(entity).expect("a chain that keeps its blocks").blocks.clone();
-    let mut blocks: Vec<Arc<Block>> = Vec::with_capacity(block_entities.len());
-    let mut missing = Vec::new();
-    let mut batch = 0;
-    for (ordinal, block) in block_entities.iter().enumerate() {
-        match world.get::<BlockContent>(*block).expect("a block").0.clone() {
-            Some(content) => blocks.push(content),
-            None => missing.push((chain, ordinal as u32)),
+    let commit = snapshot(world, id).unwrap_or(u64::MAX);
+    let last = match world.get::<Versions>(entity) {
+        Some(versions) => versions.before(id, commit).map(|version| version.id),
+        // The history of a chain around collections has its transactions in order, and the reader has locked all of
+        // it, so what comes before the reader is what it sees; of a snapshot, as far as that goes.
+        None => {
+            let collections = world.get::<HostedCollections>(entity).expect("a chain around collections");
+            Some(collections.last_until(commit).min(TxnId::before(id)))
         }
-        let header = &mut *world.get_mut::<BlockHeader>(*block).expect("a block");
-        header.uses += 1;
-        header.last_used = ticks;
-        batch = batch.max(header.batch);
-    }
-    if !missing.is_empty() {
-        let registry = &mut *world.resource_mut::<Registry>();
-        missing.retain(|block| registry.loading.insert(*block));
-        let loads = missing.into_iter().map(|(chain, ordinal)| Load::Block { chain, ordinal });
-        world.resource_mut::<Outbox>().loads.extend(loads);
+    };
+    let Some(last) = last else {
+        world.resource_mut::<Registry>().refused.insert(id);
         return;
-    }
-    for id in readers {
-        let reader = transaction(world, id);
-        let commit = snapshot(world, id).unwrap_or(u64::MAX);
-        let last = match world.get::<Versions>(entity) {
-            Some(versions) => versions.before(id, commit).map(|version| version.id),
-            // The history of a chain around collections has its transactions in order, and the reader has locked all of
-            // it, so what comes before the reader is what it sees; of a snapshot, as far as that goes.
-            None => {
-                let collections = world.get::<HostedCollections>(entity).expect("a chain around collections");
-                Some(collections.last_until(commit).min(TxnId::before(id)))
-            }
-        };
-        world.resource_mut::<Registry>().history_readers.remove(&(chain, id));
-        let Some(last) = last else {
-            world.resource_mut::<Registry>().refused.insert(id);
-            continue;
-        };
-        if batch > world.resource::<Registry>().durable {
-            let transaction = &mut *world.get_mut::<Transaction>(reader).expect("a transaction");
-            transaction.durable_after = transaction.durable_after.max(batch);
-        }
-        let seen = blocks_until(&blocks, last);
-        world.get::<Program>(reader).expect("a program").ledger.show_history(chain, seen);
-        wake(world, id, reader);
-    }
-}
-
-/// The blocks as they were right after a transaction.
-fn blocks_until(blocks: &[Arc<Block>], last: TxnId) -> Vec<Arc<Block>> {
-    let mut seen = Vec::with_capacity(blocks.len());
-    for block in blocks {
-        let count = block.transactions.partition_point(|(id, _)| *id <= last);
-        if count == block.transactions.len() {
-            seen.push(block.clone());
-        } else {
-            let transactions = block.transactions[..count].to_vec();
-            seen.push(Arc::new(Block { previous: block.previous.clone(), transactions }));
+    };
+    let history = world.get::<History>(entity).expect("a chain that keeps its blocks");
+    let mut seen = SeenHistory { blocks: 0, last, block_bytes_max: 0 };
+    let mut batch = 0;
+    for block in &history.blocks {
+        let header = world.get::<BlockHeader>(*block).expect("a block");
+        seen.blocks += 1;
+        seen.block_bytes_max = seen.block_bytes_max.max(header.bytes);
+        batch = batch.max(header.batch);
+        if header.newest > last {
             break;
         }
     }
-    seen
+    let reader = transaction(world, id);
+    if batch > world.resource::<Registry>().durable {
+        let transaction = &mut *world.get_mut::<Transaction>(reader).expect("a transaction");
+        transaction.durable_after = transaction.durable_after.max(batch);
+    }
+    world.get::<Program>(reader).expect("a program").ledger.show_history(chain, seen);
+    wake(world, id, reader);
 }

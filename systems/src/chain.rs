@@ -6,7 +6,8 @@ use std::task::Poll;
 
 use components::cast;
 use components::chain::{
-    self, Block, Chain, ChainAddress, ChainContent, ChainKind, History, Links, LocalChain, Mutation,
+    self, Block, Blocks, Chain, ChainAddress, ChainBlocks, ChainContent, ChainKind, History, HistorySnapshot,
+    Links, LocalChain, Mutation, WantedBlocks,
 };
 use components::cluster::{ChainId, Member};
 use components::collection::bulk::{Bulk, BulkRows};
@@ -44,6 +45,7 @@ impl Interpreter {
             }
             Chain::Local(local) => self.route_local_chain(chain, local, path, call, depth).await,
             Chain::Content(content) => self.route(content.subject.clone(), path, call, depth).await,
+            Chain::Blocks(_) => Err(call.not_allowed("the history of a chain")),
         }
     }
 
@@ -64,8 +66,7 @@ impl Interpreter {
         depth: u32,
     ) -> Result<State> {
         if is_chain(path) {
-            check_chain_call(call)?;
-            return self.chain_content(id).await;
+            return self.chain_content(id, wanted_blocks(call)?).await;
         }
         let spec = &self.catalog.chains[&id];
         if let Some(subject) = hosted_subject(id, &spec.schema) {
@@ -128,8 +129,7 @@ impl Interpreter {
         depth: u32,
     ) -> Result<State> {
         if is_chain(path) {
-            check_chain_call(call)?;
-            return Ok(State::Chain(chain.clone()));
+            return local_chain_content(chain, local, &wanted_blocks(call)?);
         }
         if chain::has_collections(local.schema()) {
             return self.route(local.subject(), path, call, depth).await;
@@ -161,7 +161,7 @@ impl Interpreter {
                     ChainKind::Block => self.recorded(place(&spec.schema, hosted.slot.into()), call).await?,
                     ChainKind::Sync => (call, Vec::new()),
                 };
-                let is_alone = !writes_one_row(collection.schema.kind(), &call);
+                let is_alone = !writes_one_row(&collection.schema, &call);
                 let turn = self.ledger.queue_write(hosted.chain, is_alone);
                 poll_fn(|_| if self.ledger.is_turn(&turn) { Poll::Ready(()) } else { Poll::Pending }).await;
                 let result = self.call_rows(&rows, call, depth).await?;
@@ -341,43 +341,76 @@ impl Interpreter {
 
     /// A chain of this host with its content, as a reply shows it.
     pub(crate) async fn hosted_chain_content(&self, address: &ChainAddress) -> Result<State> {
-        self.chain_content(self.chain_id(address)?).await
+        self.chain_content(self.chain_id(address)?, WantedBlocks::All).await
     }
 
-    async fn chain_content(&self, id: ChainId) -> Result<State> {
+    async fn chain_content(&self, id: ChainId, wanted: WantedBlocks) -> Result<State> {
         let spec = &self.catalog.chains[&id];
+        if spec.kind == ChainKind::Sync {
+            check_sync(&wanted)?;
+        }
         let subject = match hosted_subject(id, &spec.schema) {
             Some(subject) => subject,
             None => self.locked_subject(id, LockMode::Read).await,
         };
         let blocks = match spec.kind {
-            ChainKind::Sync => Vec::new(),
+            ChainKind::Sync => Blocks::Known(Vec::new()),
             ChainKind::Block => {
                 // Nobody older changes what is read here any more.
                 for slot in 0..spec.collections().len() {
                     let collection = HostedCollection { chain: id, slot: slot as u16 };
                     self.lock(collection, 0, &LockRange::all(), LockMode::Read).await;
                 }
-                let (blocks, own) =
+                let (seen, own) =
                     poll_fn(|_| self.ledger.history(id).map_or(Poll::Pending, Poll::Ready)).await;
-                self.step(blocks.iter().map(|block| block.transactions.len()).sum()).await;
-                let mut blocks: Vec<Block> = blocks.iter().map(|block| (**block).clone()).collect();
-                if !own.is_empty() {
-                    let open = blocks.last_mut().expect("a chain has a block");
-                    open.transactions.push((self.ledger.id(), own));
-                }
-                blocks
+                let blocks = wanted.of(seen.blocks)?;
+                let last = seen.blocks - 1;
+                let own = (!own.is_empty() && blocks.contains(&last)).then(|| (last, self.ledger.id(), own));
+                let (last, block_bytes_max) = (seen.last, seen.block_bytes_max);
+                Blocks::Stored(Arc::new(HistorySnapshot { chain: id, blocks, last, own, block_bytes_max }))
             }
         };
-        let content = ChainContent { kind: spec.kind, schema: spec.schema.clone(), subject, blocks };
-        Ok(State::Chain(Chain::Content(Arc::new(content))))
+        Ok(shown(spec.kind, spec.schema.clone(), subject, blocks, &wanted))
+    }
+}
+
+/// A chain, or the blocks of it that are wanted, as a reply shows them.
+fn shown(kind: ChainKind, schema: State, subject: State, blocks: Blocks, wanted: &WantedBlocks) -> State {
+    State::Chain(match wanted {
+        WantedBlocks::All => Chain::Content(Arc::new(ChainContent { kind, schema, subject, blocks })),
+        wanted => {
+            let is_one = matches!(wanted, WantedBlocks::One(_));
+            Chain::Blocks(Arc::new(ChainBlocks { is_one, blocks }))
+        }
+    })
+}
+
+fn check_sync(wanted: &WantedBlocks) -> Result<()> {
+    match wanted {
+        WantedBlocks::All => Ok(()),
+        _ => Err(Error::bad_request("a sync chain keeps no blocks, so its content takes no key")),
+    }
+}
+
+/// What a chain that is not hosted answers for itself.
+fn local_chain_content(chain: &Chain, local: &LocalChain, wanted: &WantedBlocks) -> Result<State> {
+    match (local.kind(), wanted) {
+        // It is read when it is shown.
+        (_, WantedBlocks::All) => Ok(State::Chain(chain.clone())),
+        (ChainKind::Sync, wanted) => check_sync(wanted).map(|()| State::NONE),
+        (ChainKind::Block, wanted) => {
+            let blocks = local.blocks();
+            let range = wanted.of(u32::try_from(blocks.len()).unwrap_or(u32::MAX))?;
+            let blocks = blocks[range.start as usize..range.end as usize].to_vec();
+            Ok(shown(ChainKind::Block, State::NONE, State::NONE, Blocks::Known(blocks), wanted))
+        }
     }
 }
 
 /// A chain that is not hosted as a reply shows it, with its subject as that was read.
-pub(crate) fn local_chain_content(local: &LocalChain, subject: State) -> State {
-    let (kind, schema, blocks) = (local.kind(), local.schema().clone(), local.blocks());
-    State::Chain(Chain::Content(Arc::new(ChainContent { kind, schema, subject, blocks })))
+pub(crate) fn shown_local_chain(local: &LocalChain, subject: State) -> State {
+    let (kind, schema, blocks) = (local.kind(), local.schema().clone(), Blocks::Known(local.blocks()));
+    shown(kind, schema, subject, blocks, &WantedBlocks::All)
 }
 
 /// The collections that are the subject of a hosted chain; none if it is a value.
@@ -430,11 +463,15 @@ fn at<'a>(subject: &'a State, path: &Path) -> Option<&'a Collection> {
 }
 
 /// Whether a write is done as soon as one row is locked: it neither reads it nor writes others.
-fn writes_one_row(kind: CollectionKind, call: &Call) -> bool {
+fn writes_one_row(schema: &Schema, call: &Call) -> bool {
     match call {
         Call::Put(_, State::Content(_) | State::Bulk(_)) => false,
-        Call::Put(_, value) => Rowset::of(value).is_none() && value.as_map().is_none(),
-        _ => kind == CollectionKind::Table,
+        Call::Put(key, value) => {
+            // A table takes many rows without a key.
+            let is_rows = key.is_none() && schema.kind() == CollectionKind::Table;
+            Rowset::of(value).is_none() && value.as_map().is_none() && !is_rows
+        }
+        _ => schema.kind() == CollectionKind::Table,
     }
 }
 
@@ -443,11 +480,10 @@ fn is_chain(path: &[Id]) -> bool {
     matches!(path, [name] if name.as_str() == CHAIN)
 }
 
-/// A chain itself can only be read as a whole.
-fn check_chain_call(call: Call) -> Result<()> {
+/// A chain itself can only be read: as a whole, or some of its blocks.
+fn wanted_blocks(call: Call) -> Result<WantedBlocks> {
     match call.or_get() {
-        Call::Get(key) if key.is_none() => Ok(()),
-        Call::Get(_) => Err(Error::bad_request("a chain takes no key")),
+        Call::Get(key) => WantedBlocks::of_key(&value_of(&key)?),
         call => Err(call.not_allowed("a chain")),
     }
 }

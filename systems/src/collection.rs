@@ -33,7 +33,7 @@ use components::{Error, Id, Map, Path, Result, State, Value};
 
 use view::single_scan;
 
-use crate::chain::local_chain_content;
+use crate::chain::shown_local_chain;
 use crate::futures::BoxFuture;
 use crate::scalar::{
     Call, Interpreter, chain_kind, collection_kind, common, deeper, define_class, no_member, parameter,
@@ -109,6 +109,38 @@ impl Interpreter {
         }
     }
 
+    /// Write what is put into a table without a key: a list of rows, or a table.
+    async fn insert_rows(&self, collection: &Collection, rows: &State, depth: u32) -> Result<()> {
+        let kind = match (Rowset::of(rows), rows) {
+            (Some(source), _) => Some(source.kind()),
+            (None, State::Content(content)) => Some(content.schema.kind()),
+            (None, _) => None,
+        };
+        if kind.is_some_and(|kind| kind == collection.schema.kind()) {
+            return self.copy(collection, rows, depth).await;
+        }
+        let not_rows = || {
+            Error::bad_request(format_args!(
+                "what is put without a key is a list of rows, each a list of the values of all columns, not {}",
+                cast::describe(rows)
+            ))
+        };
+        let items = rows.to_tuple().ok_or_else(not_rows)?;
+        if !items.iter().all(|row| row.to_tuple().is_some()) {
+            return Err(not_rows());
+        }
+        self.step(items.len()).await;
+        for (i, row) in items.iter().enumerate() {
+            let inserted = match value_of(row) {
+                Ok(row) => self.insert(collection, &row).await,
+                Err(cause) => Err(cause),
+            };
+            // Counted as the edge counts them.
+            inserted.map_err(|cause| cause.context(format_args!("row {}", i + 1)))?;
+        }
+        Ok(())
+    }
+
     /// A new collection of these rows.
     pub(crate) async fn load(&self, kind: CollectionKind, schema: &State, rows: &State) -> Result<State> {
         let collection = self.empty(kind, schema)?;
@@ -153,8 +185,9 @@ impl Interpreter {
             return Ok(());
         }
         if let State::Content(content) = source {
-            for row in &content.rows {
-                self.insert(collection, &Value::Tuple(row.clone())).await?;
+            for (i, row) in content.rows.iter().enumerate() {
+                let inserted = self.insert(collection, &Value::Tuple(row.clone())).await;
+                inserted.map_err(|cause| cause.context(format_args!("row {}", i + 1)))?;
             }
             return Ok(());
         }
@@ -205,7 +238,7 @@ impl Interpreter {
         }
         match rows.kind() {
             CollectionKind::BTree => self.call_btree(rows, call, depth).await,
-            CollectionKind::Table => self.call_table(rows, call).await,
+            CollectionKind::Table => self.call_table(rows, call, depth).await,
         }
     }
 
@@ -286,7 +319,7 @@ impl Interpreter {
                 }
                 State::Chain(Chain::Local(local)) => {
                     let subject = self.materialize(local.subject(), memory, depth).await?;
-                    return Ok(local_chain_content(&local, subject));
+                    return Ok(shown_local_chain(&local, subject));
                 }
                 State::Chain(Chain::Content(content)) => {
                     let subject = self.materialize(content.subject.clone(), memory, depth).await?;

@@ -14,9 +14,9 @@ use components::versions::{HostedChain, HostedCollections};
 use components::{Error, Path, State, TxnId};
 
 use crate::arbitrate::is_refused;
-use crate::execute::end_jobs;
 use crate::intake::restart;
 use crate::pages::unstage;
+use crate::room::take_room;
 use crate::tick::{
     Commit, EXPECTATIONS_MAX, Ended, Expectation, Expectations, Inbox, Outbox, Registry, Statistics,
 };
@@ -44,7 +44,7 @@ pub fn commit(world: &mut World) {
 
 /// A transaction came too late for a lock: begin it again if nobody can tell.
 fn conflict(world: &mut World, id: TxnId, entity: Entity, mut ordered: Vec<Resource>) {
-    let monotonic_ns = world.resource::<Inbox>().0.monotonic_ns;
+    let now_ns = world.resource::<Inbox>().0.now_ns;
     let program = world.get_mut::<Program>(entity).expect("a program").take();
     drop(program);
     let ledger = world.get::<Program>(entity).expect("a program").ledger.clone();
@@ -53,7 +53,7 @@ fn conflict(world: &mut World, id: TxnId, entity: Entity, mut ordered: Vec<Resou
     wanted.append(&mut ordered);
     let transaction = &mut *world.get_mut::<Transaction>(entity).expect("a transaction");
     let can_retry = transaction.request.txn_id.is_none()
-        && transaction.deadline_ns > monotonic_ns
+        && transaction.deadline_ns > now_ns
         && transaction.attempts < ATTEMPTS_MAX;
     if can_retry {
         wanted.append(&mut transaction.expected_writes);
@@ -76,13 +76,18 @@ fn finish(world: &mut World, id: TxnId, entity: Entity) {
     drop(program.take());
     let ledger = program.ledger.clone();
     let transaction = world.get::<Transaction>(entity).expect("a transaction");
-    let is_success = matches!(transaction.outcome, Some(Ok(_)));
+    let mut is_success = matches!(transaction.outcome, Some(Ok(_)));
     let is_real = !transaction.is_hypothetical();
     let mut changes = ledger.take_changes();
     if is_success && is_real {
         let broken = out_of_order(world, id, &changes);
         if !broken.is_empty() {
             return conflict(world, id, entity, broken);
+        }
+        if let Err(refusal) = take_room(world, &changes) {
+            changes.clear();
+            is_success = false;
+            world.get_mut::<Transaction>(entity).expect("a transaction").outcome = Some(Err(refusal));
         }
     } else {
         changes.clear();
@@ -124,9 +129,9 @@ fn finish(world: &mut World, id: TxnId, entity: Entity) {
     mark(world, id);
     release(world, id);
     let transaction = &mut *world.get_mut::<Transaction>(entity).expect("a transaction");
-    let streamed = transaction.outcome.as_ref().and_then(|reply| reply.as_ref().ok());
-    let pin =
-        streamed.filter(|state| state.is_streamed()).map(|state| (transaction.begun_commit, trees_of(state)));
+    let is_streamed =
+        transaction.outcome.as_ref().is_some_and(|reply| reply.as_ref().is_ok_and(State::is_streamed));
+    let pin = is_streamed.then_some((transaction.request_id, transaction.begun_commit));
     transaction.phase = if is_success { Phase::Committed } else { Phase::Aborted };
     transaction.durable_after = transaction.durable_after.max(seen.unwrap_or(0));
     if is_commit {
@@ -135,17 +140,8 @@ fn finish(world: &mut World, id: TxnId, entity: Entity) {
     let (after, request) = (transaction.durable_after, transaction.request_id);
     world.resource_mut::<Outbox>().ended.push(Ended { request, id, is_commit });
     // What it saw stays until the answer is read, which may take long after it is given.
-    if let Some((commit, trees)) = pin {
-        world.resource_mut::<Registry>().retired.pin(request, commit, trees);
-    }
+    world.resource_mut::<Registry>().pins.extend(pin);
     world.resource_mut::<Registry>().held.entry(after).or_default().push(entity);
-}
-
-/// The trees that an answer is still to be read from.
-fn trees_of(answer: &State) -> Vec<TreeId> {
-    let mut trees = BTreeSet::new();
-    answer.each_snapshot(&mut |snapshot| trees.extend(snapshot.hosted_trees()));
-    trees.into_iter().collect()
 }
 
 /// What somebody newer has seen or changed before a transaction that is about to commit; with a lock on that, its next
@@ -250,11 +246,9 @@ fn learn(world: &mut World, kind: (Path, Verb), changes: &[Change], for_update: 
 /// Release every lock of a transaction, and what was stored for it in vain.
 fn release(world: &mut World, id: TxnId) {
     unstage(world, id);
-    end_jobs(world, id);
     let registry = &mut *world.resource_mut::<Registry>();
     registry.active.remove(&id);
     let locks = registry.locks.remove(&id).unwrap_or_default();
-    registry.history_readers.retain(|(_, reader)| *reader != id);
     for entity in locks {
         let lock = world.get::<Lock>(entity).expect("a lock").clone();
         assert_eq!(lock.holder, id, "a transaction releases its own locks");

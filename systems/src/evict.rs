@@ -1,46 +1,12 @@
-//! Evict: the content of blocks in memory stays within the cache, least frequently used first; transactions that
+//! Evict: the content of pages in memory stays within the cache, least frequently used first; transactions that
 //! together hold too much are thinned out, youngest first.
-
-use std::collections::BTreeSet;
 
 use bevy_ecs::prelude::World;
 use components::Error;
-use components::cluster::ChainId;
 use components::transaction::{Program, Transaction};
-use components::versions::{BlockContent, BlockHeader, PageHeader};
+use components::versions::PageHeader;
 
 use crate::tick::{Limits, Registry, Statistics};
-
-/// Drop the content of closed, durable blocks until the rest fits. What a reader still collects stays, or it would
-/// never see all of it at once.
-pub fn evict(world: &mut World) {
-    let cache_bytes = world.resource::<Limits>().cache_bytes;
-    let registry = world.resource::<Registry>();
-    if registry.resident_bytes <= cache_bytes {
-        return;
-    }
-    let durable = registry.durable;
-    let read: BTreeSet<ChainId> = registry.history_readers.iter().map(|(chain, _)| *chain).collect();
-    let mut candidates: Vec<_> = registry
-        .resident
-        .iter()
-        .map(|(key, entity)| {
-            let header = world.get::<BlockHeader>(*entity).expect("a block");
-            (header.uses, header.last_used, *key, *entity, header.bytes, header.batch)
-        })
-        .filter(|(_, _, (chain, _), .., batch)| *batch <= durable && !read.contains(chain))
-        .collect();
-    candidates.sort_by_key(|(uses, last_used, key, ..)| (*uses, *last_used, *key));
-    for (_, _, key, entity, bytes, _) in candidates {
-        world.get_mut::<BlockContent>(entity).expect("a block").0 = None;
-        let registry = &mut *world.resource_mut::<Registry>();
-        registry.resident.remove(&key);
-        registry.resident_bytes -= bytes;
-        if registry.resident_bytes <= cache_bytes {
-            return;
-        }
-    }
-}
 
 /// What a page takes in memory beside its content, roughly, in bytes: its entity, its versions, its statistics.
 const PAGE_ENTITY_BYTES: u64 = 1_024;

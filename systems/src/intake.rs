@@ -3,29 +3,29 @@
 use std::sync::Arc;
 
 use bevy_ecs::prelude::{Entity, World};
-use components::cluster::ChainId;
 use components::collection::bulk::BulkRows;
 use components::collection::page::Visibility;
 use components::ledger::Ledger;
 use components::lock::Resource;
 use components::transaction::{Authority, Phase, Program, RequestId, Transaction};
-use components::versions::{BlockContent, BlockHeader, History};
 use components::{Error, Request, State, TxnId};
 
 use crate::dispatch::is_hypothetical;
 use crate::execute::job_done;
 use crate::pages;
+use crate::room::Room;
 use crate::scalar::Interpreter;
-use crate::tick::{Expectation, Expectations, Hosting, Inbox, Input, Limits, Outbox, Registry, Statistics};
+use crate::tick::{
+    Expectation, Expectations, Hosting, Inbox, Input, Inputs, Limits, Outbox, Registry, Statistics,
+};
 
 /// How fast rows that do not fit in memory are written at least, in bytes.
 const SPILLED_BYTES_PER_S_MIN: u64 = 2 << 20;
 
 /// Take in everything that came since the last tick.
 pub fn intake(world: &mut World) {
-    let inbox = &mut world.resource_mut::<Inbox>().0;
-    let (now_ns, monotonic_ns, events) =
-        (inbox.now_ns, inbox.monotonic_ns, std::mem::take(&mut inbox.events));
+    let Inputs { now_ns, events } = std::mem::take(&mut world.resource_mut::<Inbox>().0);
+    world.resource_mut::<Inbox>().0.now_ns = now_ns;
     let registry = &mut *world.resource_mut::<Registry>();
     registry.ticks += 1;
     registry.runnable.append(&mut registry.out_of_fuel);
@@ -34,8 +34,9 @@ pub fn intake(world: &mut World) {
             Input::Request { id, request } => begin(world, id, request, now_ns),
             Input::Cancel(id) => cancel(world, id),
             Input::Unpin(id) => {
-                world.resource_mut::<Registry>().retired.unpin(id);
+                world.resource_mut::<Registry>().pins.remove(&id);
             }
+            Input::Room(room) => *world.resource_mut::<Room>() = room,
             Input::Durable(sequence) => {
                 let registry = &mut *world.resource_mut::<Registry>();
                 assert!(sequence >= registry.durable, "what is durable stays durable");
@@ -47,49 +48,9 @@ pub fn intake(world: &mut World) {
             }
             Input::Job { id, result } => job_done(world, id, result),
             Input::Page { page, content } => pages::came(world, page, content),
-            Input::Block { chain, ordinal, content } => {
-                let content = match content {
-                    Ok(content) => content,
-                    Err(cause) => {
-                        block_failed(world, chain, ordinal, &cause);
-                        continue;
-                    }
-                };
-                let registry = world.resource::<Registry>();
-                let chain_entity = registry.chains[&chain];
-                let ticks = registry.ticks;
-                let history = world.get::<History>(chain_entity).expect("a history");
-                let entity = history.blocks[ordinal as usize];
-                world.get_mut::<BlockContent>(entity).expect("a block").0 = Some(Arc::new(content));
-                let header = &mut *world.get_mut::<BlockHeader>(entity).expect("a block");
-                (header.uses, header.last_used) = (0, ticks);
-                let bytes = header.bytes;
-                let registry = &mut *world.resource_mut::<Registry>();
-                registry.loading.remove(&(chain, ordinal));
-                if registry.resident.insert((chain, ordinal), entity).is_none() {
-                    registry.resident_bytes += bytes;
-                }
-                registry.blocks_came.insert(chain);
-            }
         }
     }
-    expire(world, monotonic_ns);
-}
-
-/// A block cannot be read: those who wait for the history of its chain fail, and nobody else.
-fn block_failed(world: &mut World, chain: ChainId, ordinal: u32, cause: &str) {
-    let address = world.resource::<Hosting>().0.chains.get(&chain).map(|chain| chain.address.to_string());
-    let address = address.unwrap_or_else(|| format!("chain {}", chain.0));
-    let why = format!("block {ordinal} of {address} cannot be read: {cause}");
-    tracing::error!("{why}");
-    world.resource_mut::<Statistics>().failed_reads += 1;
-    let registry = &mut *world.resource_mut::<Registry>();
-    registry.loading.remove(&(chain, ordinal));
-    let readers = registry.history_readers.range((chain, TxnId::ZERO)..=(chain, TxnId::MAX));
-    let readers: Vec<Entity> = readers.filter_map(|(_, id)| registry.active.get(id).copied()).collect();
-    for reader in readers {
-        interrupt(world, reader, Error::internal(&why));
-    }
+    expire(world, now_ns);
 }
 
 /// What a request may take beyond its time limit, in nanoseconds, for rows that are more than fit in memory.
@@ -105,7 +66,6 @@ fn extra_ns(body: &State) -> u64 {
 
 fn begin(world: &mut World, request_id: RequestId, request: Request, now_ns: u64) {
     let limits = *world.resource::<Limits>();
-    let monotonic_ns = world.resource::<Inbox>().0.monotonic_ns;
     let registry = &mut *world.resource_mut::<Registry>();
     let id = if registry.requests.len() >= limits.transactions_max {
         Err(Error::unavailable("too many transactions are open; try again in a second"))
@@ -139,7 +99,7 @@ fn begin(world: &mut World, request_id: RequestId, request: Request, now_ns: u64
         id,
         request_id,
         request: Arc::new(request),
-        deadline_ns: monotonic_ns.saturating_add(limits.request_ttl_ns).saturating_add(extra_ns),
+        deadline_ns: now_ns.saturating_add(limits.request_ttl_ns).saturating_add(extra_ns),
         phase: Phase::Running,
         authority,
         attempts: 0,
@@ -210,7 +170,7 @@ pub(crate) fn restart(world: &mut World, entity: Entity) {
 }
 
 /// End a transaction before its program does; false if its outcome is known already.
-pub(crate) fn interrupt(world: &mut World, entity: Entity, cause: Error) -> bool {
+fn interrupt(world: &mut World, entity: Entity, cause: Error) -> bool {
     let transaction = &mut *world.get_mut::<Transaction>(entity).expect("a transaction");
     let is_open = matches!(transaction.phase, Phase::Running | Phase::Waiting);
     if !is_open || transaction.outcome.is_some() {
@@ -230,13 +190,13 @@ fn cancel(world: &mut World, request_id: RequestId) {
     }
 }
 
-fn expire(world: &mut World, monotonic_ns: u64) {
+fn expire(world: &mut World, now_ns: u64) {
     loop {
         let registry = &mut *world.resource_mut::<Registry>();
         let Some((deadline_ns, request_id)) = registry.deadlines.first().copied() else {
             return;
         };
-        if deadline_ns > monotonic_ns {
+        if deadline_ns > now_ns {
             return;
         }
         registry.deadlines.pop_first();

@@ -1,10 +1,9 @@
 //! What goes into a tick, what comes out of it, and what its stages hand to one another.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use bevy_ecs::prelude::Entity;
-use components::chain::Block;
 use components::cluster::{Catalog, ChainId};
 use components::collection::HostedCollection;
 use components::collection::columns::{Columns, PageSize};
@@ -20,7 +19,7 @@ use components::transaction::{CommitRight, RequestId};
 use components::{Path, Reply, Request, TxnId};
 
 use crate::ids::Ids;
-use crate::retired::RetiredPages;
+use crate::room::Room;
 
 /// One input of a tick.
 #[derive(Clone, Debug)]
@@ -38,15 +37,8 @@ pub enum Input {
     Unpin(RequestId),
     /// Every batch up to this sequence is durable.
     Durable(u64),
-    /// A block that was asked for, or why it cannot be read.
-    Block {
-        /// The chain of the block.
-        chain: ChainId,
-        /// Its place in the chain.
-        ordinal: u32,
-        /// Its content.
-        content: Result<Block, String>,
-    },
+    /// For how much there is room in storage, what is on its way there not counted.
+    Room(Room),
     /// A job is done.
     Job {
         /// Its name.
@@ -66,13 +58,6 @@ pub enum Input {
 /// Something to read from storage.
 #[derive(Clone, Debug)]
 pub enum Load {
-    /// A block; [`Input::Block`] brings it.
-    Block {
-        /// The chain of the block.
-        chain: ChainId,
-        /// Its place in the chain.
-        ordinal: u32,
-    },
     /// The base of a page; [`Input::Page`] brings it.
     Page {
         /// Its name.
@@ -85,10 +70,8 @@ pub enum Load {
 /// What a tick is given.
 #[derive(Clone, Debug, Default)]
 pub struct Inputs {
-    /// The clock on the wall, in nanoseconds since the Unix epoch: what ids are made of. It may be set back or forward.
+    /// The clock of the host, in nanoseconds since the Unix epoch.
     pub now_ns: u64,
-    /// A clock that only goes forward, in nanoseconds since some moment before the process began: what time limits follow.
-    pub monotonic_ns: u64,
     /// In order of arrival.
     pub events: Vec<Input>,
 }
@@ -106,13 +89,9 @@ pub struct Outputs {
     pub loads: Vec<Load>,
     /// What to do beside the world; [`Input::Job`] brings what came of it.
     pub jobs: Vec<(JobId, Job)>,
-    /// Jobs of which nobody wants the result any more. Some may have ended.
-    pub ended_jobs: Vec<JobId>,
-    /// Answers that cannot be read to their end any more: they have kept too much for too long.
-    pub revoked: Vec<RequestId>,
     /// Whether there is more to do without further input.
     pub is_busy: bool,
-    /// When to tick at the latest, in nanoseconds of the monotonic clock.
+    /// When to tick at the latest, in nanoseconds of the host's clock.
     pub next_deadline_ns: Option<u64>,
     /// Why the host cannot go on, if it cannot.
     pub poisoned: Option<String>,
@@ -146,10 +125,6 @@ pub struct Outbox {
     pub loads: Vec<Load>,
     /// See [`Outputs::jobs`].
     pub jobs: Vec<(JobId, Job)>,
-    /// See [`Outputs::ended_jobs`].
-    pub ended_jobs: Vec<JobId>,
-    /// See [`Outputs::revoked`].
-    pub revoked: Vec<RequestId>,
 }
 
 /// What this host serves.
@@ -161,9 +136,6 @@ pub const PARALLEL_PROGRAMS_MIN: usize = 2;
 
 /// How large the effects of a chain on its collections grow before its pages are stored: recovery repeats them.
 pub const EFFECTS_BYTES_MAX: u64 = 16 << 20;
-
-/// What may be kept in storage for answers that are read slowly, unless told, in bytes.
-pub const PINNED_BYTES_MAX: u64 = 256 << 20;
 
 /// How many batches may be on their way to the disk before pages wait for their turn.
 const BATCHES_IN_FLIGHT_MAX: u64 = 8;
@@ -207,13 +179,8 @@ pub struct Limits {
     pub parallel_programs_min: usize,
     /// How often the stages of a tick repeat before the rest is left to the next tick.
     pub rounds_max: u32,
-    /// How much content of closed blocks stays in memory, in bytes.
-    pub cache_bytes: u64,
     /// How much content of pages stays in memory, in bytes.
     pub page_cache_bytes: u64,
-    /// What may be kept in storage for nothing but answers that are read slowly, in bytes; beyond, the one that keeps most
-    /// is broken off.
-    pub pinned_bytes_max: u64,
     /// How large the effects of a chain on its collections grow in storage before its pages are stored, in bytes.
     pub effects_bytes_max: u64,
     /// How large the pages of a collection become.
@@ -235,9 +202,7 @@ impl Default for Limits {
             fuel_per_tick: 4_000,
             parallel_programs_min: PARALLEL_PROGRAMS_MIN,
             rounds_max: 4_096,
-            cache_bytes: 1_000_000_000,
             page_cache_bytes: 500_000_000,
-            pinned_bytes_max: PINNED_BYTES_MAX,
             effects_bytes_max: EFFECTS_BYTES_MAX,
             page_size: PageSize::default(),
             fold_rows_min: FOLD_ROWS_MIN,
@@ -269,7 +234,7 @@ pub struct Registry {
     pub active: BTreeMap<TxnId, Entity>,
     /// Open transactions by the request that they answer.
     pub requests: BTreeMap<RequestId, Entity>,
-    /// When each of them is answered 408, by the monotonic clock.
+    /// When each of them is answered 408.
     pub deadlines: BTreeSet<(u64, RequestId)>,
     /// Chains by number.
     pub chains: BTreeMap<ChainId, Entity>,
@@ -283,20 +248,14 @@ pub struct Registry {
     pub expected: Vec<(TxnId, Resource)>,
     /// What locks were released on.
     pub released: BTreeSet<Resource>,
-    /// Chains of which a block came that was asked for.
-    pub blocks_came: BTreeSet<ChainId>,
     /// Transactions that were refused a lock.
     pub refused: BTreeSet<TxnId>,
     /// Transactions whose outcome is known.
     pub finished: BTreeSet<TxnId>,
     /// Commits on their way to being applied, in order.
     pub commits: Vec<Commit>,
-    /// Transactions that wait for the content of blocks: chain, reader.
-    pub history_readers: BTreeSet<(ChainId, TxnId)>,
     /// Answers that wait for a batch to be durable.
     pub held: BTreeMap<u64, Vec<Entity>>,
-    /// Blocks that were asked for and have not come yet.
-    pub loading: BTreeSet<(ChainId, u32)>,
     /// The snapshots that hypothetical transactions read, with how many read each.
     pub snapshots: BTreeMap<u64, usize>,
     /// The locks of each active transaction.
@@ -309,10 +268,6 @@ pub struct Registry {
     pub batch: u64,
     /// The sequence up to which everything is durable.
     pub durable: u64,
-    /// Closed blocks whose content is in memory.
-    pub resident: BTreeMap<(ChainId, u32), Entity>,
-    /// The size of that content, in bytes.
-    pub resident_bytes: u64,
     /// Pages by the stored name of their base.
     pub pages: BTreeMap<PageId, Entity>,
     /// The last name that was given to a base.
@@ -323,8 +278,6 @@ pub struct Registry {
     pub resident_page_bytes: u64,
     /// Who waits for a job, and its number there.
     pub jobs: BTreeMap<JobId, (TxnId, u32)>,
-    /// The same the other way round.
-    pub jobs_of: BTreeSet<(TxnId, JobId)>,
     /// What was stored for transactions that have not committed: nobody else looks at it.
     pub staged_pages: BTreeMap<TxnId, Vec<PageId>>,
     /// Parts that are stored with a batch, with who waits for that, and the number of the job there.
@@ -333,22 +286,31 @@ pub struct Registry {
     pub job_count: u64,
     /// Transactions that wait for the content of a page.
     pub page_readers: BTreeMap<PageId, BTreeSet<TxnId>>,
-    /// Bases that no newest version has any more, and the answers that are still to be read from them.
-    pub retired: RetiredPages,
+    /// Bases that no newest version has any more: until which transaction and which snapshot somebody may read them.
+    pub retired_pages: VecDeque<RetiredPage>,
+    /// Answers that are still to be read from pages, with the number of the last commit when their transaction began.
+    pub pins: BTreeMap<RequestId, u64>,
     /// The batch of each commit that is not known to be durable.
     pub commit_batches: BTreeMap<u64, u64>,
     /// Pages that were asked for and have not come yet.
     pub loading_pages: BTreeSet<PageId>,
-    /// Pages that could not be read, and until when nobody but a reader asks for them again, by the monotonic clock.
-    pub damaged_pages: BTreeMap<PageId, u64>,
-    /// Names of pages up to this one are used up for whoever loads what is stored.
-    pub reserved_page: PageId,
     /// Chains around collections that have something to store.
     pub dirty_chains: BTreeSet<ChainId>,
     /// Whether a checkpoint can go on without further input.
     pub is_checkpoint_due: bool,
     /// How many ticks have run.
     pub ticks: u64,
+}
+
+/// A base that only older readers may still look at.
+#[derive(Clone, Copy, Debug)]
+pub struct RetiredPage {
+    /// The base.
+    pub page: PageId,
+    /// The last transaction that had begun when it was retired.
+    pub last_id: TxnId,
+    /// The number of the last commit when it was retired.
+    pub commit: u64,
 }
 
 impl Registry {
@@ -358,7 +320,6 @@ impl Registry {
             && self.wants.is_empty()
             && self.expected.is_empty()
             && self.released.is_empty()
-            && self.blocks_came.is_empty()
             && self.refused.is_empty()
             && self.finished.is_empty())
     }
@@ -381,6 +342,11 @@ impl Registry {
     /// The snapshot before which no transaction reads.
     pub fn oldest_snapshot(&self) -> u64 {
         self.snapshots.keys().next().copied().unwrap_or(u64::MAX)
+    }
+
+    /// The least commit after which a page was retired that an answer may still be read from.
+    pub fn oldest_pin(&self) -> u64 {
+        self.pins.values().min().copied().unwrap_or(u64::MAX)
     }
 
     /// The batch that makes a commit durable, if it is not known to be durable.
@@ -470,12 +436,6 @@ pub struct Statistics {
     pub page_unstagings: u64,
     /// Checkpoints of the pages of a chain that are complete.
     pub checkpoints: u64,
-    /// Pages and blocks that could not be read.
-    pub failed_reads: u64,
-    /// Jobs that failed.
-    pub failed_jobs: u64,
-    /// Answers that were broken off because they kept too much.
-    pub revoked_pins: u64,
 }
 
 /// The threads that poll programs when there are many. None: the thread of the tick alone.

@@ -395,7 +395,7 @@ def test_a_range_given_by_reference(on_tree, range_, keys):
     ["Oslo", [["a", 1], ["b", 2]]],
     ["Oslo", [["in", 1], ["b", 2]]],
     ["Oslo", [["un", None], ["ex", 2]]],
-    [None],
+    [None, 5],
     [[["in", 1], ["ex", 2]], 5],
     [[["in", "a"], ["ex", "b"]], [["in", 1], ["ex", 2]]],
 ], ids=str)
@@ -405,6 +405,13 @@ def test_a_bad_range(on_tree, range_):
     support.assert_reply(on_tree({"$t/keys": [range_]}), 400)
     support.assert_reply(on_tree({"$t/count": [range_]}), 400)
     support.assert_reply(on_tree(after(delete("$t", range_), {"$t": []})), 400)
+
+
+@pytest.mark.parametrize("range_, keys", [
+    ([None], KEYS), ([None, None], KEYS), (["Oslo", None], OSLO), (None, KEYS), ([], KEYS)], ids=str)
+def test_a_null_at_the_end_of_a_posted_range_leaves_it_open(on_tree, range_, keys):
+    support.assert_reply(on_tree({"$t": {"range": range_}}), 200, tree(keys))
+    support.assert_reply(on_tree({"$t": {"range": range_, "reverse": True}}), 200, tree(keys[::-1]))
 
 
 def test_a_post_without_a_range_is_the_whole_tree(on_tree):

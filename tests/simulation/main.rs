@@ -5,7 +5,6 @@
 mod blocks;
 mod checker;
 mod crash;
-mod damage;
 mod determinism;
 mod ids;
 mod limits;

@@ -6,8 +6,8 @@ use world::Input;
 use crate::machine::{Machine, MachineOptions, answer, get, on_program_stack, post, put};
 use crate::services;
 
-/// An input that makes a system panic: what was durable is not any more.
-pub fn defect() -> Input {
+/// An input that makes a system panic: what was durable is not.
+fn defect() -> Input {
     Input::Durable(0)
 }
 
@@ -27,7 +27,7 @@ fn a_panic_of_a_system_answers_500_and_a_new_world_has_lost_nothing() {
         let (together, together_event) = machine.ask(put("/app/hot/r2", json!(9)));
         let outputs = machine.tick(vec![together_event, defect()]).expect("a disk without faults");
         let why = outputs.poisoned.expect("a poisoned host says why");
-        assert!(why.contains("what is durable stays durable"), "{why}");
+        assert!(why.contains("stays durable"), "{why}");
         assert!(outputs.batch.is_none(), "nothing of the tick is stored");
         let answers: Vec<_> = outputs.replies.iter().map(|(id, reply)| (*id, answer(reply).0)).collect();
         assert_eq!(answers, [(held, 500), (endless, 500), (together, 500)], "one answer each");

@@ -10,15 +10,15 @@ use components::chain::ChainKind;
 use components::cluster::Catalog;
 use components::collection::page::PageId;
 use components::lock::{Lock, LockTable, TreeId};
-use components::storage::Write;
 use components::transaction::{RequestId, Transaction};
 use components::versions::{
-    BlockContent, BlockHeader, EffectLog, History, HostedChain, HostedCollections, HostedRows, PageHeader,
-    Stored, Version, Versions,
+    BlockHeader, EffectLog, History, HostedChain, HostedCollections, HostedRows, PageHeader, Stored, Version,
+    Versions,
 };
 use components::{Error, TxnId, tbon};
 use systems::execute::panic_message;
 use systems::ids::Ids;
+use systems::room::Room;
 use systems::tick::{
     Expectations, Hosting, Inbox, Inputs, Limits, Outbox, Outputs, Pool, Registry, Statistics,
 };
@@ -41,28 +41,12 @@ pub struct HostConfig {
     pub chains: Vec<LoadedChain>,
     /// The last name that was given to a page.
     pub last_page: PageId,
-    /// What is left to do from before.
-    pub inherited: Inherited,
     /// Its limits.
     pub limits: Limits,
     /// How many threads poll programs.
     pub threads: usize,
-    /// The clock on the wall when it was made, in nanoseconds since the Unix epoch.
+    /// The clock of the host when it was made, in nanoseconds since the Unix epoch.
     pub now_ns: u64,
-    /// The monotonic clock when it was made, in nanoseconds.
-    pub monotonic_ns: u64,
-}
-
-/// What a host takes over from the one before it on the same storage.
-#[derive(Debug, Default)]
-pub struct Inherited {
-    /// The pages in storage that are in no tree: they are to be deleted.
-    pub garbage: Vec<PageId>,
-    /// The answers that are still to be read from pages, these or others: an [`Input::Unpin`](systems::tick::Input::Unpin)
-    /// tells when that is done.
-    pub answers: Vec<RequestId>,
-    /// What is to be stored with the first batch.
-    pub writes: Vec<Write>,
 }
 
 /// A TinyChain host without its edges: a pure function from inputs to outputs and the next state.
@@ -94,8 +78,7 @@ impl Host {
     /// # Errors
     /// Why its schedules or threads cannot be made.
     pub fn new(config: HostConfig) -> Result<Self, String> {
-        let HostConfig { catalog, chains, last_page, inherited, limits, threads, now_ns, monotonic_ns } =
-            config;
+        let HostConfig { catalog, chains, last_page, limits, threads, now_ns } = config;
         let mut world = World::new();
         let pool = if threads > 1 {
             let pool = rayon::ThreadPoolBuilder::new()
@@ -110,14 +93,7 @@ impl Host {
         // What was read before is forgotten, so nothing may be written before it.
         let mut floor = TxnId::new(now_ns, 0);
         // A job of a world before this one may still end, and must not be taken for one of this.
-        let mut registry = Registry {
-            batch: 1,
-            last_page,
-            reserved_page: last_page,
-            job_count: monotonic_ns,
-            ..Default::default()
-        };
-        registry.retired.inherit(inherited.garbage, inherited.answers);
+        let mut registry = Registry { batch: 1, last_page, job_count: now_ns, ..Default::default() };
         for chain in chains {
             floor = floor.max(chain.last);
             registry.commit_count = registry.commit_count.max(chain.collections.last_commit);
@@ -134,15 +110,14 @@ impl Host {
         world.insert_resource(limits);
         world.insert_resource(Pool(pool));
         world.init_resource::<Inbox>();
-        world.insert_resource(Outbox { writes: inherited.writes, ..Default::default() });
+        world.init_resource::<Outbox>();
         world.init_resource::<Expectations>();
         world.init_resource::<Statistics>();
+        world.init_resource::<Room>();
         let (mut begin, mut round, mut end) = (schedule(), schedule(), schedule());
         begin.add_systems(intake::intake);
         round.add_systems((arbitrate::arbitrate, execute::execute, commit::commit, apply::apply).chain());
-        end.add_systems(
-            (checkpoint::checkpoint, respond::respond, evict::evict, evict::evict_pages, evict::shed).chain(),
-        );
+        end.add_systems((checkpoint::checkpoint, respond::respond, evict::evict_pages, evict::shed).chain());
         for schedule in [&mut begin, &mut round, &mut end] {
             schedule.initialize(&mut world).map_err(|cause| format!("a schedule is ambiguous: {cause}"))?;
         }
@@ -188,8 +163,6 @@ impl Host {
         let loads = std::mem::take(&mut outbox.loads);
         let jobs = std::mem::take(&mut outbox.jobs);
         let ended = std::mem::take(&mut outbox.ended);
-        let ended_jobs = std::mem::take(&mut outbox.ended_jobs);
-        let revoked = std::mem::take(&mut outbox.revoked);
         let registry = &mut *world.resource_mut::<Registry>();
         let is_checkpoint_due = std::mem::take(&mut registry.is_checkpoint_due);
         Outputs {
@@ -198,8 +171,6 @@ impl Host {
             batch,
             loads,
             jobs,
-            ended_jobs,
-            revoked,
             is_busy: registry.has_work() || !registry.out_of_fuel.is_empty() || is_checkpoint_due,
             next_deadline_ns: registry.deadlines.first().map(|(deadline_ns, _)| *deadline_ns),
             poisoned: None,
@@ -258,15 +229,9 @@ impl Host {
             for tree in collections.iter().flat_map(|rows| &rows.slots).flat_map(|rows| rows.trees.iter()) {
                 for (low, page) in tree.iter() {
                     text.extend_from_slice(low);
-                    let base = page.base.as_ref();
-                    let base =
-                        base.map(|cell| (cell.id(), cell.content().is_some(), cell.uses(), cell.last_used()));
+                    let base = page.base.as_ref().map(|cell| (cell.id(), cell.content().is_some()));
                     text.extend(
-                        format!(
-                            "{base:?} {} {:?} {:?} {}",
-                            page.rows, page.delta, page.horizon, page.through
-                        )
-                        .bytes(),
+                        format!("{base:?} {} {:?} {:?}", page.rows, page.delta, page.horizon).bytes(),
                     );
                 }
             }
@@ -291,34 +256,8 @@ impl Host {
             hash.update(&text);
         }
         let registry = self.world.resource::<Registry>();
-        hash.update(format!("{:?} {:?}", registry.deadlines, registry.ids).as_bytes());
-        let Registry { held, snapshots, commit_batches, retired, staged_pages, staged_parts, .. } = registry;
-        hash.update(
-            format!("{held:?} {snapshots:?} {commit_batches:?} {retired:?} {staged_pages:?}").as_bytes(),
-        );
-        let parts = staged_parts.iter().map(|(batch, parts)| {
-            (batch, parts.iter().map(|(id, number, _)| (id, number)).collect::<Vec<_>>())
-        });
-        hash.update(format!("{:?}", parts.collect::<Vec<_>>()).as_bytes());
-        let Registry {
-            last_page,
-            reserved_page,
-            durable,
-            job_count,
-            jobs,
-            loading,
-            loading_pages,
-            damaged_pages,
-            ..
-        } = registry;
-        let rest =
-            (last_page, reserved_page, durable, job_count, jobs, loading, loading_pages, damaged_pages);
-        hash.update(format!("{rest:?}").as_bytes());
-        let Registry { resident, resident_bytes, resident_pages, resident_page_bytes, dirty_chains, .. } =
-            registry;
-        let resident: Vec<_> = resident.keys().collect();
-        let rest = (resident, resident_bytes, resident_pages, resident_page_bytes, dirty_chains);
-        hash.update(format!("{rest:?}").as_bytes());
+        let (deadlines, pins) = (&registry.deadlines, &registry.pins);
+        hash.update(format!("{deadlines:?} {:?} {pins:?}", registry.ids).as_bytes());
         hash.update(format!("{:?}", self.world.resource::<Expectations>()).as_bytes());
         hash.update(&registry.commit_count.to_be_bytes());
         hash.update(&registry.batch.to_be_bytes());
@@ -388,10 +327,9 @@ fn spawn_chain(world: &mut World, chain: LoadedChain, pages: &mut BTreeMap<PageI
                     transactions: block.transactions,
                     bytes: block.hasher.bytes(),
                     batch: 0,
-                    uses: 0,
-                    last_used: 0,
+                    newest: TxnId::ZERO,
                 };
-                world.spawn((header, BlockContent(block.content.map(Arc::new)))).id()
+                world.spawn(header).id()
             })
             .collect();
         world.entity_mut(entity).insert(History { blocks: entities, open });
@@ -459,17 +397,8 @@ mod tests {
         let loaded = loaded.expect("what is stored is sound");
         memory.keep(loaded.writes);
         let (catalog, chains, last_page) = (loaded.catalog, loaded.chains, loaded.last_page);
-        Host::new(HostConfig {
-            catalog,
-            chains,
-            last_page,
-            inherited: Inherited::default(),
-            limits: Limits::default(),
-            threads: 1,
-            now_ns: 0,
-            monotonic_ns: 0,
-        })
-        .expect("a host")
+        Host::new(HostConfig { catalog, chains, last_page, limits: Limits::default(), threads: 1, now_ns: 0 })
+            .expect("a host")
     }
 
     fn ask(id: u64, verb: Verb, body: i64) -> Input {
@@ -480,7 +409,7 @@ mod tests {
     }
 
     fn tick(host: &mut Host, events: Vec<Input>) -> Outputs {
-        host.tick(Inputs { now_ns: 1_000, monotonic_ns: 1_000, events })
+        host.tick(Inputs { now_ns: 1_000, events })
     }
 
     fn status(reply: &Reply) -> Option<ErrorKind> {
@@ -567,11 +496,8 @@ mod tests {
         let mut memory = Memory::default();
         let mut host = self::host(&mut memory);
         // Begin both, and swap the program of the first before any is polled.
-        host.world.resource_mut::<Inbox>().0 = Inputs {
-            now_ns: 1_000,
-            monotonic_ns: 1_000,
-            events: vec![ask(1, Verb::Put, 5), ask(2, Verb::Put, 6)],
-        };
+        host.world.resource_mut::<Inbox>().0 =
+            Inputs { now_ns: 1_000, events: vec![ask(1, Verb::Put, 5), ask(2, Verb::Put, 6)] };
         host.begin.run(&mut host.world);
         let entity = host.world.resource::<Registry>().requests[&RequestId(1)];
         let ledger = host.world.get::<Program>(entity).expect("a program").ledger.clone();

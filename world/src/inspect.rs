@@ -4,9 +4,7 @@ use bevy_ecs::prelude::World;
 use components::Path;
 use components::lock::{Lock, LockMode, LockRange};
 use components::transaction::{Program, Transaction};
-use components::versions::{
-    BlockContent, BlockHeader, EffectLog, HostedChain, HostedCollections, PageHeader, Versions,
-};
+use components::versions::{BlockHeader, EffectLog, HostedChain, HostedCollections, PageHeader, Versions};
 use serde_json::{Value, json};
 use systems::tick::{Hosting, Inbox, Registry, Statistics};
 
@@ -62,15 +60,12 @@ pub fn inspect(world: &mut World, query: &InspectQuery) -> Value {
         "commits": registry.commit_count,
         "batch": registry.batch,
         "durable": registry.durable,
-        "resident_block_bytes": registry.resident_bytes,
         "resident_page_bytes": registry.resident_page_bytes,
         "resident_pages": registry.resident_pages.len(),
         "loading_pages": registry.loading_pages.len(),
-        "damaged_pages": registry.damaged_pages.len(),
-        "retired_pages": registry.retired.len(),
-        "retired_page_bytes": registry.retired.bytes(),
+        "retired_pages": registry.retired_pages.len(),
         "staged_pages": registry.staged_pages.values().map(Vec::len).sum::<usize>(),
-        "pinned_answers": registry.retired.pins(),
+        "pinned_answers": registry.pins.len(),
         "statistics": {
             "begun": statistics.begun,
             "committed": statistics.committed,
@@ -90,9 +85,6 @@ pub fn inspect(world: &mut World, query: &InspectQuery) -> Value {
             "page_stagings": statistics.page_stagings,
             "page_unstagings": statistics.page_unstagings,
             "checkpoints": statistics.checkpoints,
-            "failed_reads": statistics.failed_reads,
-            "failed_jobs": statistics.failed_jobs,
-            "revoked_pins": statistics.revoked_pins,
         },
         "entities": entities,
     })
@@ -272,16 +264,14 @@ fn pages(world: &mut World) -> Vec<Value> {
 
 fn blocks(world: &mut World) -> Vec<Value> {
     let catalog = world.resource::<Hosting>().0.clone();
-    let mut query = world.query::<(&BlockHeader, &BlockContent)>();
-    let items = query.iter(world).map(|(header, content)| {
+    let mut query = world.query::<&BlockHeader>();
+    let items = query.iter(world).map(|header| {
         let item = json!({
             "chain": catalog.chains[&header.chain].address.to_string(),
             "ordinal": header.ordinal,
             "previous": header.previous.map(|hash| hash.iter().map(|byte| format!("{byte:02x}")).collect::<String>()),
             "transactions": header.transactions,
             "bytes": header.bytes,
-            "resident": content.0.is_some(),
-            "uses": header.uses,
         });
         ((header.chain, header.ordinal), item)
     });

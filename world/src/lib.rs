@@ -1,12 +1,12 @@
 //! What runs when: the `World`, the schedules, [`Host::tick`], and what is loaded before the first one.
 
+pub mod history;
 pub mod host;
 pub mod inspect;
 pub mod load;
 
-pub use host::{Host, HostConfig, Inherited};
+pub use host::{Host, HostConfig};
 pub use inspect::InspectQuery;
 pub use systems::execute::panic_message;
-pub use systems::tick::{
-    EFFECTS_BYTES_MAX, Input, Inputs, JobLimits, Limits, Load, Outputs, PINNED_BYTES_MAX, Statistics,
-};
+pub use systems::room::Room;
+pub use systems::tick::{EFFECTS_BYTES_MAX, Input, Inputs, JobLimits, Limits, Load, Outputs, Statistics};

@@ -1,7 +1,6 @@
 //! From what is stored to what a world begins with: numbers of chains, subjects, blocks, each of them verified.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use bumpalo::Bump;
@@ -28,7 +27,6 @@ use components::versions::PagePlace;
 use components::{Error, Path, State, TxnId, decode, tbon};
 use sha2::{Digest, Sha256};
 use systems::apply::{block_header_value, block_key, delta_key, subject_key};
-use systems::execute::panic_message;
 use systems::tick::{Input, Load};
 
 /// How many entries are read from storage at a time.
@@ -68,7 +66,7 @@ pub struct LoadedCollections {
     pub last_commit: u64,
 }
 
-/// A block as it was stored. Its content is kept only if it is the last one.
+/// A block as it was stored, without its content.
 #[derive(Debug)]
 pub struct LoadedBlock {
     /// The hash of the block before it.
@@ -77,8 +75,6 @@ pub struct LoadedBlock {
     pub transactions: usize,
     /// Its hash and size.
     pub hasher: BlockHasher,
-    /// Its content.
-    pub content: Option<Block>,
 }
 
 /// What a host begins with.
@@ -88,11 +84,9 @@ pub struct Loaded {
     pub catalog: Catalog,
     /// The chains that it serves.
     pub chains: Vec<LoadedChain>,
-    /// The last name that may have been given to a page.
+    /// The last name that was given to a page.
     pub last_page: PageId,
-    /// The pages that were in no tree any more when the host stopped, or not yet: they are to be deleted.
-    pub garbage: Vec<PageId>,
-    /// What has to be stored before the first request: chains that are new.
+    /// What has to be stored before the first request: chains that are new, and no more pages that nobody needs.
     pub writes: Vec<Write>,
 }
 
@@ -152,16 +146,11 @@ pub fn load(
     for chain in &chains {
         catalog.chains.insert(chain.id, chain.spec.clone());
     }
-    let garbage = stored_garbage(storage)?;
+    let garbage = stored_garbage(storage, &mut writes)?;
     let pages = chains.iter().flat_map(|chain| &chain.collections.slots).flat_map(|(_, trees)| trees);
     let pages = pages.flat_map(Tree::iter).filter_map(|(_, page)| page.base.as_ref().map(|cell| cell.id()));
-    let known = pages.chain(garbage.iter().copied()).max().unwrap_or_default();
-    // What an earlier version has stored knows no more than the pages that there are.
-    let last_page = match storage.get(Keyspace::Meta, &stored::last_page_key())? {
-        Some(value) => known.max(stored::parse_last_page(&value)?),
-        None => known,
-    };
-    Ok(Loaded { catalog, chains, last_page, garbage, writes })
+    let last_page = pages.chain(garbage).max().unwrap_or_default();
+    Ok(Loaded { catalog, chains, last_page, writes })
 }
 
 /// Whether what is configured can go on with what is stored: a value begins as it began once, collections stay as they
@@ -188,11 +177,15 @@ fn shown(state: &State) -> String {
     components::encode::to_json(state).unwrap_or_else(|error| error.to_string())
 }
 
-/// The pages that are in no tree.
-fn stored_garbage(storage: &dyn Read) -> Result<Vec<PageId>, String> {
+/// The pages that were in no tree any more when the host stopped; they are deleted.
+fn stored_garbage(storage: &dyn Read, writes: &mut Vec<Write>) -> Result<Vec<PageId>, String> {
     let mut pages = Vec::new();
     each_entry(storage, Keyspace::Trees, &stored::garbage_prefix(), |key, _| {
-        pages.push(stored::parse_garbage_key(key).ok_or("the key of a page is malformed")?);
+        let page = stored::parse_garbage_key(key).ok_or("the key of a page is malformed")?;
+        for (keyspace, key) in [(Keyspace::Pages, stored::page_key(page)), (Keyspace::Trees, key.to_vec())] {
+            writes.push(Write { keyspace, key, value: None });
+        }
+        pages.push(page);
         Ok(())
     })?;
     Ok(pages)
@@ -328,12 +321,7 @@ fn new_chain(id: ChainId, spec: ChainSpec, writes: &mut Vec<Write>) -> LoadedCha
     let mut blocks = Vec::new();
     if spec.kind == ChainKind::Block {
         writes.push(put(Keyspace::Blocks, block_key(id, 0), block_header_value(None)));
-        blocks.push(LoadedBlock {
-            previous: None,
-            transactions: 0,
-            hasher: BlockHasher::new(FIRST_BLOCK),
-            content: Some(Block::default()),
-        });
+        blocks.push(LoadedBlock { previous: None, transactions: 0, hasher: BlockHasher::new(FIRST_BLOCK) });
     }
     let subject = if collections.slots.is_empty() { spec.schema.clone() } else { State::NONE };
     let last = TxnId::ZERO;
@@ -423,14 +411,10 @@ fn load_blocks(storage: &dyn Read, id: ChainId) -> Result<(Vec<LoadedBlock>, Txn
             return Err(format!("block {ordinal} holds {first}, which is not after {newest}"));
         }
         newest = content.transactions.last().map_or(newest, |(id, _)| *id);
-        if let Some(before) = blocks.last_mut() {
-            before.content = None;
-        }
         blocks.push(LoadedBlock {
             previous: header.as_ref().try_into().ok(),
             transactions: content.transactions.len(),
             hasher: content.hasher(),
-            content: Some(content),
         });
     }
     if blocks.is_empty() {
@@ -464,20 +448,8 @@ pub fn load_block(storage: &dyn Read, chain: ChainId, ordinal: u32) -> Result<Bl
 /// Read what a world has asked for.
 pub fn perform(storage: &dyn Read, load: &Load) -> Input {
     match load {
-        Load::Block { chain, ordinal } => {
-            let content = sound(|| load_block(storage, *chain, *ordinal));
-            Input::Block { chain: *chain, ordinal: *ordinal, content }
-        }
-        Load::Page { page, types } => {
-            Input::Page { page: *page, content: sound(|| load_page(storage, *page, types)) }
-        }
+        Load::Page { page, types } => Input::Page { page: *page, content: load_page(storage, *page, types) },
     }
-}
-
-/// What is read, if it can be: a decoder that panics has met damage that it does not know, which is no reason for the
-/// thread to end on which others wait.
-fn sound<T>(read: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
-    catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|panic| Err(panic_message(&*panic)))
 }
 
 /// Do what a world has asked for; with the other threads of the pool that this runs on, if `is_parallel`.
@@ -517,10 +489,7 @@ pub fn work(storage: &(dyn Read + Sync), job: &Job, is_parallel: bool) -> JobRes
 pub fn page_loader(
     storage: &(dyn Read + Sync),
 ) -> impl Fn(&PageCell, &Layout) -> Result<Arc<Columns>, String> + Sync {
-    |cell, layout| {
-        let content = load_page(storage, cell.id(), &layout.types);
-        content.map(Arc::new).map_err(|cause| format!("page {} cannot be read: {cause}", cell.id().0))
-    }
+    |cell, layout| load_page(storage, cell.id(), &layout.types).map(Arc::new)
 }
 
 /// Read the content of a page.
@@ -529,7 +498,7 @@ pub fn page_loader(
 /// Why it cannot be read.
 pub fn load_page(storage: &dyn Read, page: PageId, types: &Arc<[ColumnType]>) -> Result<Columns, String> {
     let content = storage.get(Keyspace::Pages, &stored::page_key(page))?;
-    Columns::decode(types, content.ok_or("it is missing")?)
+    Columns::decode(types, content.ok_or_else(|| format!("page {} is missing", page.0))?)
 }
 
 fn transaction_of(key: &[u8], prefix_len: usize) -> Result<TxnId, String> {

@@ -60,6 +60,19 @@ impl ColumnType {
     }
 }
 
+impl ColumnType {
+    /// Whether a list can be given for a value: then a list of lists may be one key, and is never taken for rows.
+    pub fn takes_lists(self) -> bool {
+        match self {
+            Self::Value | Self::None | Self::Tuple | Self::Bytes | Self::Link => true,
+            Self::Number(class) => {
+                matches!(class, NumberType::Number | NumberType::Complex | NumberType::C32 | NumberType::C64)
+            }
+            Self::String | Self::Id => false,
+        }
+    }
+}
+
 /// A column of a collection.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Column {
@@ -207,6 +220,13 @@ impl Schema {
     /// The trees of the collection: the primary one, then one for each index.
     pub fn layouts(&self) -> &[Layout] {
         &self.layouts
+    }
+
+    /// Whether a list of lists that a request puts without a key is rows, as it always is for a table. For a BTree it is one key if
+    /// the first value of a key may be a list: that depends on the schema alone, not on what is in the lists.
+    pub fn reads_lists_as_rows(&self) -> bool {
+        self.kind == CollectionKind::Table
+            || !self.columns.first().is_some_and(|first| first.class.takes_lists())
     }
 
     /// The position of a column.

@@ -189,17 +189,23 @@ pub fn stored_mutations(document: Document) -> Result<Vec<Mutation>> {
     let Document::List(mutations) = document else {
         return Err(malformed());
     };
+    mutations.iter().map(|mutation| stored_mutation(*mutation)).collect()
+}
+
+/// Decode one of them.
+///
+/// # Errors
+/// 400 if it is none.
+pub fn stored_mutation(mutation: Document) -> Result<Mutation> {
+    let malformed = || Error::bad_request("this is not a stored mutation");
     let stored_key = |key: &Document| stored(*key)?.to_value().ok_or_else(malformed);
-    mutations
-        .iter()
-        .map(|mutation| match mutation {
-            Document::List([Document::String(path), key, value]) => {
-                Ok(Mutation::Put { path: Path::parse(path)?, key: stored_key(key)?, value: stored(*value)? })
-            }
-            Document::List([Document::String(path), key]) => {
-                Ok(Mutation::Delete { path: Path::parse(path)?, key: stored_key(key)? })
-            }
-            _ => Err(malformed()),
-        })
-        .collect()
+    match mutation {
+        Document::List([Document::String(path), key, value]) => {
+            Ok(Mutation::Put { path: Path::parse(path)?, key: stored_key(key)?, value: stored(*value)? })
+        }
+        Document::List([Document::String(path), key]) => {
+            Ok(Mutation::Delete { path: Path::parse(path)?, key: stored_key(key)? })
+        }
+        _ => Err(malformed()),
+    }
 }

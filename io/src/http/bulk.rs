@@ -14,10 +14,11 @@ use std::sync::Arc;
 use components::chain::ChainKind;
 use components::cluster::{Catalog, Member};
 use components::collection::bulk::Bulk;
+use components::collection::coerce::value_of;
 use components::collection::schema::{CollectionKind, Schema};
+use components::collection::{CollectionContent, Row, row_bytes};
 use components::reference::Verb;
-use components::{Error, Id, Path, Result, State};
-use hyper::HeaderMap;
+use components::{Error, Id, Path, Result, State, Value};
 use tokio::sync::mpsc::Receiver;
 
 pub(super) use self::arriving::{Piece, Turn};
@@ -27,7 +28,7 @@ pub use self::json::json;
 
 use self::arriving::{Arriving, Gathered};
 use super::budget::Charge;
-use super::request::{Head, guarded, is_content_type};
+use super::request::{Head, MEDIA_TYPES, MediaType, check_signature, guarded};
 use crate::workspace::Workspace;
 
 /// The memory of one row while rows are sorted, in bytes.
@@ -62,22 +63,59 @@ pub(super) struct Expected {
     is_recorded: bool,
 }
 
-/// The rows that the body of a request holds by its head; none if it is any other body.
+/// The rows that the body of a request holds by its head; none if it is any other body, or JSON: then see
+/// [`expected_json`].
 ///
 /// # Errors
-/// 400 if the body is of a type that only rows have, and the request does not write rows.
-pub(super) fn expected(catalog: &Catalog, headers: &HeaderMap, head: &Head) -> Result<Option<Expected>> {
-    let is_form = |form: &Form| is_content_type(headers, form.content_type());
-    let Some(form) = [Form::Arrow, Form::Csv, Form::Json].into_iter().find(is_form) else { return Ok(None) };
-    let schema = match (head.verb, head.key.is_none()) {
-        (Verb::Put, true) => collection(catalog, head.path.segments()),
-        _ => None,
+/// 415 if the body is of a type that only rows have, and the request does not write rows.
+pub(super) fn expected(catalog: &Catalog, media_type: MediaType, head: &Head) -> Result<Option<Expected>> {
+    let form = match media_type {
+        MediaType::Json | MediaType::Tbon => return Ok(None),
+        MediaType::Arrow => Form::Arrow,
+        MediaType::Csv => Form::Csv,
     };
-    match schema {
-        Some((schema, is_recorded)) => Ok(Some(Expected { form, schema, is_recorded })),
-        None if form == Form::Json => Ok(None),
+    match rows_at(catalog, head, form) {
+        Some(expected) => Ok(Some(expected)),
         None => Err(refused(form, head)),
     }
+}
+
+/// The rows that a JSON body holds, if it may hold rows: a list that is put without a key into a hosted collection.
+pub(super) fn expected_json(catalog: &Catalog, head: &Head, body: &[u8]) -> Option<Expected> {
+    let is_list = || body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[');
+    if head.verb != Verb::Put || !head.key.is_none() || !is_list() {
+        return None;
+    }
+    rows_at(catalog, head, Form::Json).filter(|expected| expected.schema.reads_lists_as_rows())
+}
+
+/// A list of rows that came as a state, as rows: what [`expected_json`] is for JSON.
+pub(super) fn rows_of_state(catalog: &Catalog, head: &Head, body: State) -> State {
+    let rows = |items: &[State]| -> Option<Vec<Row>> {
+        let row = |item: &State| match value_of(item) {
+            Ok(Value::Tuple(values)) => Some(values),
+            _ => None,
+        };
+        items.iter().map(row).collect()
+    };
+    let Some(rows) = body.to_tuple().and_then(|items| rows(&items)).filter(|rows| !rows.is_empty()) else {
+        return body;
+    };
+    match rows_at(catalog, head, Form::Json).filter(|expected| expected.schema.reads_lists_as_rows()) {
+        Some(Expected { schema, .. }) => {
+            let (columns, bytes) = (schema.columns().clone(), rows.iter().map(|row| row_bytes(row)).sum());
+            State::Content(Arc::new(CollectionContent { schema, columns, is_list: false, rows, bytes }))
+        }
+        None => body,
+    }
+}
+
+fn rows_at(catalog: &Catalog, head: &Head, form: Form) -> Option<Expected> {
+    if head.verb != Verb::Put || !head.key.is_none() {
+        return None;
+    }
+    let (schema, is_recorded) = collection(catalog, head.path.segments())?;
+    Some(Expected { form, schema, is_recorded })
 }
 
 fn refused(form: Form, head: &Head) -> Error {
@@ -87,8 +125,9 @@ fn refused(form: Form, head: &Head) -> Error {
         (Verb::Put, false) => "this PUT has a key".to_string(),
         _ => "this is no PUT".to_string(),
     };
-    Error::bad_request(format_args!(
-        "a PUT of {content_type} takes rows, without a key, into a hosted collection: {why}"
+    Error::unsupported_media_type(format_args!(
+        "a body of the type {content_type} is rows, for a PUT without a key into a hosted collection, but {why}. \
+         Of {MEDIA_TYPES} only application/json and application/tbon are understood here"
     ))
 }
 
@@ -132,6 +171,7 @@ impl Expected {
     ) -> Result<State> {
         let Self { form, schema, .. } = self;
         let decoded = guarded(|| {
+            check_signature(&first)?;
             let mut arriving = Arriving::new(first, pieces, turn);
             let mut gathered = Gathered::new(schema.clone(), workspace, charge);
             match form {
@@ -162,6 +202,7 @@ impl Expected {
     ) -> Result<std::result::Result<State, Vec<u8>>> {
         let Self { form, schema, .. } = self;
         let decoded = guarded(|| {
+            check_signature(&bytes)?;
             let mut take = |bytes: usize| charge.add(bytes);
             let rows = match form {
                 Form::Arrow => arrow(&schema, bytes, &mut take)?,

@@ -8,7 +8,7 @@ use hyper::header::{
 use hyper::{Response, StatusCode};
 
 use super::budget::{Charge, SMALL_BYTES_MAX};
-use super::request::TBON;
+use super::request::{MEDIA_TYPES, TBON};
 use super::rows::RowsForm;
 use super::stream::{ReplyBody, Streamed};
 
@@ -142,6 +142,10 @@ pub(super) fn error(error: &Error) -> HttpReply {
     match error.kind() {
         ErrorKind::Unavailable => headers.insert(RETRY_AFTER, HeaderValue::from_static("1")),
         ErrorKind::Unauthorized => headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")),
+        ErrorKind::UnsupportedMediaType => {
+            headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+            headers.insert(ACCEPT, HeaderValue::from_static(MEDIA_TYPES))
+        }
         ErrorKind::MethodNotAllowed => {
             headers.insert(ALLOW, HeaderValue::from_static("GET, PUT, POST, DELETE"))
         }

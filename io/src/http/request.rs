@@ -8,10 +8,11 @@ use bumpalo::Bump;
 use components::document::Document;
 use components::reference::Verb;
 use components::{Error, Path, Result, State, TxnId, Value, decode, tbon};
-use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap};
+use hyper::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap};
 use hyper::{Method, Uri};
 use percent_encoding::percent_decode;
 
+use super::reply::{ARROW, CSV};
 use crate::json;
 
 /// The type of TBON bodies (page 01 §1.3, §1.10).
@@ -120,17 +121,139 @@ fn form_decode(text: &str) -> Cow<'_, [u8]> {
     percent_decode(text.as_bytes()).into()
 }
 
-/// Whether the body is TBON: JSON is assumed of every other type, and without one (page 01 §1.3).
-pub(super) fn is_tbon(headers: &HeaderMap) -> bool {
-    is_content_type(headers, TBON)
+/// What a body is said to be.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum MediaType {
+    /// JSON, which is also what a body is of which nothing is said.
+    Json,
+    /// TBON.
+    Tbon,
+    /// Rows as an Arrow IPC stream.
+    Arrow,
+    /// Rows as CSV.
+    Csv,
 }
 
-/// Whether the body is said to be of a type.
-pub(super) fn is_content_type(headers: &HeaderMap, name: &str) -> bool {
-    headers.get(CONTENT_TYPE).is_some_and(|content_type| {
-        let said = content_type.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default();
-        said.trim_ascii().eq_ignore_ascii_case(name.as_bytes())
-    })
+/// The types that bodies may have, for messages and for `Accept` in a 415.
+pub(super) const MEDIA_TYPES: &str =
+    "application/json, application/tbon, application/vnd.apache.arrow.stream, text/csv";
+
+/// The types that mean JSON beside `application/json`: what `curl -d` and `fetch` say unless told, and its old name.
+const JSON_TYPES: [&str; 3] = ["application/x-www-form-urlencoded", "text/plain", "text/json"];
+
+impl MediaType {
+    /// What the body of a request is said to be.
+    ///
+    /// # Errors
+    /// 415 that lists what is understood, if the type, its character set or an encoding of the body is not; 400 if there
+    /// are two types.
+    pub(super) fn of(headers: &HeaderMap) -> Result<Self> {
+        for encodings in headers.get_all(CONTENT_ENCODING) {
+            for encoding in encodings.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
+                if !encoding.is_empty() && !encoding.eq_ignore_ascii_case(b"identity") {
+                    return Err(Error::unsupported_media_type(format_args!(
+                        "the encoding {:?} of the body is not understood: only identity is, so send it uncompressed",
+                        String::from_utf8_lossy(encoding)
+                    )));
+                }
+            }
+        }
+        let mut said = headers.get_all(CONTENT_TYPE).iter();
+        let Some(content_type) = said.next() else { return Ok(Self::Json) };
+        if said.any(|other| other != content_type) {
+            return Err(Error::bad_request("there are two different Content-Types"));
+        }
+        let mut parts = content_type.as_bytes().split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
+        let name = parts.next().unwrap_or_default();
+        let is = |text: &str| name.eq_ignore_ascii_case(text.as_bytes());
+        let is_json_suffix = || {
+            let application = name.get(..12).is_some_and(|start| start.eq_ignore_ascii_case(b"application/"));
+            application && name.len() > 17 && name[name.len() - 5..].eq_ignore_ascii_case(b"+json")
+        };
+        let media_type = if name.is_empty() || is("application/json") || JSON_TYPES.into_iter().any(is) {
+            Self::Json
+        } else if is(TBON) {
+            Self::Tbon
+        } else if is(ARROW) {
+            Self::Arrow
+        } else if is(CSV) {
+            Self::Csv
+        } else if is_json_suffix() {
+            Self::Json
+        } else {
+            return Err(Error::unsupported_media_type(format_args!(
+                "the type {:?} of the body is not understood: {MEDIA_TYPES} are, and without a type it is JSON",
+                String::from_utf8_lossy(name)
+            )));
+        };
+        let is_text = matches!(media_type, Self::Json | Self::Csv);
+        for parameter in parts.filter(|_| is_text) {
+            let (name, value) = match parameter.iter().position(|byte| *byte == b'=') {
+                Some(at) => (parameter[..at].trim_ascii(), parameter[at + 1..].trim_ascii()),
+                None => (parameter, &parameter[..0]),
+            };
+            let value =
+                value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\"")).unwrap_or(value);
+            let is_utf8 =
+                [&b"utf-8"[..], b"utf8", b"us-ascii"].iter().any(|set| value.eq_ignore_ascii_case(set));
+            if name.eq_ignore_ascii_case(b"charset") && !is_utf8 {
+                return Err(Error::unsupported_media_type(format_args!(
+                    "the character set {:?} of the body is not understood: only utf-8 is",
+                    String::from_utf8_lossy(value)
+                )));
+            }
+            if media_type == Self::Csv
+                && name.eq_ignore_ascii_case(b"header")
+                && value.eq_ignore_ascii_case(b"absent")
+            {
+                return Err(Error::unsupported_media_type(
+                    "CSV without a header is not understood: its first line has the names of the columns",
+                ));
+            }
+        }
+        Ok(media_type)
+    }
+}
+
+/// What a body is that is not what it was said to be, by how it begins; none if it may be text or an Arrow stream.
+pub(super) fn recognized(bytes: &[u8]) -> Option<&'static str> {
+    const SIGNATURES: [(&[u8], &str); 12] = [
+        (&[0x1f, 0x8b, 0x08], "compressed with gzip; send it uncompressed"),
+        (&[0x28, 0xb5, 0x2f, 0xfd], "compressed with zstd; send it uncompressed"),
+        (&[0x04, 0x22, 0x4d, 0x18], "compressed with lz4; send it uncompressed"),
+        (b"BZh", "compressed with bzip2; send it uncompressed"),
+        (&[0xfd, b'7', b'z', b'X', b'Z', 0], "compressed with xz; send it uncompressed"),
+        (b"PK\x03\x04", "a zip archive, such as a spreadsheet"),
+        (b"ARROW1", "an Arrow file; send an Arrow stream (in pyarrow ipc.new_stream, not ipc.new_file)"),
+        (b"FEA1", "a Feather file; send an Arrow stream"),
+        (b"PAR1", "a Parquet file; send an Arrow stream or CSV"),
+        (b"Obj\x01", "an Avro file; send an Arrow stream or CSV"),
+        (&[0xff, 0xfe], "text in UTF-16; send UTF-8"),
+        (&[0xfe, 0xff], "text in UTF-16; send UTF-8"),
+    ];
+    // A text may well begin like the name of a format.
+    let is_binary = || bytes.iter().take(64).any(|byte| *byte < b'\t' || *byte > b'~');
+    SIGNATURES
+        .iter()
+        .find(|(signature, _)| bytes.starts_with(signature) && (!signature.is_ascii() || is_binary()))
+        .map(|(_, what)| *what)
+}
+
+/// Refuse a body that is recognized as something else than it was said to be.
+///
+/// # Errors
+/// 400 that says what it is.
+pub(super) fn check_signature(bytes: &[u8]) -> Result<()> {
+    // What begins JSON, CSV or an Arrow stream most often is none of these.
+    match bytes.first() {
+        None | Some(b'[' | b'{' | b'"' | b'0'..=b'9' | b' ' | b'n' | b't' | b'f') => Ok(()),
+        Some(_) => match recognized(bytes) {
+            None => Ok(()),
+            Some(what) => {
+                Err(Error::bad_request(format_args!("the body is {what}. {MEDIA_TYPES} are understood")))
+            }
+        },
+    }
 }
 
 /// What a value of a body takes at least once it is decoded, in bytes: references and op definitions do not tell
@@ -149,6 +272,9 @@ pub(super) fn body(mut bytes: Vec<u8>, is_tbon: bool) -> Result<(State, u64)> {
     };
     if bytes.is_empty() {
         return Err(Error::bad_request("the body is empty: send null for no value, {} for no parameters"));
+    }
+    if !is_tbon {
+        check_signature(&bytes)?;
     }
     guarded(|| {
         if is_tbon { read(tbon::parse(&bytes, &Bump::new())?) } else { json::with_document(&mut bytes, read) }

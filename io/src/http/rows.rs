@@ -1,4 +1,4 @@
-//! Replies whose rows are read from a snapshot while they are sent: JSON, CSV and Arrow IPC, a chunk at a time.
+//! Replies whose rows or blocks are read from a snapshot while they are sent: JSON, CSV and Arrow IPC, a chunk at a time.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -6,12 +6,16 @@ use std::sync::Arc;
 use arrow_ipc::writer::StreamWriter;
 use arrow_schema::{ArrowError, Schema};
 use bytes::Bytes;
+use components::chain::{Block, HistorySnapshot, Mutation};
+use components::collection::CollectionContent;
 use components::collection::columns::{Columns, arrow_fields, write_csv_header};
 use components::collection::schema::{Column, ColumnType};
 use components::collection::snapshot::{READ_AHEAD_BYTES, RowsReader, RowsetSnapshot};
 use components::encode::{JsonPart, to_json_parts};
+use components::state::ReadStored;
 use components::{Error, Result, State};
 use hyper::header::HeaderValue;
+use world::history::HistoryReader;
 
 use super::reply::{ARROW, CSV, JSON_TYPE};
 use crate::pages::Pages;
@@ -25,6 +29,10 @@ pub(super) const ARROW_CHUNK_BYTES: usize = 256 * 1024;
 /// What a reply takes at most while it is sent: the chunk that is being made, the next one, and those in the buffers of
 /// the connection; and the rows that were read for them.
 pub(super) const STREAM_BYTES: usize = 4 * ARROW_CHUNK_BYTES + READ_AHEAD_BYTES as usize;
+
+/// In how many forms a block is in memory at most while it is written: as it is stored, and if one mutation is most of
+/// it, decoded and as text.
+const BLOCK_FORMS: u64 = 4;
 
 /// A form of rows.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -97,17 +105,34 @@ impl Rows {
     }
 }
 
-/// A state with all rows in it that have yet to be read.
+/// A state with everything in it that has yet to be read.
 ///
 /// # Errors
-/// 413 if it takes more than `bytes_max`, 500 if a page cannot be read.
+/// 413 if it takes more than `bytes_max`, 500 if a page or block cannot be read.
 pub(super) fn read(state: &State, pages: &Pages, bytes_max: usize) -> Result<State> {
-    let mut left = bytes_max as u64;
-    state.with_rows(&mut |snapshot| {
-        let content = pages.read(|load, join| snapshot.content(load, join, left))?;
-        left -= content.bytes;
+    state.with_stored(&mut Whole { pages, left: bytes_max as u64 })
+}
+
+/// Reads what must be in memory as a whole.
+struct Whole<'a> {
+    pages: &'a Pages,
+    /// How much more of it there may be, in bytes.
+    left: u64,
+}
+
+impl ReadStored for Whole<'_> {
+    fn rows(&mut self, rows: &Arc<RowsetSnapshot>) -> Result<CollectionContent> {
+        let content = self.pages.read(|load, join| rows.content(load, join, self.left))?;
+        self.left -= content.bytes;
         Ok(content)
-    })
+    }
+
+    fn blocks(&mut self, history: &Arc<HistorySnapshot>) -> Result<Vec<Block>> {
+        let blocks = HistoryReader::new(history.clone()).blocks(self.pages.storage()?, self.left)?;
+        let transactions = blocks.iter().flat_map(|block| &block.transactions);
+        self.left -= transactions.flat_map(|(_, all)| all).map(Mutation::bytes).sum::<u64>();
+        Ok(blocks)
+    }
 }
 
 /// Makes the body of a reply, a chunk at a time.
@@ -127,11 +152,17 @@ struct JsonRows {
     has_rows: bool,
 }
 
+/// What of a JSON text is being read and written.
+enum JsonReading {
+    Rows(JsonRows),
+    Blocks(HistoryReader),
+}
+
 enum Form {
     Json {
         parts: VecDeque<JsonPart>,
-        /// The rows that are being written.
-        rows: Option<JsonRows>,
+        /// What is being read.
+        reading: Option<JsonReading>,
     },
     Csv {
         rows: Rows,
@@ -153,7 +184,7 @@ impl Encoder {
     pub(super) fn json(state: &State, bytes_max: usize, pages: Pages) -> Result<Self> {
         let mut parts: VecDeque<JsonPart> = to_json_parts(state, bytes_max)?.into();
         parts.push_back(JsonPart::Text(b"\n".to_vec()));
-        Ok(Self { pages, form: Form::Json { parts, rows: None }, chunk: Vec::new() })
+        Ok(Self { pages, form: Form::Json { parts, reading: None }, chunk: Vec::new() })
     }
 
     /// Rows in a form of their own.
@@ -187,6 +218,8 @@ impl Encoder {
                 .map(|part| match part {
                     JsonPart::Text(text) => text.len() as u64,
                     JsonPart::Rows(snapshot) => snapshot.bytes,
+                    // As it is stored, and what is decoded and written of it.
+                    JsonPart::Blocks(history) => history.block_bytes_max.saturating_mul(BLOCK_FORMS),
                 })
                 .sum(),
             Form::Csv { rows, .. } | Form::Arrow { rows, .. } => rows.bytes(),
@@ -197,7 +230,7 @@ impl Encoder {
     /// Whether there is nothing after the last chunk.
     pub(super) fn is_done(&self) -> bool {
         match &self.form {
-            Form::Json { parts, rows } => parts.is_empty() && rows.is_none(),
+            Form::Json { parts, reading } => parts.is_empty() && reading.is_none(),
             Form::Csv { rows, next, .. } => {
                 rows.is_done() && next.as_ref().is_none_or(|(columns, row)| *row == columns.len())
             }
@@ -221,7 +254,7 @@ impl Encoder {
     pub(super) fn next(&mut self) -> Result<Option<Bytes>> {
         let (chunk, pages) = (&mut self.chunk, &self.pages);
         match &mut self.form {
-            Form::Json { parts, rows } => write_json(parts, rows, chunk, pages)?,
+            Form::Json { parts, reading } => write_json(parts, reading, chunk, pages)?,
             Form::Csv { rows, next, has_header } => {
                 if !std::mem::replace(has_header, true) {
                     write_csv_header(&rows.columns, chunk);
@@ -264,37 +297,60 @@ fn next_row<'a>(
 
 fn write_json(
     parts: &mut VecDeque<JsonPart>,
-    rows: &mut Option<JsonRows>,
+    reading: &mut Option<JsonReading>,
     chunk: &mut Vec<u8>,
     pages: &Pages,
 ) -> Result<()> {
     while chunk.len() < TEXT_CHUNK_BYTES {
-        if let Some(JsonRows { from, next, has_rows }) = rows {
-            let positions: Vec<usize> = (0..from.columns.len()).collect();
-            while chunk.len() < TEXT_CHUNK_BYTES {
-                let Some((columns, row)) = next_row(from, next, pages)? else {
-                    chunk.push(b']');
-                    *rows = None;
-                    break;
-                };
-                if std::mem::replace(has_rows, true) {
-                    chunk.push(b',');
+        let is_read = match reading {
+            None => match parts.pop_front() {
+                Some(JsonPart::Text(text)) if chunk.is_empty() => {
+                    *chunk = text;
+                    continue;
                 }
-                columns.write_json_row(row, &positions, chunk)?;
+                Some(JsonPart::Text(text)) => {
+                    chunk.extend_from_slice(&text);
+                    continue;
+                }
+                Some(JsonPart::Rows(snapshot)) => {
+                    chunk.push(b'[');
+                    let from = Rows::of_snapshot(&snapshot);
+                    *reading = Some(JsonReading::Rows(JsonRows { from, next: None, has_rows: false }));
+                    continue;
+                }
+                Some(JsonPart::Blocks(history)) => {
+                    *reading = Some(JsonReading::Blocks(HistoryReader::new(history)));
+                    continue;
+                }
+                None => return Ok(()),
+            },
+            Some(JsonReading::Rows(rows)) => write_json_rows(rows, chunk, pages)?,
+            Some(JsonReading::Blocks(blocks)) => {
+                blocks.write_json(pages.storage()?, chunk, TEXT_CHUNK_BYTES)?
             }
-            continue;
-        }
-        match parts.pop_front() {
-            Some(JsonPart::Text(text)) if chunk.is_empty() => *chunk = text,
-            Some(JsonPart::Text(text)) => chunk.extend_from_slice(&text),
-            Some(JsonPart::Rows(snapshot)) => {
-                chunk.push(b'[');
-                *rows = Some(JsonRows { from: Rows::of_snapshot(&snapshot), next: None, has_rows: false });
-            }
-            None => return Ok(()),
+        };
+        if is_read {
+            *reading = None;
         }
     }
     Ok(())
+}
+
+/// Add rows to a chunk; true if those were all.
+fn write_json_rows(rows: &mut JsonRows, chunk: &mut Vec<u8>, pages: &Pages) -> Result<bool> {
+    let JsonRows { from, next, has_rows } = rows;
+    let positions: Vec<usize> = (0..from.columns.len()).collect();
+    while chunk.len() < TEXT_CHUNK_BYTES {
+        let Some((columns, row)) = next_row(from, next, pages)? else {
+            chunk.push(b']');
+            return Ok(true);
+        };
+        if std::mem::replace(has_rows, true) {
+            chunk.push(b',');
+        }
+        columns.write_json_row(row, &positions, chunk)?;
+    }
+    Ok(false)
 }
 
 fn write_arrow(

@@ -16,7 +16,7 @@ use super::budget::Charge;
 use super::bulk::{Expected, Piece, Turn};
 use super::connection::Activity;
 use super::reply::HttpReply;
-use super::request::Head;
+use super::request::{Head, MediaType};
 use super::rows::{Encoder, RowsForm, STREAM_BYTES};
 use super::stream::{Production, Streamed, produce};
 use super::{INLINE_BYTES_MAX, Server, body, bulk, operator, reply, request, rows};
@@ -71,8 +71,8 @@ pub(super) async fn respond(
 /// What a request wants, by its head.
 struct Wanted {
     head: Head,
-    /// Whether the body is TBON.
-    is_tbon: bool,
+    /// What the body is said to be.
+    media_type: MediaType,
     /// The rows that the body holds, if it holds rows.
     rows: Option<Expected>,
     wanted_rows: Option<RowsForm>,
@@ -85,17 +85,21 @@ impl Wanted {
         let headers = &head.headers;
         request::authorize(headers)?;
         let decoded = request::head(verb, &head.uri, activity.last_path())?;
-        let rows = match verb {
-            Verb::Get | Verb::Delete => None,
-            Verb::Put | Verb::Post => bulk::expected(server.gateway.catalog(), headers, &decoded)?,
+        let (media_type, rows) = match verb {
+            // What a GET or DELETE has as its body is not looked at (page 01 §1.1).
+            Verb::Get | Verb::Delete => (MediaType::Json, None),
+            Verb::Put | Verb::Post => {
+                let media_type = MediaType::of(headers)?;
+                (media_type, bulk::expected(server.gateway.catalog(), media_type, &decoded)?)
+            }
         };
         // A write has nothing to show in any form.
         let wanted_rows = match verb {
             Verb::Get | Verb::Post => reply::wanted_rows(headers),
             Verb::Put | Verb::Delete => None,
         };
-        let (is_tbon, wants_tbon) = (request::is_tbon(headers), reply::wants_tbon(headers));
-        Ok(Self { head: decoded, is_tbon, rows, wanted_rows, wants_tbon })
+        let wants_tbon = reply::wants_tbon(headers);
+        Ok(Self { head: decoded, media_type, rows, wanted_rows, wants_tbon })
     }
 }
 
@@ -106,7 +110,7 @@ async fn call(
     wanted: Wanted,
     incoming: &mut Incoming,
 ) -> Result<HttpReply> {
-    let Wanted { head, is_tbon, rows, wanted_rows, wants_tbon } = wanted;
+    let Wanted { head, media_type, rows, wanted_rows, wants_tbon } = wanted;
     // The body and what it decodes to are charged until the reply is made: until then the world may hold them.
     let (state, charge) = 'body: {
         match head.verb {
@@ -122,6 +126,10 @@ async fn call(
                     }
                     (rows, _) => {
                         let (bytes, charge) = body::read(incoming, activity, &server.config).await?;
+                        let rows = match media_type {
+                            MediaType::Json => bulk::expected_json(server.gateway.catalog(), &head, &bytes),
+                            _ => rows,
+                        };
                         (bytes, rows, charge)
                     }
                 };
@@ -135,13 +143,17 @@ async fn call(
                         },
                         None => bytes,
                     };
-                    let (state, decoded_bytes) = request::body(bytes, is_tbon)?;
+                    let (state, decoded_bytes) = request::body(bytes, media_type == MediaType::Tbon)?;
                     charge.add(usize::try_from(decoded_bytes).unwrap_or(usize::MAX))?;
                     Ok::<_, Error>((state, charge))
                 })
                 .await??
             }
         }
+    };
+    let state = match media_type {
+        MediaType::Tbon => bulk::rows_of_state(server.gateway.catalog(), &head, state),
+        _ => state,
     };
     let request = Request {
         verb: head.verb,
@@ -270,7 +282,7 @@ async fn stream(
     charge.add(encoder.bytes())?;
     charge.keep(STREAM_BYTES + encoder.bytes());
     let content_type = encoder.content_type();
-    let production = Box::new(Production { encoder, pin });
+    let production = Box::new(Production { encoder, _pin: pin });
     let (production, first) = produce(server.clone(), production).await?;
     let first = first?.unwrap_or_default();
     if production.encoder.is_done() {

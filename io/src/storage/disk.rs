@@ -16,8 +16,14 @@ pub trait Disk: Send + Sync {
     /// Creates an empty file. Its name is durable after [`Disk::sync_directory`].
     fn create_file(&self, name: &str) -> io::Result<Arc<dyn DiskFile>>;
 
+    /// An error unless all that was opened still lies in its place.
+    fn check_in_place(&self) -> Result<(), StorageError>;
+
     /// Makes the names of created files durable.
     fn sync_directory(&self) -> io::Result<()>;
+
+    /// How many bytes are free for this process; `None` if that is not known.
+    fn free_bytes(&self) -> Option<u64>;
 
     /// Opens the checkpoint, and creates it when there is none. If it maps a file into memory, it keeps about this
     /// much of it resident at most.
@@ -34,6 +40,10 @@ pub trait DiskFile: Send + Sync {
 
     /// Writes all the bytes at this offset. They are durable after [`DiskFile::sync`].
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
+
+    /// Makes sure that there is room for bytes from this offset to this length, which becomes that of the file. They are
+    /// zeros until they are written.
+    fn reserve(&self, offset: u64, length: u64) -> io::Result<()>;
 
     /// Writes zeros from this offset to this length, which becomes that of the file. A later write there then
     /// changes no metadata of the file system, so that syncing it is cheap.
@@ -53,8 +63,15 @@ pub trait CheckpointStore: Send + Sync {
     fn metadata(&self) -> Result<Option<Vec<u8>>, StorageError>;
 
     /// Applies all the changes, their values [sealed](super::seal), and replaces the metadata if there is new. All or
-    /// nothing, and durable on `Ok`. It takes about as much memory as the changes do.
+    /// nothing, and durable on `Ok`. It takes about as much memory as the changes do. When there is [no
+    /// room](StorageError::is_no_room) it may be called again.
     fn apply(&self, changes: &[Change<'_>], metadata: Option<&[u8]>) -> Result<(), StorageError>;
+
+    /// An error unless everything is there that was stored; only keys and checksums of values are looked at.
+    fn verify(&self) -> Result<(), StorageError>;
+
+    /// How many bytes of changes certainly have room, and whether as much is kept in reserve as there should be.
+    fn room(&self) -> Result<(u64, bool), StorageError>;
 
     /// The sealed value of a key.
     fn get(&self, keyspace: Keyspace, key: &[u8]) -> Result<Option<Bytes>, StorageError>;

@@ -1,10 +1,10 @@
 //! What can go wrong in storage.
 
-use std::io;
+use std::io::{self, ErrorKind};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::{FORMAT_VERSION, Keyspace, MAXIMUM_BATCH_BYTES, MAXIMUM_KEY_BYTES};
+use super::{FORMAT_VERSION, Keyspace, MAXIMUM_KEY_BYTES, MAXIMUM_VALUE_BYTES};
 
 /// A failure of the storage.
 #[derive(Debug, thiserror::Error)]
@@ -18,7 +18,7 @@ pub enum StorageError {
 
     /// The stored format is not one that this program knows.
     #[error(
-        "{location} has format version {found}, but this program knows only version {FORMAT_VERSION}: \
+        "{location} has format version {found}, but this program knows versions up to {FORMAT_VERSION}: \
          use the program that wrote it"
     )]
     UnknownVersion {
@@ -44,6 +44,23 @@ pub enum StorageError {
     CorruptMetadata {
         /// What does not fit.
         reason: &'static str,
+    },
+
+    /// The checkpoint does not hold what it should.
+    #[error(
+        "the checkpoint is damaged: in keyspace {keyspace}, below {}, there should be {expected} entries, and there \
+         are {found}, or other ones",
+        hex::encode(prefix)
+    )]
+    Incomplete {
+        /// The keyspace.
+        keyspace: Keyspace,
+        /// What the keys begin with.
+        prefix: Vec<u8>,
+        /// How many entries there should be.
+        expected: u64,
+        /// How many there are.
+        found: u64,
     },
 
     /// Acknowledged records of the log are missing or damaged.
@@ -98,11 +115,25 @@ pub enum StorageError {
         length: usize,
     },
 
-    /// A batch is too large. Nothing was written.
-    #[error("a batch has {length} bytes; at most {MAXIMUM_BATCH_BYTES} are allowed")]
-    BatchTooLarge {
-        /// The length of the batch in bytes.
+    /// A value is too large. Nothing was written.
+    #[error("a value has {length} bytes; at most {MAXIMUM_VALUE_BYTES} are allowed")]
+    ValueTooLarge {
+        /// The length of the value in bytes.
         length: usize,
+    },
+
+    /// There is no room for a commit: nothing of it was written, and the store goes on.
+    #[error("there is no room: {reason}")]
+    NoRoom {
+        /// What has no room.
+        reason: String,
+    },
+
+    /// The data directory is not what it was when it was opened.
+    #[error("{} was removed or replaced while the host ran", path.display())]
+    Replaced {
+        /// What is not there any more.
+        path: PathBuf,
     },
 }
 
@@ -112,4 +143,23 @@ impl StorageError {
         let operation = operation.into();
         move |source| StorageError::Io { operation, source }
     }
+
+    /// Like [`StorageError::io`], and names it if there was only no room. For operations that may be tried again.
+    pub(crate) fn io_or_no_room(operation: impl Into<String>) -> impl FnOnce(io::Error) -> StorageError {
+        let operation = operation.into();
+        move |source| match is_no_room(&source) {
+            true => StorageError::NoRoom { reason: format!("cannot {operation}: {source}") },
+            false => StorageError::Io { operation, source },
+        }
+    }
+
+    /// Whether there was only no room: on the disk, in the quota, or for a file of this size.
+    pub fn is_no_room(&self) -> bool {
+        matches!(self, StorageError::NoRoom { .. })
+    }
+}
+
+/// Whether an error of the operating system says that there is no room.
+pub(crate) fn is_no_room(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge)
 }

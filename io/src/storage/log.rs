@@ -12,6 +12,9 @@
 //!        └──────────┴────────┴────────┴─────────────────┴────────────┴────────────────┴──────────┴──────┘
 //!                                            checksum: xxh3-64 of bytes 0 to 48
 //!
+//!  from byte 512, the note of what is durable: a sequence, and a checksum of 8 bytes that is seeded like those of records;
+//!  without a valid one, nothing is known
+//!
 //!  a record; records follow each other from byte 4,096, each padded with zeros to a multiple of 8
 //!
 //!   byte 0          8         12     16          24                 32
@@ -22,14 +25,17 @@
 //!          length: of the payload in bytes         mark: derived from disk id and generation
 //!          durable sequence: the last record that had been synced when this one was written
 //!
-//!  the payload of a record: one batch
+//!  the payload of a record: one batch, or a part of one
 //!
 //!   byte 0       4          5      6            8              12
 //!        ┌───────┬──────────┬──────┬────────────┬──────────────┬───────┬─────────┬───────────────
 //!        │ count │ keyspace │ kind │ key length │ value length │ key … │ value … │ next write …
 //!        └───────┴──────────┴──────┴────────────┴──────────────┴───────┴─────────┴───────────────
+//!          count: of writes; its highest bit says that the batch goes on in the next record
 //!          kind: 0 deletes, 1 puts
 //! ```
+//!
+//! A batch is applied when all its records are there, or not at all.
 //!
 //! Sequences count records from 1 over all generations. Because generation and sequence seed the checksum, what
 //! an earlier use left in a file never passes for a record. The mark only makes the search for records cheap; it is
@@ -37,7 +43,8 @@
 //!
 //! **Torn or corrupt?** The records of one commit become durable in any order, so after a crash the last of them
 //! may be there without the first. What a valid record names as *durable* must be there, though: if it is not,
-//! the log is corrupt.
+//! the log is corrupt. What is left is the last commit: that it was acknowledged can be seen in no other record. A moment
+//! later it is noted in the header of the segment; only if it is damaged before that, it passes for one that tore.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -45,13 +52,18 @@ use std::sync::Arc;
 use bytes::Bytes;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64, xxh3_64_with_seed};
 
-use super::{DiskFile, DiskId, FORMAT_VERSION, Keyspace, StorageError, Write};
+use super::error::is_no_room;
+use super::{DiskFile, DiskId, FORMAT_VERSION, FORMAT_VERSION_MIN, Keyspace, StorageError, Write};
 
 /// The names of the two segment files; generation `g` is in file `g % 2`.
 pub const SEGMENT_NAMES: [&str; 2] = ["log-0", "log-1"];
 
 /// Where records begin.
 pub const SEGMENT_HEADER_BYTES: u64 = 4096;
+
+/// Where the note of what is durable is, in a sector of its own.
+const NOTE_OFFSET: u64 = 512;
+const NOTE_BYTES: usize = 16;
 
 /// The part of the header that is in use.
 const HEADER_FIELDS_BYTES: usize = 56;
@@ -74,7 +86,12 @@ const KEPT_SEGMENTS: u64 = 4;
 /// How much of the buffer of large records is kept for the next ones.
 const KEPT_BUFFER_BYTES: usize = 1024 * 1024;
 
+/// A batch is cut into records of about this size, so that no buffer grows with it. A larger value has a record for itself.
+const RECORD_PAYLOAD_BYTES: usize = 8 * 1024 * 1024;
+
 const BATCH_HEADER_BYTES: usize = 4;
+/// Set in the count of a record whose batch goes on in the next one.
+const MORE_FOLLOWS: u32 = 1 << 31;
 const WRITE_HEADER_BYTES: usize = 8;
 const KIND_DELETE: u8 = 0;
 const KIND_PUT: u8 = 1;
@@ -87,6 +104,8 @@ pub(crate) fn segment_name(generation: u64) -> &'static str {
 /// What the header of a segment says.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct SegmentHeader {
+    /// The version of the format that the segment was begun with.
+    pub version: u32,
     pub disk_id: DiskId,
     pub generation: u64,
     pub first_sequence: u64,
@@ -96,7 +115,7 @@ impl SegmentHeader {
     pub fn encode(&self) -> [u8; HEADER_FIELDS_BYTES] {
         let mut bytes = [0; HEADER_FIELDS_BYTES];
         bytes[0..8].copy_from_slice(MAGIC);
-        bytes[8..12].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
+        bytes[8..12].copy_from_slice(&self.version.to_le_bytes());
         bytes[16..32].copy_from_slice(&self.disk_id);
         bytes[32..40].copy_from_slice(&self.generation.to_le_bytes());
         bytes[40..48].copy_from_slice(&self.first_sequence.to_le_bytes());
@@ -112,7 +131,7 @@ impl SegmentHeader {
         }
         // A torn write leaves the low byte of the version either old or new, so 0 is a header that tore.
         let version = read_u32(bytes, 8);
-        if version != FORMAT_VERSION && version != 0 {
+        if version != 0 && !(FORMAT_VERSION_MIN..=FORMAT_VERSION).contains(&version) {
             return Err(StorageError::UnknownVersion {
                 location: format!("the log file {name}"),
                 found: version,
@@ -125,7 +144,7 @@ impl SegmentHeader {
         disk_id.copy_from_slice(&bytes[16..32]);
         let generation = read_u64(bytes, 32);
         let first_sequence = read_u64(bytes, 40);
-        Ok(Some(SegmentHeader { disk_id, generation, first_sequence }))
+        Ok(Some(SegmentHeader { version, disk_id, generation, first_sequence }))
     }
 
     /// The keys to the records of this segment.
@@ -153,19 +172,25 @@ impl RecordKeys {
         xxh3_64_with_seed(&sequence.to_le_bytes(), self.seed)
     }
 
-    /// Appends a record with this batch.
-    pub fn encode(&self, records: &mut Records, sequence: u64, durable_sequence: u64, batch: &[Write]) {
+    /// Appends a record with this batch, or this part of one.
+    pub fn encode(
+        &self,
+        records: &mut Records,
+        sequence: u64,
+        durable_sequence: u64,
+        (batch, more_follows): (&[Write], bool),
+    ) {
         let (start, length_before) = (records.end(), records.bytes());
         debug_assert!(length_before.is_multiple_of(RECORD_ALIGNMENT_BYTES));
         let payload_bytes = payload_bytes(batch);
-        let payload_length = u32::try_from(payload_bytes).expect("a batch is limited to less than 4 GiB");
+        let payload_length = u32::try_from(payload_bytes).expect("a value is limited to less than 4 GiB");
         let buffer = &mut records.buffer;
         buffer.extend_from_slice(&[0; CHECKSUM_BYTES]);
         buffer.extend_from_slice(&payload_length.to_le_bytes());
         buffer.extend_from_slice(&self.mark.to_le_bytes());
         buffer.extend_from_slice(&sequence.to_le_bytes());
         buffer.extend_from_slice(&durable_sequence.to_le_bytes());
-        records.encode_batch(batch);
+        records.encode_batch(batch, more_follows);
         let checked_bytes = RECORD_HEADER_BYTES + payload_bytes;
         assert_eq!(records.bytes(), length_before + checked_bytes, "the payload has its length");
 
@@ -179,6 +204,24 @@ impl RecordKeys {
         let buffer = &mut records.buffer;
         buffer[start.buffer..start.buffer + CHECKSUM_BYTES].copy_from_slice(&hasher.digest().to_le_bytes());
         buffer.resize(buffer.len() + record_bytes(payload_bytes) - checked_bytes, 0);
+    }
+
+    /// Sequence and checksum.
+    fn encode_note(&self, sequence: u64) -> [u8; NOTE_BYTES] {
+        let mut note = [0; NOTE_BYTES];
+        note[..8].copy_from_slice(&sequence.to_le_bytes());
+        // No record has this seed.
+        let checksum = xxh3_64_with_seed(b"durable", self.checksum_seed(sequence));
+        note[8..].copy_from_slice(&checksum.to_le_bytes());
+        note
+    }
+
+    /// The last sequence that was noted to be durable in this segment; 0 if there is no valid note.
+    pub fn noted_sequence(&self, segment: &[u8]) -> u64 {
+        let start = NOTE_OFFSET as usize;
+        let Some(note) = segment.get(start..start + NOTE_BYTES) else { return 0 };
+        let sequence = read_u64(note, 0);
+        if note == self.encode_note(sequence) { sequence } else { 0 }
     }
 
     /// The valid record at this offset of a segment, whatever its sequence.
@@ -218,11 +261,34 @@ pub(crate) struct Record {
     pub end: usize,
 }
 
+fn write_bytes(write: &Write) -> usize {
+    WRITE_HEADER_BYTES + write.key.len() + write.value.as_ref().map_or(0, Bytes::len)
+}
+
 /// The length of a batch in a record.
-pub(crate) fn payload_bytes(batch: &[Write]) -> usize {
-    let write_bytes =
-        |write: &Write| WRITE_HEADER_BYTES + write.key.len() + write.value.as_ref().map_or(0, Bytes::len);
+fn payload_bytes(batch: &[Write]) -> usize {
     BATCH_HEADER_BYTES + batch.iter().map(write_bytes).sum::<usize>()
+}
+
+/// The parts of a batch that have a record each, with whether more follow.
+pub(crate) fn parts(batch: &[Write]) -> impl Iterator<Item = (&[Write], bool)> {
+    let mut rest = batch;
+    std::iter::from_fn(move || {
+        let mut bytes = BATCH_HEADER_BYTES;
+        let fits = |write: &&Write| {
+            bytes += write_bytes(write);
+            bytes <= RECORD_PAYLOAD_BYTES
+        };
+        let count = rest.iter().take_while(fits).count().max(1).min(rest.len());
+        let part;
+        (part, rest) = rest.split_at(count);
+        (!part.is_empty()).then_some((part, !rest.is_empty()))
+    })
+}
+
+/// How many bytes a batch takes in the log.
+pub(crate) fn batch_bytes(batch: &[Write]) -> usize {
+    parts(batch).map(|(part, _)| record_bytes(payload_bytes(part))).sum()
 }
 
 /// The length of a record with a payload of this length.
@@ -265,9 +331,10 @@ impl Records {
         Position { buffer: self.buffer.len(), large_value: self.large_values.len() }
     }
 
-    fn encode_batch(&mut self, batch: &[Write]) {
-        let length_of = |length: usize| u32::try_from(length).expect("a batch is limited to less than 4 GiB");
-        self.buffer.extend_from_slice(&length_of(batch.len()).to_le_bytes());
+    fn encode_batch(&mut self, batch: &[Write], more_follows: bool) {
+        let length_of = |length: usize| u32::try_from(length).expect("a value is limited to less than 4 GiB");
+        let more_follows = if more_follows { MORE_FOLLOWS } else { 0 };
+        self.buffer.extend_from_slice(&(length_of(batch.len()) | more_follows).to_le_bytes());
         for write in batch {
             let (kind, value) = match &write.value {
                 Some(value) => (KIND_PUT, value.as_ref()),
@@ -300,9 +367,12 @@ impl Records {
     }
 }
 
-/// The writes of a batch; `None` when the payload is not a batch. Values share the memory of the payload.
-pub(crate) fn decode_batch(payload: &Bytes) -> Option<Vec<Write>> {
-    let count = read_u32(payload.get(..BATCH_HEADER_BYTES)?, 0) as usize;
+/// The writes of a record, and whether more of the batch follow; `None` when the payload is not a batch. Values share
+/// the memory of the payload.
+pub(crate) fn decode_batch(payload: &Bytes) -> Option<(Vec<Write>, bool)> {
+    let count = read_u32(payload.get(..BATCH_HEADER_BYTES)?, 0);
+    let more_follows = count & MORE_FOLLOWS != 0;
+    let count = (count & !MORE_FOLLOWS) as usize;
     let mut offset = BATCH_HEADER_BYTES;
     let mut take = |length: usize| {
         let start = offset;
@@ -323,7 +393,7 @@ pub(crate) fn decode_batch(payload: &Bytes) -> Option<Vec<Write>> {
         };
         batch.push(Write { keyspace, key, value });
     }
-    (offset == payload.len()).then_some(batch)
+    (offset == payload.len()).then_some((batch, more_follows))
 }
 
 fn read_u32(bytes: &[u8], offset: usize) -> u32 {
@@ -339,8 +409,10 @@ pub(crate) struct Segment {
     file: Arc<dyn DiskFile>,
     name: &'static str,
     header: SegmentHeader,
-    /// Where the next record goes.
+    /// Where the next commit goes.
     end: u64,
+    /// Where the next record of a commit goes that is being written.
+    written_end: u64,
     /// How far the file is written, with records or zeros.
     allocated_bytes: u64,
 }
@@ -355,15 +427,33 @@ impl Segment {
     ) -> Result<Segment, StorageError> {
         let name = segment_name(header.generation);
         let length = file.length().map_err(StorageError::io(format!("read the length of {name}")))?;
-        let mut segment = Segment { file, name, header, end: SEGMENT_HEADER_BYTES, allocated_bytes: length };
+        let end = SEGMENT_HEADER_BYTES;
+        let mut segment = Segment { file, name, header, end, written_end: end, allocated_bytes: length };
         // Give back what one very large commit took, but not what a few large ones in a row would take again.
         if length > KEPT_SEGMENTS * segment_bytes.next_multiple_of(growth_bytes) {
             segment.file.truncate(segment_bytes).map_err(StorageError::io(format!("truncate {name}")))?;
             segment.allocated_bytes = segment_bytes;
         }
-        segment.reserve(SEGMENT_HEADER_BYTES, growth_bytes)?;
+        segment.reserve(0, growth_bytes)?;
         segment.file.write_at(0, &header.encode()).map_err(StorageError::io(format!("write to {name}")))?;
         segment.sync()?;
+        Ok(segment)
+    }
+
+    /// Goes on in a segment of which the records up to `end` were found. Durable on `Ok`.
+    ///
+    /// They are written once more, as they may come from a cache after a sync that failed; what is behind them is void.
+    pub fn resume(
+        file: Arc<dyn DiskFile>,
+        header: SegmentHeader,
+        contents: &[u8],
+        end: usize,
+    ) -> Result<Segment, StorageError> {
+        let (name, allocated_bytes) = (segment_name(header.generation), contents.len() as u64);
+        rewrite(&*file, name, &contents[..end])?;
+        let end = end as u64;
+        let mut segment = Segment { file, name, header, end, written_end: end, allocated_bytes };
+        segment.void()?;
         Ok(segment)
     }
 
@@ -379,37 +469,84 @@ impl Segment {
         self.end
     }
 
-    /// Appends records and syncs. They are durable on `Ok`.
-    pub fn append(&mut self, records: &Records, growth_bytes: u64) -> Result<(), StorageError> {
+    /// How many more bytes of records certainly have room.
+    pub fn room_bytes(&self) -> u64 {
+        self.allocated_bytes - self.end.min(self.allocated_bytes)
+    }
+
+    /// Gives records of this length room, or changes nothing that matters.
+    ///
+    /// The room is theirs before the first is written, so that a full disk refuses all of them or none. What records
+    /// take themselves needs no zeros; what is left of a step is filled with them, and the sync of the commit makes
+    /// the zeros durable, too.
+    pub fn reserve(&mut self, records_bytes: u64, growth_bytes: u64) -> Result<(), StorageError> {
+        let end = self.end + records_bytes;
+        if end <= self.allocated_bytes {
+            return Ok(());
+        }
+        let grow = || StorageError::io_or_no_room(format!("grow {}", self.name));
+        let length = end.next_multiple_of(growth_bytes);
+        let length = match self.file.reserve(self.allocated_bytes, length) {
+            Err(error) if is_no_room(&error) && length > end => {
+                self.file.reserve(self.allocated_bytes, end).map_err(grow())?;
+                end
+            }
+            result => result.map(|()| length).map_err(grow())?,
+        };
+        self.file.allocate(end, length).map_err(grow())?;
+        self.allocated_bytes = length;
+        Ok(())
+    }
+
+    /// Writes records behind those that were written since the last commit. There must be room for them.
+    pub fn write(&mut self, records: &Records) -> Result<(), StorageError> {
         assert!(records.bytes().is_multiple_of(RECORD_ALIGNMENT_BYTES));
-        let mut end = self.end;
+        let end = &mut self.written_end;
+        assert!(*end + records.bytes() as u64 <= self.allocated_bytes, "records have room");
+        let file = &self.file;
         records
             .pieces(Position { buffer: 0, large_value: 0 }, |piece| {
-                self.file.write_at(end, piece)?;
-                end += piece.len() as u64;
+                file.write_at(*end, piece)?;
+                *end += piece.len() as u64;
                 Ok(())
             })
-            .map_err(StorageError::io(format!("write to {}", self.name)))?;
-        self.reserve(end, growth_bytes)?;
+            .map_err(StorageError::io(format!("write to {}", self.name)))
+    }
+
+    /// Makes what was written durable.
+    pub fn commit(&mut self) -> Result<(), StorageError> {
         self.sync()?;
-        self.end = end;
+        self.end = self.written_end;
         Ok(())
     }
 
-    /// Fills the file with zeros from here on when the records reach beyond its end. What they take themselves needs no
-    /// zeros before. The sync of the commit makes the zeros durable, too.
-    fn reserve(&mut self, end: u64, growth_bytes: u64) -> Result<(), StorageError> {
-        if end > self.allocated_bytes {
-            let length = end.next_multiple_of(growth_bytes);
-            self.file.allocate(end, length).map_err(StorageError::io(format!("grow {}", self.name)))?;
-            self.allocated_bytes = length;
-        }
+    /// Notes beside the records that everything up to this sequence is durable, and becomes so with the next sync. So
+    /// it is noticed when the last records are gone.
+    pub fn note_durable(&self, sequence: u64) -> Result<(), StorageError> {
+        let note = self.header.record_keys().encode_note(sequence);
+        self.file.write_at(NOTE_OFFSET, &note).map_err(StorageError::io(format!("write to {}", self.name)))
+    }
+
+    /// Makes what was written since the last commit void for ever, durable on `Ok`.
+    pub fn void(&mut self) -> Result<(), StorageError> {
+        // The record that failed may have come a part of the way.
+        let failed = StorageError::io(format!("void what was written to {}", self.name));
+        let voided = self.file.allocate(self.end, self.allocated_bytes).and_then(|()| self.file.sync());
+        voided.map_err(failed)?;
+        self.written_end = self.end;
         Ok(())
     }
 
-    fn sync(&self) -> Result<(), StorageError> {
+    /// Makes what was written, or noted, durable.
+    pub fn sync(&self) -> Result<(), StorageError> {
         self.file.sync().map_err(StorageError::io(format!("sync {}", self.name)))
     }
+}
+
+/// Writes what was found in a segment once more, and syncs.
+pub(crate) fn rewrite(file: &dyn DiskFile, name: &str, contents: &[u8]) -> Result<(), StorageError> {
+    file.write_at(0, contents).map_err(StorageError::io(format!("write to {name}")))?;
+    file.sync().map_err(StorageError::io(format!("sync {name}")))
 }
 
 #[cfg(test)]
@@ -451,13 +588,14 @@ mod tests {
         let keys = RecordKeys::new([7; 16], 3);
         let mut records = Records::default();
         for (sequence, batch) in (1..).zip(&batches) {
-            keys.encode(&mut records, sequence, 0, batch);
+            keys.encode(&mut records, sequence, 0, (batch, false));
         }
         let bytes = Bytes::from(whole(&records));
         let mut offset = 0;
         for batch in &batches {
             let record = keys.record_at(&bytes, offset).unwrap();
-            assert_eq!(&decode_batch(&bytes.slice(record.payload_start..record.payload_end)).unwrap(), batch);
+            let payload = bytes.slice(record.payload_start..record.payload_end);
+            assert_eq!(decode_batch(&payload).unwrap(), (batch.clone(), false));
             offset = record.end;
         }
         assert_eq!(offset, bytes.len());
@@ -466,15 +604,36 @@ mod tests {
     }
 
     #[test]
+    fn a_large_batch_is_cut_into_records_of_bounded_size() {
+        let put = |length: usize| {
+            let value = Some(Bytes::from(vec![1; length]));
+            Write { keyspace: Keyspace::Blocks, key: b"k".to_vec(), value }
+        };
+        let half = RECORD_PAYLOAD_BYTES / 2;
+        let lengths =
+            |batch: &[Write]| parts(batch).map(|(part, more)| (part.len(), more)).collect::<Vec<_>>();
+        assert_eq!(lengths(&[]), []);
+        assert_eq!(lengths(&[put(1), put(2)]), [(2, false)]);
+        assert_eq!(lengths(&[put(half), put(half)]), [(1, true), (1, false)]);
+        assert_eq!(lengths(&[put(2 * half), put(1), put(1)]), [(1, true), (2, false)]);
+        assert_eq!(lengths(&[put(1), put(2 * half), put(1)]), [(1, true), (1, true), (1, false)]);
+        let batch = [put(half), put(half), put(3)];
+        let keys = RecordKeys::new([7; 16], 3);
+        let mut records = Records::default();
+        parts(&batch).for_each(|part| keys.encode(&mut records, 1, 0, part));
+        assert_eq!(records.bytes(), batch_bytes(&batch));
+    }
+
+    #[test]
     fn a_record_is_read_back_only_as_it_was_written() {
         let keys = RecordKeys::new([7; 16], 3);
         let mut records = Records::default();
-        keys.encode(&mut records, 9, 8, &batch());
+        keys.encode(&mut records, 9, 8, (&batch(), true));
         let buffer = whole(&records);
         let record = keys.record_at(&buffer, 0).unwrap();
         assert_eq!((record.sequence, record.durable_sequence, record.end), (9, 8, buffer.len()));
         let payload = Bytes::from(buffer.clone()).slice(record.payload_start..record.payload_end);
-        assert_eq!(decode_batch(&payload).unwrap(), batch());
+        assert_eq!(decode_batch(&payload).unwrap(), (batch(), true));
 
         assert!(RecordKeys::new([7; 16], 4).record_at(&buffer, 0).is_none(), "another generation");
         assert!(RecordKeys::new([8; 16], 3).record_at(&buffer, 0).is_none(), "another disk");
@@ -491,7 +650,7 @@ mod tests {
     #[test]
     fn no_payload_panics_the_decoder() {
         let mut records = Records::default();
-        records.encode_batch(&batch());
+        records.encode_batch(&batch(), false);
         let payload = whole(&records);
         for position in 0..payload.len() {
             for value in [0, 1, 2, 0x7F, 0xFF] {

@@ -25,6 +25,13 @@ pub struct Change<'a> {
     pub value: Option<&'a Bytes>,
 }
 
+impl Change<'_> {
+    /// About how much memory, and how much of the file at most, it takes to apply this.
+    pub(super) fn applied_bytes(&self) -> usize {
+        APPLIED_OVERHEAD_BYTES + self.value.map_or(0, Bytes::len)
+    }
+}
+
 /// The newest change of each key. `None` is a deletion.
 #[derive(Debug, Default)]
 pub struct Overlay {
@@ -71,16 +78,14 @@ impl Overlay {
         })
     }
 
-    /// All changes, in parts that take about this much memory to apply, or are a single change.
-    pub fn parts(&self, part_bytes: usize) -> impl Iterator<Item = Vec<Change<'_>>> {
-        let mut changes = self.iter().peekable();
+    /// The changes after the first `skipped`, in parts that take about this much memory to apply, or are a single change.
+    pub fn parts(&self, skipped: usize, part_bytes: usize) -> impl Iterator<Item = Vec<Change<'_>>> {
+        let mut changes = self.iter().skip(skipped).peekable();
         std::iter::from_fn(move || {
             let mut part = vec![changes.next()?];
-            let applied_bytes =
-                |change: &Change<'_>| APPLIED_OVERHEAD_BYTES + change.value.map_or(0, Bytes::len);
-            let mut bytes = applied_bytes(&part[0]);
-            while let Some(change) = changes.next_if(|change| bytes + applied_bytes(change) <= part_bytes) {
-                bytes += applied_bytes(&change);
+            let mut bytes = part[0].applied_bytes();
+            while let Some(change) = changes.next_if(|change| bytes + change.applied_bytes() <= part_bytes) {
+                bytes += change.applied_bytes();
                 part.push(change);
             }
             Some(part)

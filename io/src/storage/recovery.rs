@@ -8,7 +8,10 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::log::{
     self, RecordKeys, SEGMENT_HEADER_BYTES, SEGMENT_NAMES, Segment, SegmentHeader, segment_name,
 };
-use super::{CheckpointStore, Disk, DiskFile, DiskId, FORMAT_VERSION, Overlay, StorageError, StoreOptions};
+use super::{
+    Change, CheckpointStore, Disk, DiskFile, DiskId, FORMAT_VERSION, FORMAT_VERSION_MIN, Overlay,
+    StorageError, StoreOptions, Write,
+};
 
 /// What the checkpoint knows about itself.
 ///
@@ -47,7 +50,7 @@ impl Metadata {
         let corrupt = |reason| StorageError::CorruptMetadata { reason };
         let version = bytes.first_chunk().ok_or(corrupt("it is too short"))?;
         let version = u32::from_le_bytes(*version);
-        if version != FORMAT_VERSION {
+        if !(FORMAT_VERSION_MIN..=FORMAT_VERSION).contains(&version) {
             return Err(StorageError::UnknownVersion { location: "the checkpoint".into(), found: version });
         }
         let bytes: &[u8; METADATA_BYTES] = bytes.try_into().map_err(|_| corrupt("its length is wrong"))?;
@@ -68,6 +71,16 @@ pub(crate) struct Recovered {
     pub active: Segment,
     pub other_file: Arc<dyn DiskFile>,
     pub last_sequence: u64,
+    /// What the checkpoint has no room for.
+    pub kept: Option<Kept>,
+}
+
+/// Changes that stay in the log, and in memory, until the checkpoint has room for them.
+pub(crate) struct Kept {
+    /// Those in the active segment.
+    pub active: Overlay,
+    /// Those in the other segment, and what the checkpoint says when it has them.
+    pub frozen: Option<(Overlay, Metadata)>,
 }
 
 /// One of the two segment files as it was found.
@@ -128,13 +141,22 @@ pub(crate) fn recover(disk: &dyn Disk, options: &StoreOptions) -> Result<Recover
     }
 
     let replayed = replay(&metadata, &found)?;
+    let log_generation = metadata.log_generation;
     let mut metadata = Metadata { checkpointed_sequence: replayed.last_sequence, ..metadata };
-    if !replayed.changes.is_empty() {
+    if !replayed.is_empty() {
         tracing::debug!(last_sequence = replayed.last_sequence, "replays the log into the checkpoint");
         // This also makes durable what was read from a cache and is not on the disk yet. So it must be one
         // transaction: the log may not have the rest of a batch the next time.
-        let changes: Vec<_> = replayed.changes.iter().collect();
-        checkpoint.apply(&changes, Some(&metadata.encode()))?;
+        let changes: Vec<_> = replayed.changes().collect();
+        match checkpoint.apply(&changes, Some(&metadata.encode())) {
+            Err(error) if error.is_no_room() => {
+                tracing::warn!("the log stays as it is until there is room for a checkpoint: {error}");
+                drop(changes);
+                let metadata = Metadata { log_generation, ..metadata };
+                return keep(checkpoint, metadata, replayed, &found, files);
+            }
+            result => result?,
+        }
     }
 
     for (file, name) in files.iter_mut().zip(SEGMENT_NAMES) {
@@ -159,6 +181,7 @@ pub(crate) fn recover(disk: &dyn Disk, options: &StoreOptions) -> Result<Recover
     }
 
     let header = SegmentHeader {
+        version: FORMAT_VERSION,
         disk_id: metadata.disk_id,
         generation: replayed.generation + 1,
         first_sequence: replayed.last_sequence + 1,
@@ -168,8 +191,51 @@ pub(crate) fn recover(disk: &dyn Disk, options: &StoreOptions) -> Result<Recover
     let active = Segment::start(file, header, options.segment_bytes, options.growth_bytes)?;
     // With this, a log that loses its newest segment is found out.
     metadata.log_generation = header.generation;
-    checkpoint.apply(&[], Some(&metadata.encode()))?;
-    Ok(Recovered { checkpoint, active, other_file, last_sequence: replayed.last_sequence })
+    match checkpoint.apply(&[], Some(&metadata.encode())) {
+        // The next checkpoint says so.
+        Err(error) if error.is_no_room() => {}
+        result => result?,
+    }
+    Ok(Recovered { checkpoint, active, other_file, last_sequence: replayed.last_sequence, kept: None })
+}
+
+/// Goes on with the log as it is, because the checkpoint has no room for it.
+fn keep(
+    checkpoint: Arc<dyn CheckpointStore>,
+    metadata: Metadata,
+    replayed: Replayed,
+    found: &[Found],
+    files: Vec<Option<Arc<dyn DiskFile>>>,
+) -> Result<Recovered, StorageError> {
+    let newest = &replayed.newest;
+    let mut active = None;
+    let mut other_file = None;
+    for (segment, file) in found.iter().zip(files) {
+        let file = file.ok_or_else(|| segment.corrupt(0, "the file is missing"))?;
+        if segment.name == segment_name(newest.generation) {
+            let header = segment.header.expect("the newest segment has a header");
+            active = Some(Segment::resume(file, header, &segment.bytes, newest.end)?);
+        } else {
+            if !replayed.older.is_empty() {
+                log::rewrite(&*file, segment.name, &segment.bytes)?;
+            }
+            other_file = Some(file);
+        }
+    }
+    let active = active.expect("what was replayed is in a segment");
+    let frozen_metadata = Metadata {
+        checkpointed_sequence: newest.first_sequence - 1,
+        log_generation: newest.generation,
+        ..metadata
+    };
+    let frozen = (!replayed.older.is_empty()).then_some((replayed.older, frozen_metadata));
+    Ok(Recovered {
+        checkpoint,
+        active,
+        other_file: other_file.expect("there are two segments"),
+        last_sequence: replayed.last_sequence,
+        kept: Some(Kept { active: replayed.newest.changes, frozen }),
+    })
 }
 
 fn read_whole(file: &dyn DiskFile, name: &str) -> Result<Bytes, StorageError> {
@@ -189,13 +255,37 @@ fn random_disk_id() -> Result<DiskId, StorageError> {
 
 /// What the log adds to the checkpoint.
 struct Replayed {
-    changes: Overlay,
+    /// From the segment before the newest.
+    older: Overlay,
+    newest: Newest,
     last_sequence: u64,
     /// The newest generation in the log.
     generation: u64,
 }
 
+/// What the newest segment adds.
+#[derive(Default)]
+struct Newest {
+    changes: Overlay,
+    generation: u64,
+    first_sequence: u64,
+    /// Where its records end.
+    end: usize,
+}
+
+impl Replayed {
+    fn is_empty(&self) -> bool {
+        self.older.is_empty() && self.newest.changes.is_empty()
+    }
+
+    /// All changes, later ones last.
+    fn changes(&self) -> impl Iterator<Item = Change<'_>> {
+        self.older.iter().chain(self.newest.changes.iter())
+    }
+}
+
 fn replay(metadata: &Metadata, found: &[Found]) -> Result<Replayed, StorageError> {
+    let mut older_changes = Overlay::default();
     let mut changes = Overlay::default();
     let checkpointed = metadata.checkpointed_sequence;
 
@@ -228,7 +318,8 @@ fn replay(metadata: &Metadata, found: &[Found]) -> Result<Replayed, StorageError
                 found[0].corrupt(0, "the log is missing or blank, though the checkpoint knows of records")
             );
         }
-        return Ok(Replayed { changes, last_sequence: checkpointed, generation: 0 });
+        let (older, newest) = (older_changes, Newest::default());
+        return Ok(Replayed { older, newest, last_sequence: checkpointed, generation: 0 });
     };
     if newest_header.generation < metadata.log_generation {
         let reason = format!(
@@ -249,7 +340,7 @@ fn replay(metadata: &Metadata, found: &[Found]) -> Result<Replayed, StorageError
             let reason = format!("records {} to {needed_until} are in no readable segment", checkpointed + 1);
             return Err(StorageError::CorruptLog { file: name.into(), offset: 0, reason });
         };
-        let end = replay_segment(older, &header, checkpointed, &mut changes)?;
+        let end = replay_segment(older, &header, checkpointed, &mut older_changes)?;
         if end.last_sequence != needed_until {
             let reason = format!(
                 "record {} is damaged, though the next segment continues after {needed_until}",
@@ -279,17 +370,26 @@ fn replay(metadata: &Metadata, found: &[Found]) -> Result<Replayed, StorageError
         );
         return Err(newest.corrupt(end.offset, reason));
     }
+    let noted_sequence = newest_header.record_keys().noted_sequence(&newest.bytes);
+    if noted_sequence > end.last_sequence {
+        let reason =
+            format!("record {bad_sequence} is missing, though {noted_sequence} are noted to be durable");
+        return Err(newest.corrupt(end.offset, reason));
+    }
     let last_sequence = end.last_sequence.max(checkpointed);
-    Ok(Replayed { changes, last_sequence, generation: newest_header.generation })
+    let SegmentHeader { generation, first_sequence, .. } = newest_header;
+    let newest = Newest { changes, generation, first_sequence, end: end.offset };
+    Ok(Replayed { older: older_changes, newest, last_sequence, generation })
 }
 
-/// Where the valid records of a segment end.
+/// Where the whole batches of a segment end.
 struct SegmentEnd {
     last_sequence: u64,
     offset: usize,
 }
 
-/// Takes over the changes of a segment that the checkpoint does not hold, up to the first record that is absent or damaged.
+/// Takes over the changes of a segment that the checkpoint does not hold, up to the first batch of which a record is
+/// absent or damaged.
 fn replay_segment(
     segment: &Found,
     header: &SegmentHeader,
@@ -297,23 +397,26 @@ fn replay_segment(
     changes: &mut Overlay,
 ) -> Result<SegmentEnd, StorageError> {
     let keys = header.record_keys();
-    let mut end =
-        SegmentEnd { last_sequence: header.first_sequence - 1, offset: SEGMENT_HEADER_BYTES as usize };
-    while let Some(record) = keys.record_at(&segment.bytes, end.offset) {
-        if record.sequence != end.last_sequence + 1 {
-            let reason = format!("record {} follows record {}", record.sequence, end.last_sequence);
-            return Err(segment.corrupt(end.offset, reason));
+    let (mut sequence, mut offset) = (header.first_sequence - 1, SEGMENT_HEADER_BYTES as usize);
+    let mut end = SegmentEnd { last_sequence: sequence, offset };
+    let mut batch: Vec<Write> = Vec::new();
+    while let Some(record) = keys.record_at(&segment.bytes, offset) {
+        if record.sequence != sequence + 1 {
+            let reason = format!("record {} follows record {sequence}", record.sequence);
+            return Err(segment.corrupt(offset, reason));
         }
+        let payload = segment.bytes.slice(record.payload_start..record.payload_end);
+        let (mut writes, more_follows) = log::decode_batch(&payload).ok_or_else(|| {
+            segment.corrupt(offset, "the checksum of a record is right, but its content is not")
+        })?;
         if record.sequence > checkpointed {
-            let payload = segment.bytes.slice(record.payload_start..record.payload_end);
-            let batch = log::decode_batch(&payload).ok_or_else(|| {
-                segment.corrupt(end.offset, "the checksum of a record is right, but its content is not")
-            })?;
-            for write in batch {
-                changes.insert(write);
-            }
+            batch.append(&mut writes);
         }
-        end = SegmentEnd { last_sequence: record.sequence, offset: record.end };
+        (sequence, offset) = (record.sequence, record.end);
+        if !more_follows {
+            batch.drain(..).for_each(|write| changes.insert(write));
+            end = SegmentEnd { last_sequence: sequence, offset };
+        }
     }
     Ok(end)
 }

@@ -65,7 +65,14 @@ impl Residency {
             return Ok(None);
         }
         let offset = value.as_ptr() as usize - map.start;
-        assert!(offset + value.len() <= map.length, "a value is in the map");
+        // What says where the value is may be damaged.
+        let length = self.file.metadata()?.len();
+        if (offset + value.len()) as u64 > length {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "a value reaches beyond the end of the file",
+            ));
+        }
         let mut bytes = vec![0; value.len()];
         self.file.read_exact_at(&mut bytes, offset as u64)?;
         Ok(Some(bytes))

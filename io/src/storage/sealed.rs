@@ -26,13 +26,19 @@ fn checksum(keyspace: Keyspace, key: &[u8], value: &[u8]) -> u64 {
     xxh3_64_with_seed(value, seed)
 }
 
+/// What comes before a value in its sealed form.
+pub fn sealed_header(keyspace: Keyspace, key: &[u8], value: &[u8]) -> [u8; SEALED_HEADER_BYTES] {
+    let mut header = [SEALED_VERSION; SEALED_HEADER_BYTES];
+    header[1..].copy_from_slice(&checksum(keyspace, key, value).to_le_bytes());
+    header
+}
+
 /// Writes the sealed form of a value, which is [`SEALED_HEADER_BYTES`] longer than the value.
 ///
 /// # Errors
 /// Those of the output.
 pub fn seal(output: &mut impl io::Write, keyspace: Keyspace, key: &[u8], value: &[u8]) -> io::Result<()> {
-    output.write_all(&[SEALED_VERSION])?;
-    output.write_all(&checksum(keyspace, key, value).to_le_bytes())?;
+    output.write_all(&sealed_header(keyspace, key, value))?;
     output.write_all(value)
 }
 

@@ -344,6 +344,14 @@ impl Disk for SimulatedDisk {
         }
     }
 
+    fn check_in_place(&self) -> Result<(), StorageError> {
+        Ok(())
+    }
+
+    fn free_bytes(&self) -> Option<u64> {
+        None
+    }
+
     fn open_checkpoint(&self, _resident_bytes: u64) -> Result<Arc<dyn CheckpointStore>, StorageError> {
         self.state().check_running(self.start_count).map_err(StorageError::io("open the checkpoint"))?;
         Ok(Arc::new(self.clone()))
@@ -406,6 +414,10 @@ impl DiskFile for SimulatedFile {
         self.change(Unsynced::Write { offset: offset as usize, bytes: bytes.to_vec() })
     }
 
+    fn reserve(&self, offset: u64, length: u64) -> io::Result<()> {
+        self.allocate(offset, length)
+    }
+
     fn allocate(&self, offset: u64, length: u64) -> io::Result<()> {
         let bytes = vec![0; length.saturating_sub(offset) as usize];
         self.change(Unsynced::Write { offset: offset as usize, bytes })
@@ -448,7 +460,7 @@ impl CheckpointStore for SimulatedDisk {
 
     fn apply(&self, changes: &[Change<'_>], metadata: Option<&[u8]>) -> Result<(), StorageError> {
         let mut state = self.state();
-        let failed = || StorageError::io("write the checkpoint");
+        let failed = || StorageError::io_or_no_room("write the checkpoint");
         let verdict = state.begin_operation(self.start_count).map_err(failed())?;
         // All or nothing; an error may come after the deed.
         if matches!(verdict, Verdict::Succeed) || state.random.coin() {
@@ -474,6 +486,14 @@ impl CheckpointStore for SimulatedDisk {
             Verdict::Succeed => Ok(()),
             Verdict::Fail(error) => Err(failed()(error)),
         }
+    }
+
+    fn verify(&self) -> Result<(), StorageError> {
+        Ok(())
+    }
+
+    fn room(&self) -> Result<(u64, bool), StorageError> {
+        Ok((0, true))
     }
 
     fn get(&self, keyspace: Keyspace, key: &[u8]) -> Result<Option<Bytes>, StorageError> {

@@ -3,18 +3,22 @@
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{
+    Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::log::{RecordKeys, Records, Segment, SegmentHeader, payload_bytes};
+use super::error::is_no_room;
+use super::log::{self, RecordKeys, Records, Segment, SegmentHeader, batch_bytes};
 use super::overlay::collect_changes;
 use super::recovery::{self, Metadata, Recovered};
 use super::sealed::unseal;
 use super::{
-    CheckpointStore, Disk, DiskFile, DiskId, Keyspace, MAXIMUM_BATCH_BYTES, MAXIMUM_KEY_BYTES, Overlay,
-    RealDisk, StorageError, Write,
+    CheckpointStore, Disk, DiskFile, DiskId, FORMAT_VERSION, Keyspace, MAXIMUM_KEY_BYTES,
+    MAXIMUM_VALUE_BYTES, Overlay, RealDisk, StorageError, Write,
 };
 
 /// How large a segment of the log grows before a checkpoint.
@@ -31,6 +35,24 @@ const GROWTH_BYTES: u64 = 8 * 1024 * 1024;
 
 /// What shares the memory of a store: two overlays, a transaction of the checkpoint, and what is resident of its map.
 const MEMORY_SHARES: u64 = 4;
+
+/// While the checkpoint waits for room, the changes of one segment may take this many times the memory.
+const WAITING_OVERLAYS: usize = 2;
+
+/// How long a checkpoint waits for room before it looks again.
+const ROOM_WAIT: Duration = Duration::from_millis(500);
+
+/// How small the transactions of a checkpoint become when there is little room: what one frees, the next can use.
+const TRANSACTION_BYTES_MIN: usize = 256 * 1024;
+
+/// Records are handed to the file when there are this many bytes of them.
+const WRITE_BYTES: usize = 4 * 1024 * 1024;
+
+/// After how many commits it is noted what is durable, unless somebody does so before.
+const COMMITS_PER_NOTE: u32 = 64;
+
+/// Of each byte that waits for the checkpoint, how much room it takes there, in quarters.
+const CHECKPOINT_QUARTERS: u64 = 5;
 
 /// The name of the thread that writes checkpoints.
 const CHECKPOINT_THREAD_NAME: &str = "checkpoint";
@@ -116,8 +138,21 @@ struct Shared {
     /// See [`StoreOptions::transaction_bytes`].
     transaction_bytes: usize,
     poison: OnceLock<Arc<str>>,
+    progress: Mutex<Progress>,
+    progressed: Condvar,
     /// Keeps the directory locked.
-    _disk: Arc<dyn Disk>,
+    disk: Arc<dyn Disk>,
+}
+
+/// How the frozen changes come into the checkpoint.
+#[derive(Default)]
+struct Progress {
+    /// Why that waits, if it waits for room.
+    waits_for_room: Option<Arc<str>>,
+    /// Whether a thread is at it.
+    is_running: bool,
+    /// Whether the store is being closed, so that waiting has an end.
+    is_closing: bool,
 }
 
 impl Shared {
@@ -223,22 +258,71 @@ impl Shared {
         result
     }
 
-    /// Writes the frozen overlay into the checkpoint.
+    // Plain values; see `overlays`.
+    fn progress(&self) -> MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn no_room(reason: &Arc<str>) -> StorageError {
+        StorageError::NoRoom { reason: reason.to_string() }
+    }
+
+    /// Writes the frozen overlay into the checkpoint; an error if there is no room for all of it now. Any other failure
+    /// poisons the store.
     ///
     /// Several transactions are as good as one: everything in the overlay is durable in the log, and nothing counts as
     /// checkpointed before the last. After a crash in between, the log is replayed over what is there already, and
     /// until then readers see the overlay.
-    fn write_checkpoint(&self, frozen: &Overlay, metadata: &Metadata) {
-        let mut parts = frozen.parts(self.transaction_bytes).peekable();
-        let mut result = Ok(());
-        while let (Ok(()), Some(part)) = (&result, parts.next()) {
-            let is_last = parts.peek().is_none();
-            result = self.checkpoint.apply(&part, is_last.then_some(&metadata.encode()));
+    fn write_checkpoint(&self, frozen: &Frozen) -> Result<(), Arc<str>> {
+        let (mut done, mut transaction_bytes) = (0, self.transaction_bytes);
+        let mut parts = frozen.changes.parts(done, transaction_bytes).peekable();
+        while let Some(part) = parts.next() {
+            let metadata = parts.peek().is_none().then(|| frozen.metadata.encode());
+            let applied = self.checkpoint.apply(&part, metadata.as_ref().map(|bytes| &bytes[..]));
+            match applied {
+                Ok(()) => done += part.len(),
+                Err(error) if error.is_no_room() && transaction_bytes > TRANSACTION_BYTES_MIN => {
+                    transaction_bytes /= 4;
+                    parts = frozen.changes.parts(done, transaction_bytes).peekable();
+                }
+                Err(error) if error.is_no_room() => {
+                    let reason = Arc::<str>::from(error.to_string());
+                    self.progress().waits_for_room = Some(reason.clone());
+                    return Err(reason);
+                }
+                Err(error) => {
+                    self.poison(&error);
+                    return Ok(());
+                }
+            }
         }
-        match result {
-            Ok(()) => self.overlays_mut().frozen = None,
-            Err(error) => self.poison(&error),
+        self.overlays_mut().frozen = None;
+        self.progress().waits_for_room = None;
+        Ok(())
+    }
+
+    /// Writes the frozen overlay into the checkpoint, however long that has to wait for room.
+    fn write_checkpoint_when_there_is_room(&self, frozen: &Frozen) {
+        loop {
+            // A panic must not leave the frozen changes waiting for ever.
+            match catch_unwind(AssertUnwindSafe(|| self.write_checkpoint(frozen))) {
+                Ok(Ok(())) => break,
+                Ok(Err(reason)) => tracing::debug!(%reason, "the checkpoint waits for room"),
+                Err(_) => {
+                    self.poison_with("the thread that writes the checkpoint panicked".into());
+                    break;
+                }
+            }
+            self.progressed.notify_all();
+            let progress = self.progress();
+            let waited =
+                self.progressed.wait_timeout_while(progress, ROOM_WAIT, |progress| !progress.is_closing);
+            if waited.unwrap_or_else(PoisonError::into_inner).0.is_closing {
+                break;
+            }
         }
+        self.progress().is_running = false;
+        self.progressed.notify_all();
     }
 }
 
@@ -279,10 +363,25 @@ impl Reader {
     }
 }
 
+/// Changes on their way into the checkpoint, and what it says when it has them all.
+struct Frozen {
+    changes: Arc<Overlay>,
+    metadata: Metadata,
+}
+
 /// A checkpoint that has begun: the segments have changed places.
 enum PendingCheckpoint {
     Running(JoinHandle<()>),
-    Deferred { commits: u32, frozen: Arc<Overlay>, metadata: Metadata },
+    Deferred { commits: u32, frozen: Frozen },
+}
+
+/// For how many bytes there is room on the disk, as far as that is known.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Room {
+    /// For any commit.
+    pub bytes: u64,
+    /// For commits that only delete.
+    pub delete_bytes: u64,
 }
 
 /// Durable keyspaces. One thread commits; any number read through a [`Reader`].
@@ -299,6 +398,9 @@ pub struct Store {
     pending: Option<PendingCheckpoint>,
     /// Kept to save the allocation; empty between commits.
     records: Records,
+    /// The last sequence that is noted to be durable, and how many commits there were since.
+    noted_sequence: u64,
+    commits_since_note: u32,
 }
 
 impl Store {
@@ -306,15 +408,17 @@ impl Store {
     pub fn open(disk: Arc<dyn Disk>, options: StoreOptions) -> Result<Store, StorageError> {
         assert!(options.growth_bytes > 0, "a segment must be able to grow");
         let recovered = recovery::recover(&*disk, &options)?;
-        let Recovered { checkpoint, active, other_file, last_sequence } = recovered;
+        let Recovered { checkpoint, active, other_file, last_sequence, kept } = recovered;
         let shared = Shared {
             overlays: RwLock::default(),
             checkpoint,
             transaction_bytes: options.transaction_bytes,
             poison: OnceLock::new(),
-            _disk: disk,
+            progress: Mutex::default(),
+            progressed: Condvar::new(),
+            disk,
         };
-        Ok(Store {
+        let mut store = Store {
             shared: Arc::new(shared),
             options,
             active,
@@ -323,7 +427,18 @@ impl Store {
             last_sequence,
             pending: None,
             records: Records::default(),
-        })
+            noted_sequence: 0,
+            commits_since_note: 0,
+        };
+        if let Some(kept) = kept {
+            store.shared.overlays_mut().active = kept.active;
+            if let Some((changes, metadata)) = kept.frozen {
+                let changes = Arc::new(changes);
+                store.shared.overlays_mut().frozen = Some(changes.clone());
+                store.write_frozen(Frozen { changes, metadata })?;
+            }
+        }
+        Ok(store)
     }
 
     /// Opens the store in a data directory of this machine. It takes about `memory_bytes`; see
@@ -346,15 +461,15 @@ impl Store {
     /// during the call, some of the first may be there. An error other than for the arguments poisons the store.
     ///
     /// Values are shared, not copied, until the checkpoint has them; so each should have its memory for itself.
+    ///
+    /// [`StorageError::NoRoom`] says that none of the batches was taken, and never will be; the store goes on.
     pub fn commit(&mut self, batches: &[Vec<Write>]) -> Result<(), StorageError> {
         self.shared.check_poison()?;
-        for batch in batches {
-            for write in batch {
-                check_key(write.keyspace, &write.key)?;
-            }
-            let length = payload_bytes(batch);
-            if length > MAXIMUM_BATCH_BYTES {
-                return Err(StorageError::BatchTooLarge { length });
+        for write in batches.iter().flatten() {
+            check_key(write.keyspace, &write.key)?;
+            if let Some(length) = write.value.as_ref().map(Bytes::len).filter(|it| *it > MAXIMUM_VALUE_BYTES)
+            {
+                return Err(StorageError::ValueTooLarge { length });
             }
         }
         let result = self.append(batches);
@@ -365,25 +480,41 @@ impl Store {
         if batches.iter().all(Vec::is_empty) {
             return Ok(());
         }
-        self.advance_deferred_checkpoint()?;
-        let batches_bytes: usize = batches.iter().map(|batch| payload_bytes(batch)).sum();
-        let is_log_full = self.active.end() + batches_bytes as u64 > self.options.segment_bytes;
+        if_room(self.advance_deferred_checkpoint())?;
+        let batches_bytes: u64 = batches.iter().map(|batch| batch_bytes(batch) as u64).sum();
+        let is_log_full = self.active.end() + batches_bytes > self.options.segment_bytes;
         let changes_bytes: usize = batches.iter().flatten().map(Overlay::write_bytes).sum();
-        let is_overlay_full =
-            self.shared.overlays().active.bytes() + changes_bytes > self.options.overlay_bytes;
-        if is_log_full || is_overlay_full {
-            self.begin_checkpoint()?;
+        let overlay_bytes = self.shared.overlays().active.bytes();
+        if (is_log_full || overlay_bytes + changes_bytes > self.options.overlay_bytes)
+            && let Some(no_room) = if_room(self.begin_checkpoint())?
+            && overlay_bytes > 0
+            && overlay_bytes + changes_bytes > WAITING_OVERLAYS * self.options.overlay_bytes
+        {
+            return Err(no_room);
+        }
+        if let Some(no_room) = if_room(self.active.reserve(batches_bytes, self.options.growth_bytes))? {
+            // The other segment may have room.
+            if overlay_bytes == 0 || if_room(self.begin_checkpoint())?.is_some() {
+                return Err(no_room);
+            }
+            self.active.reserve(batches_bytes, self.options.growth_bytes)?;
         }
 
-        let keys: RecordKeys = self.active.header().record_keys();
-        let mut sequence = self.last_sequence;
-        for batch in batches.iter().filter(|batch| !batch.is_empty()) {
-            sequence += 1;
-            keys.encode(&mut self.records, sequence, self.last_sequence, batch);
+        let sequence = match self.write_records(batches) {
+            Err(StorageError::Io { source, operation }) if is_no_room(&source) => {
+                self.records.clear();
+                self.active.void()?;
+                return Err(StorageError::NoRoom { reason: format!("cannot {operation}: {source}") });
+            }
+            result => result?,
+        };
+        self.commits_since_note += 1;
+        if self.commits_since_note >= COMMITS_PER_NOTE && self.last_sequence > self.noted_sequence {
+            // It becomes durable with this commit, and says that all before are.
+            self.note(self.last_sequence)?;
         }
-        self.active.append(&self.records, self.options.growth_bytes)?;
+        self.active.commit()?;
         self.last_sequence = sequence;
-        self.records.clear();
 
         // Only what is durable becomes visible.
         let mut overlays = self.shared.overlays_mut();
@@ -394,9 +525,82 @@ impl Store {
         drop(overlays);
         // A very large commit should not stay in memory until the next, but it need not wait for a checkpoint either.
         if is_overlay_full && self.is_checkpoint_finished() {
-            self.begin_checkpoint()?;
+            if_room(self.begin_checkpoint())?;
         }
         Ok(())
+    }
+
+    /// Writes the records of batches, which have room; the last sequence among them.
+    fn write_records(&mut self, batches: &[Vec<Write>]) -> Result<u64, StorageError> {
+        let keys: RecordKeys = self.active.header().record_keys();
+        let mut sequence = self.last_sequence;
+        for part in batches.iter().flat_map(|batch| log::parts(batch)) {
+            sequence += 1;
+            keys.encode(&mut self.records, sequence, self.last_sequence, part);
+            if self.records.bytes() >= WRITE_BYTES {
+                self.active.write(&self.records)?;
+                self.records.clear();
+            }
+        }
+        self.active.write(&self.records)?;
+        self.records.clear();
+        Ok(sequence)
+    }
+
+    fn note(&mut self, sequence: u64) -> Result<(), StorageError> {
+        self.active.note_durable(sequence)?;
+        (self.noted_sequence, self.commits_since_note) = (sequence, 0);
+        Ok(())
+    }
+
+    /// Whether there are commits of which it is not noted that they are durable.
+    pub fn is_note_due(&self) -> bool {
+        self.last_sequence > self.noted_sequence
+    }
+
+    /// Notes that everything is durable, so that it is noticed if the end of the log is lost.
+    pub fn note_durable(&mut self) -> Result<(), StorageError> {
+        self.shared.check_poison()?;
+        if !self.is_note_due() {
+            return Ok(());
+        }
+        let result = self.note(self.last_sequence).and_then(|()| self.active.sync());
+        self.poison_on_error(result)
+    }
+
+    /// For how much there is room. When there is little, this makes a checkpoint begin, which frees the log.
+    pub fn room(&mut self) -> Result<Room, StorageError> {
+        self.shared.check_poison()?;
+        let free_bytes = self.shared.disk.free_bytes().unwrap_or(u64::MAX);
+        let (checkpoint_bytes, is_reserved) = self.shared.checkpoint.room()?;
+        let (active_bytes, frozen_bytes) = {
+            let overlays = self.shared.overlays();
+            (overlays.active.bytes(), overlays.frozen.as_ref().map_or(0, |frozen| frozen.bytes()))
+        };
+        let is_waiting = self.shared.progress().waits_for_room.is_some();
+        let log_bytes = self.active.room_bytes().saturating_add(free_bytes);
+        let pending_bytes = (active_bytes + frozen_bytes) as u64 / 4 * CHECKPOINT_QUARTERS;
+        let checkpoint_bytes = free_bytes.saturating_add(checkpoint_bytes).saturating_sub(pending_bytes)
+            / CHECKPOINT_QUARTERS
+            * 4;
+        let overlay_bytes = WAITING_OVERLAYS * self.options.overlay_bytes;
+        let room = Room {
+            bytes: if is_waiting || !is_reserved { 0 } else { log_bytes.min(checkpoint_bytes) },
+            delete_bytes: match is_waiting {
+                true => log_bytes.min(overlay_bytes.saturating_sub(active_bytes) as u64),
+                false => log_bytes,
+            },
+        };
+        if room.bytes < self.options.growth_bytes && active_bytes > 0 && self.is_checkpoint_finished() {
+            let begun = self.begin_checkpoint();
+            if_room(self.poison_on_error(begun))?;
+        }
+        Ok(room)
+    }
+
+    /// Where it is stored.
+    pub fn disk(&self) -> Arc<dyn Disk> {
+        self.shared.disk.clone()
     }
 
     /// The value of a key.
@@ -435,7 +639,11 @@ impl Store {
     }
 
     fn poison_on_error(&self, result: Result<(), StorageError>) -> Result<(), StorageError> {
-        result.inspect_err(|error| self.shared.poison(error))
+        result.inspect_err(|error| {
+            if !error.is_no_room() {
+                self.shared.poison(error);
+            }
+        })
     }
 
     /// Lets the segments change places and starts writing the full one into the checkpoint.
@@ -447,38 +655,43 @@ impl Store {
         }
 
         let full = *self.active.header();
-        let header =
-            SegmentHeader { generation: full.generation + 1, first_sequence: self.last_sequence + 1, ..full };
+        let header = SegmentHeader {
+            version: FORMAT_VERSION,
+            generation: full.generation + 1,
+            first_sequence: self.last_sequence + 1,
+            ..full
+        };
         let next = self.other_file.clone();
         let (segment_bytes, growth_bytes) = (self.options.segment_bytes, self.options.growth_bytes);
-        self.frozen_bytes = self.active.end() - super::log::SEGMENT_HEADER_BYTES;
         let next = Segment::start(next, header, segment_bytes, growth_bytes)?;
+        self.frozen_bytes = self.active.end() - super::log::SEGMENT_HEADER_BYTES;
         self.other_file = std::mem::replace(&mut self.active, next).into_file();
+        // The header of the next segment says what is durable in this one.
+        (self.noted_sequence, self.commits_since_note) = (self.last_sequence, 0);
 
-        let frozen = {
+        let changes = {
             let mut overlays = self.shared.overlays_mut();
-            let frozen = Arc::new(std::mem::take(&mut overlays.active));
-            overlays.frozen = Some(frozen.clone());
-            frozen
+            let changes = Arc::new(std::mem::take(&mut overlays.active));
+            overlays.frozen = Some(changes.clone());
+            changes
         };
         let metadata = Metadata {
             disk_id: full.disk_id,
             checkpointed_sequence: self.last_sequence,
             log_generation: header.generation,
         };
+        self.write_frozen(Frozen { changes, metadata })
+    }
+
+    /// Has the frozen changes written into the checkpoint.
+    fn write_frozen(&mut self, frozen: Frozen) -> Result<(), StorageError> {
         self.pending = Some(match self.options.checkpoint_mode {
-            CheckpointMode::Deferred { commits } => PendingCheckpoint::Deferred { commits, frozen, metadata },
+            CheckpointMode::Deferred { commits } => PendingCheckpoint::Deferred { commits, frozen },
             CheckpointMode::Background => {
                 let shared = self.shared.clone();
+                shared.progress().is_running = true;
                 let thread = thread::Builder::new().name(CHECKPOINT_THREAD_NAME.into());
-                let handle = thread.spawn(move || {
-                    // A panic must not leave the frozen changes waiting for ever.
-                    let written =
-                        catch_unwind(AssertUnwindSafe(|| shared.write_checkpoint(&frozen, &metadata)));
-                    if written.is_err() {
-                        shared.poison_with("the thread that writes the checkpoint panicked".into());
-                    }
-                });
+                let handle = thread.spawn(move || shared.write_checkpoint_when_there_is_room(&frozen));
                 PendingCheckpoint::Running(handle.map_err(StorageError::io("start the checkpoint thread"))?)
             }
         });
@@ -494,21 +707,38 @@ impl Store {
         }
     }
 
-    /// Waits until the frozen overlay is in the checkpoint.
+    /// Waits until the frozen overlay is in the checkpoint; an error if that has to wait for room.
     fn finish_checkpoint(&mut self) -> Result<(), StorageError> {
-        match self.pending.take() {
+        match &self.pending {
             None => {}
-            Some(PendingCheckpoint::Running(handle)) => {
-                // A panic of the thread has poisoned the store.
-                handle.join().ok();
+            Some(PendingCheckpoint::Running(_)) => {
+                let waiting =
+                    |progress: &mut Progress| progress.is_running && progress.waits_for_room.is_none();
+                let progress = self.shared.progressed.wait_while(self.shared.progress(), waiting);
+                let progress = progress.unwrap_or_else(PoisonError::into_inner);
+                if progress.is_running
+                    && let Some(reason) = &progress.waits_for_room
+                {
+                    return Err(Shared::no_room(reason));
+                }
+                drop(progress);
+                self.join_checkpoint();
             }
-            Some(PendingCheckpoint::Deferred { frozen, metadata, .. }) => {
-                self.shared.write_checkpoint(&frozen, &metadata);
+            Some(PendingCheckpoint::Deferred { frozen, .. }) => {
+                self.shared.write_checkpoint(frozen).map_err(|reason| Shared::no_room(&reason))?;
+                self.pending = None;
             }
         }
         self.shared.check_poison()?;
         assert!(self.shared.overlays().frozen.is_none(), "a finished checkpoint holds the frozen changes");
         Ok(())
+    }
+
+    fn join_checkpoint(&mut self) {
+        if let Some(PendingCheckpoint::Running(handle)) = self.pending.take() {
+            // A panic of the thread has poisoned the store.
+            handle.join().ok();
+        }
     }
 
     /// Counts commits towards a deferred checkpoint, and writes it when it is due.
@@ -524,11 +754,20 @@ impl Store {
     }
 }
 
+/// The error if there was no room, so that something else can be tried.
+fn if_room(result: Result<(), StorageError>) -> Result<Option<StorageError>, StorageError> {
+    match result {
+        Ok(()) => Ok(None),
+        Err(error) if error.is_no_room() => Ok(Some(error)),
+        Err(error) => Err(error),
+    }
+}
+
 impl Drop for Store {
     fn drop(&mut self) {
         // The thread shares the lock of the directory; when the store is gone, the lock should be free.
-        if let Some(PendingCheckpoint::Running(handle)) = self.pending.take() {
-            handle.join().ok();
-        }
+        self.shared.progress().is_closing = true;
+        self.shared.progressed.notify_all();
+        self.join_checkpoint();
     }
 }

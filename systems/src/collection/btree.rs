@@ -23,6 +23,21 @@ fn slice(rows: &Rowset, range: &State) -> Result<Rowset> {
     Ok(Rowset::View(Arc::new(rows.filtered(conditions)?)))
 }
 
+/// A range without the nulls at its end, which leave the columns open that they are for.
+fn closed(range: &State) -> Result<State> {
+    match range.to_tuple() {
+        Some(items) if items.last().is_some_and(is_null) => {
+            let len = items.iter().rposition(|item| !is_null(item)).map_or(0, |last| last + 1);
+            State::tuple(items[..len].to_vec())
+        }
+        _ => Ok(range.clone()),
+    }
+}
+
+fn is_null(state: &State) -> bool {
+    matches!(state, State::Value(Value::None))
+}
+
 fn no_table() -> Error {
     Error::bad_request("a table cannot be inserted into a BTree")
 }
@@ -42,7 +57,7 @@ impl Interpreter {
             Call::Post(parameters) => {
                 let none = State::NONE;
                 let range = parameters.get(&Id::literal("range")).unwrap_or(&none);
-                let mut view = rows.filtered(btree_range(rows.columns(), range)?)?;
+                let mut view = rows.filtered(btree_range(rows.columns(), &closed(range)?)?)?;
                 let reverse = parameters.get(&Id::literal("reverse")).unwrap_or(&none);
                 if to_flag("reverse", reverse)? {
                     view = Rowset::View(Arc::new(view)).reversed()?;

@@ -66,7 +66,7 @@ fn within(rows: &Rowset, bounds: &State) -> Result<View> {
 }
 
 impl Interpreter {
-    pub(super) async fn call_table(&self, rows: &Rowset, call: Call) -> Result<State> {
+    pub(super) async fn call_table(&self, rows: &Rowset, call: Call, depth: u32) -> Result<State> {
         match call.or_get() {
             Call::Get(key) if key.is_none() => Ok(rows.to_state()),
             Call::Get(key) => Ok(match self.find(rows, &key).await? {
@@ -81,6 +81,10 @@ impl Interpreter {
             }
             Call::Put(key, value) => {
                 let collection = writable(rows)?;
+                if key.is_none() {
+                    self.insert_rows(collection, &value, depth).await?;
+                    return Ok(State::NONE);
+                }
                 let key = table_key(&collection.schema, &values(&key, "the key of a row")?)?;
                 match (value.as_map(), value.to_tuple()) {
                     (Some(changes), _) => self.update(collection, key, changes).await?,

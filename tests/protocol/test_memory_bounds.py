@@ -1,0 +1,152 @@
+"""Memory stays within bounds that follow from --cache_size, whatever is read, written or refused.
+
+What is measured is the most that a fresh host has ever held (VmHWM); the bounds are for any build.
+"""
+
+import http.client
+import json
+
+import pytest
+
+import support
+import tbon
+from support import V
+
+MIB = 1 << 20
+
+APP = "/app/bounds"
+TEXTS = APP + "/texts"
+TEXT_BYTES = 2 * MIB
+
+
+@pytest.fixture
+def serve(tmp_path):
+    """Start a host that serves these members of one cluster."""
+
+    hosts = []
+
+    def start(members, *flags, cache_size="64M"):
+        host = support.new_host(tmp_path, {APP: members}, flags=flags, cache_size=cache_size, request_ttl="120")
+        hosts.append(host)
+        return support.start(host)
+
+    yield start
+    for host in hosts:
+        if support.is_running(host):
+            support.kill(host)
+
+
+def grown(host, before):
+    """How much more a host has held than before, in MiB."""
+
+    return (support.peak_memory(host) - before) / MIB
+
+
+def streamed(host, path, query=""):
+    """GET and read a reply in pieces: its status, its length, how it begins and how it ends."""
+
+    connection = http.client.HTTPConnection("127.0.0.1", support.port_of(host), timeout=120)
+    try:
+        connection.request("GET", path + query)
+        reply = connection.getresponse()
+        size, first, last = 0, b"", b""
+        while piece := reply.read(MIB):
+            size += len(piece)
+            first = first or piece[:200]
+            last = (last + piece)[-200:]
+
+        return reply.status, size, first, last
+    finally:
+        connection.close()
+
+
+# Histories
+
+@pytest.fixture
+def texts(serve):
+    """A host whose history is three times as large as its cache, and what it was told."""
+
+    host = serve({"texts": {"/state/chain/block": [""]}}, cache_size="16M")
+    told = [chr(ord("a") + i) * TEXT_BYTES for i in range(24)]
+    for text in told:
+        support.assert_reply(support.call(host, "PUT", TEXTS, body=text), 200)
+
+    support.kill(host)
+    support.start(host)
+    return host, told
+
+
+def test_a_history_larger_than_the_cache_is_sent_in_little_memory(texts):
+    host, told = texts
+    before = support.peak_memory(host)
+    status, size, first, last = streamed(host, TEXTS + "/chain")
+    assert status == 200
+    assert size > len(told) * TEXT_BYTES
+    assert first.startswith(b'{"/state/chain/block":["",[["",{"')
+    assert last.endswith(b'{}]]]}\n'), last
+    assert grown(host, before) < 24
+
+    # Block by block, it is the same history, each block named by the next one.
+    blocks = []
+    for i in range(len(told) + 1):
+        status, block = support.call(host, "GET", TEXTS + "/chain", key=i)
+        assert status == 200
+        [[_, _, text]] = [mutation for _, all in block[1].items() for mutation in all] or [[None, None, None]]
+        assert text == (told[i] if i < len(told) else None)
+        blocks.append(block)
+
+    tbon.verify(blocks)
+    status, some = support.call(host, "GET", TEXTS + "/chain", key=[3, 5])
+    assert (status, some) == (200, blocks[3:5])
+    assert grown(host, before) < 32
+
+
+def test_no_block_has_such_a_number(serve):
+    host = serve({"texts": {"/state/chain/block": [""]}})
+    for key, status in [
+            (1, 404), (2**40, 404), (-1, 400), (1.5, 400), ("a", 400), ([1], 400), ([1, 2, 3], 400), ({"a": 1}, 400),
+            ([["of", 1], None], 400), ([-1, 2], 400)]:
+        support.assert_reply(support.call(host, "GET", TEXTS + "/chain", key=key), status)
+
+
+RANGES = [
+    ([None, 1], slice(0, 1)), ([1, None], slice(1, None)), ([1, 2], slice(1, 2)), ([["in", 0], ["in", 1]], slice(0, 2)),
+    ([["ex", 0], ["ex", 2]], slice(1, 2)), ([None, None], slice(None)), ([2, 1], slice(0, 0)), ([9, 12], slice(0, 0))]
+
+
+def test_a_range_of_blocks(serve):
+    host = serve({"texts": {"/state/chain/block": [""]}, "tree": {"/state/chain/block": [
+        {"/state/collection/btree": [[["k", {V + "/string": {}}, 2_000_000]]]}]}})
+    for name, wrap in [("texts", lambda text: text), ("tree", lambda text: [text])]:
+        for text in "ab":
+            support.assert_reply(support.call(host, "PUT", f"{APP}/{name}", body=wrap(text * MIB)), 200)
+
+        path = f"{APP}/{name}/chain"
+        [[_, blocks]] = support.call(host, "GET", path)[1].values()
+        assert len(blocks) == 3
+        for key, expected in RANGES:
+            assert support.call(host, "GET", path, key=key) == (200, blocks[expected])
+            # The same inside a program.
+            status, inside = support.post(host, [["r", {path: [key]}]])
+            assert (status, inside) == (200, blocks[expected])
+
+
+def test_a_sync_chain_has_no_blocks(serve):
+    host = serve({"n": {"/state/chain/sync": [1]}})
+    support.assert_reply(support.call(host, "GET", APP + "/n/chain", key=0), 400)
+
+
+def test_one_block_that_is_larger_than_the_cache(serve):
+    # One transaction is never split over blocks.
+    write = {"/state/scalar/ref/after": [[{f"{TEXTS}": [None, {"$x": []}]}, {f"{TEXTS}": [None, {"$y": []}]}], True]}
+    host = serve({"texts": {"/state/chain/block": [""]}, "go": {"/state/scalar/op/post": [["_return", write]]}}, cache_size="16M")
+    body = json.dumps({"x": "x" * (10 * MIB), "y": "y" * (10 * MIB)})
+    support.assert_reply(support.call(host, "POST", APP + "/go", raw=body), 200, True)
+
+    support.kill(host)
+    support.start(host)
+    before = support.peak_memory(host)
+    status, size, _, _ = streamed(host, TEXTS + "/chain")
+    assert status == 200 and size > 20 * MIB
+    # As it is stored, and one mutation of it decoded and as text.
+    assert grown(host, before) < 80
