@@ -1,9 +1,9 @@
-//! The TinyChain host: flags, then a host, then run.
+//! The TinyChain host: flags, then a host, then run; or a command for the data of a host that does not run.
 
 use std::process::ExitCode;
 
 use io::allocator::{self, Allocator};
-use io::config::Config;
+use io::config::{Command, Config};
 use io::log::Log;
 
 #[global_allocator]
@@ -19,7 +19,11 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match io::server::run(config) {
+    let ended = match &config.command {
+        Some(Command::Verify(config)) => io::verify::run(config),
+        None => io::server::run(config),
+    };
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
             log.say(&format!("error: {why}"));

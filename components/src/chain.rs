@@ -2,6 +2,7 @@
 
 mod history;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -10,6 +11,7 @@ use sha2::{Digest, Sha256};
 
 use crate::collection::{Collection, CollectionContent, Source};
 use crate::error::{Error, Result};
+use crate::limits::{PATH_SEGMENTS_MAX, check_stored, check_stored_value};
 use crate::name::{Id, Path};
 use crate::native::NativeClass;
 use crate::number::Number;
@@ -91,22 +93,24 @@ impl Mutation {
     /// A PUT, with key and value in the form that is stored.
     ///
     /// # Errors
-    /// 400 if the value is neither made of values, tuples and maps, nor the rows of a collection, or if a number is not
-    /// finite.
+    /// 400 if the value is neither made of values, tuples and maps, nor the rows of a collection, if a number is not
+    /// finite, or if something is beyond the [limits](crate::limits) of what is stored.
     pub fn put(path: Path, key: &Value, value: &State) -> Result<Self> {
+        check_path(&path)?;
         let value = match value {
             State::Content(content) => State::Content(Arc::new(stored_content(content)?)),
             value => stored(value)?,
         };
-        Ok(Self::Put { path, key: stored_value(key)?, value })
+        Ok(Self::Put { path, key: stored_key(key)?, value })
     }
 
     /// A DELETE, with the key in the form that is stored.
     ///
     /// # Errors
-    /// 400 if a number is not finite.
+    /// 400 if a number is not finite, or if something is beyond the [limits](crate::limits) of what is stored.
     pub fn delete(path: Path, key: &Value) -> Result<Self> {
-        Ok(Self::Delete { path, key: stored_value(key)? })
+        check_path(&path)?;
+        Ok(Self::Delete { path, key: stored_key(key)? })
     }
 
     /// The logical size of this mutation, in bytes.
@@ -120,80 +124,128 @@ impl Mutation {
     /// The subject after this mutation of a value subject (page 04 §4.6).
     ///
     /// # Errors
-    /// 404 if there is nothing at the path or key; 405 if what is there cannot be changed this way.
+    /// 404 if there is nothing at the path or key; 405 if what is there cannot be changed this way; 400 if what comes of
+    /// it is beyond the [limits](crate::limits) of what is stored.
     pub fn apply(&self, subject: &State) -> Result<State> {
+        let subject = self.edit(Containers::NEW, subject)?;
+        check_stored(&subject)?;
+        Ok(subject)
+    }
+
+    /// The subject after this mutation, which was stored: what came of it once comes of it again, whatever it is.
+    ///
+    /// # Errors
+    /// If it does not fit the subject.
+    pub fn repeat(&self, subject: &State) -> Result<State> {
+        self.edit(Containers::STORED, subject)
+    }
+
+    fn edit(&self, make: Containers, subject: &State) -> Result<State> {
         match self {
             Self::Put { path, key, value } => {
-                edit(subject, path.segments(), &mut |target| set_entry(target, key, value))
+                make.edit(subject, path.segments(), &mut |target| make.set_entry(target, key, value))
             }
             Self::Delete { path, key } => {
-                edit(subject, path.segments(), &mut |target| delete_entry(target, key))
+                make.edit(subject, path.segments(), &mut |target| make.delete_entry(target, key))
             }
         }
     }
 }
 
-/// Replace what is at `path` below `subject` by what `change` makes of it.
-fn edit(subject: &State, path: &[Id], change: &mut dyn FnMut(&State) -> Result<State>) -> Result<State> {
-    let Some((first, rest)) = path.split_first() else {
-        return change(subject);
+/// How the containers are made that a change is in.
+#[derive(Clone, Copy)]
+struct Containers {
+    tuple: fn(Vec<State>) -> Result<State>,
+    map: fn(BTreeMap<Id, State>) -> Result<State>,
+}
+
+impl Containers {
+    /// Within the limits of states.
+    const NEW: Containers = Containers { tuple: State::tuple, map: State::map };
+
+    /// As they were.
+    const STORED: Containers = Containers {
+        tuple: |items| Ok(State::stored_tuple(items)),
+        map: |items| Ok(State::stored_map(items)),
     };
-    match subject {
-        State::Map(map) => {
-            let member = map.get(first).ok_or_else(|| Error::not_found(format_args!("no entry {first}")))?;
-            let mut items = (**map).clone();
-            items.insert(first.clone(), edit(member, rest, change)?);
-            State::map(items)
+
+    /// Replace what is at `path` below `subject` by what `change` makes of it.
+    fn edit(
+        self,
+        subject: &State,
+        path: &[Id],
+        change: &mut dyn FnMut(&State) -> Result<State>,
+    ) -> Result<State> {
+        let Some((first, rest)) = path.split_first() else {
+            return change(subject);
+        };
+        match subject {
+            State::Map(map) => {
+                let member =
+                    map.get(first).ok_or_else(|| Error::not_found(format_args!("no entry {first}")))?;
+                let mut items = (**map).clone();
+                items.insert(first.clone(), self.edit(member, rest, change)?);
+                (self.map)(items)
+            }
+            State::Tuple(tuple) => {
+                let (i, item) = first
+                    .as_str()
+                    .parse()
+                    .ok()
+                    .and_then(|i: usize| tuple.get(i).map(|item| (i, item)))
+                    .ok_or_else(|| Error::not_found(format_args!("no item {first}")))?;
+                let mut items = tuple.to_vec();
+                items[i] = self.edit(item, rest, change)?;
+                (self.tuple)(items)
+            }
+            _ => Err(Error::not_found(format_args!("nothing at {first}"))),
         }
-        State::Tuple(tuple) => {
-            let (i, item) = first
-                .as_str()
-                .parse()
-                .ok()
-                .and_then(|i: usize| tuple.get(i).map(|item| (i, item)))
-                .ok_or_else(|| Error::not_found(format_args!("no item {first}")))?;
-            let mut items = tuple.to_vec();
-            items[i] = edit(item, rest, change)?;
-            State::tuple(items)
+    }
+
+    fn set_entry(self, target: &State, key: &Value, value: &State) -> Result<State> {
+        if key.is_none() {
+            return Ok(value.clone());
         }
-        _ => Err(Error::not_found(format_args!("nothing at {first}"))),
+        match target {
+            State::Map(map) => {
+                let name = crate::cast::to_id(key)?;
+                let mut items = (**map).clone();
+                items.insert(name, value.clone());
+                (self.map)(items)
+            }
+            State::Tuple(tuple) => {
+                let i = crate::cast::to_index(key, tuple.len())?;
+                let mut items = tuple.to_vec();
+                items[i] = value.clone();
+                (self.tuple)(items)
+            }
+            _ => Err(Error::method_not_allowed("only an entry of a map or tuple can be set by key")),
+        }
+    }
+
+    fn delete_entry(self, target: &State, key: &Value) -> Result<State> {
+        if key.is_none() {
+            return Ok(State::NONE);
+        }
+        match target {
+            State::Map(map) => {
+                let name = crate::cast::to_id(key)?;
+                let mut items = (**map).clone();
+                items.remove(&name).ok_or_else(|| Error::not_found(format_args!("no entry {name}")))?;
+                (self.map)(items)
+            }
+            _ => Err(Error::method_not_allowed("only an entry of a map can be deleted by key")),
+        }
     }
 }
 
-fn set_entry(target: &State, key: &Value, value: &State) -> Result<State> {
-    if key.is_none() {
-        return Ok(value.clone());
+fn check_path(path: &Path) -> Result<()> {
+    if path.segments().len() > PATH_SEGMENTS_MAX {
+        return Err(Error::bad_request(format_args!(
+            "a path that is written to has at most {PATH_SEGMENTS_MAX} segments"
+        )));
     }
-    match target {
-        State::Map(map) => {
-            let name = crate::cast::to_id(key)?;
-            let mut items = (**map).clone();
-            items.insert(name, value.clone());
-            State::map(items)
-        }
-        State::Tuple(tuple) => {
-            let i = crate::cast::to_index(key, tuple.len())?;
-            let mut items = tuple.to_vec();
-            items[i] = value.clone();
-            State::tuple(items)
-        }
-        _ => Err(Error::method_not_allowed("only an entry of a map or tuple can be set by key")),
-    }
-}
-
-fn delete_entry(target: &State, key: &Value) -> Result<State> {
-    if key.is_none() {
-        return Ok(State::NONE);
-    }
-    match target {
-        State::Map(map) => {
-            let name = crate::cast::to_id(key)?;
-            let mut items = (**map).clone();
-            items.remove(&name).ok_or_else(|| Error::not_found(format_args!("no entry {name}")))?;
-            State::map(items)
-        }
-        _ => Err(Error::method_not_allowed("only an entry of a map can be deleted by key")),
-    }
+    Ok(())
 }
 
 /// The initial value of a chain that is declared around a state; a class stands for its empty value (page 04 §4.6).
@@ -224,19 +276,26 @@ pub fn initial(declared: &State) -> Result<State> {
 /// the f64 that their JSON text reads as, so that `/chain` fed back verifies (page 04 §4.3).
 ///
 /// # Errors
-/// 400 if the state is not made of values, tuples and maps, or if a number is not finite.
+/// 400 if the state is not made of values, tuples and maps, if a number is not finite, or if it is beyond the
+/// [limits](crate::limits) of what is stored.
 pub fn stored(state: &State) -> Result<State> {
+    let stored = stored_form(state)?;
+    check_stored(&stored)?;
+    Ok(stored)
+}
+
+fn stored_form(state: &State) -> Result<State> {
     match state {
-        State::Row(row) => stored(&State::Value(Value::Tuple(row.values.clone()))),
+        State::Row(row) => stored_form(&State::Value(Value::Tuple(row.values.clone()))),
         State::Value(Value::Tuple(items)) => State::tuple(
             items.iter().map(|item| stored_value(item).map(State::Value)).collect::<Result<_>>()?,
         ),
         State::Value(value) => stored_value(value).map(State::Value),
-        State::Tuple(items) => State::tuple(items.iter().map(stored).collect::<Result<_>>()?),
+        State::Tuple(items) => State::tuple(items.iter().map(stored_form).collect::<Result<_>>()?),
         State::Map(items) => State::map(
-            items.iter().map(|(name, item)| Ok((name.clone(), stored(item)?))).collect::<Result<_>>()?,
+            items.iter().map(|(name, item)| Ok((name.clone(), stored_form(item)?))).collect::<Result<_>>()?,
         ),
-        State::Instance(instance) => stored(instance.data()),
+        State::Instance(instance) => stored_form(instance.data()),
         other => Err(Error::bad_request(format_args!("a chain cannot store a {}", other.class().path()))),
     }
 }
@@ -247,7 +306,7 @@ fn stored_content(content: &CollectionContent) -> Result<CollectionContent> {
     let rows = content
         .rows
         .iter()
-        .map(|row| row.iter().map(stored_value).collect::<Result<_>>())
+        .map(|row| row.iter().map(stored_key).collect::<Result<_>>())
         .collect::<Result<_>>()?;
     let (schema, columns) = (content.schema.clone(), content.columns.clone());
     Ok(CollectionContent { schema, columns, is_list: false, rows, bytes: content.bytes })
@@ -293,8 +352,19 @@ pub fn has_collections(schema: &State) -> bool {
     }
 }
 
+/// A value alone, in the form in which it is stored.
+fn stored_key(value: &Value) -> Result<Value> {
+    check_stored_value(value)?;
+    stored_value(value)
+}
+
 fn stored_value(value: &Value) -> Result<Value> {
     Ok(match value {
+        // A link that is read has so many segments at most.
+        Value::Link(_) => {
+            check_stored_value(value)?;
+            value.clone()
+        }
         Value::Number(number) => Value::Number(match number.to_store()? {
             Number::F32(float) => Number::F64(float.to_string().parse().expect("the text of a float")),
             Number::C32([re, im]) => Number::C64([re.into(), im.into()]),
@@ -370,6 +440,70 @@ impl BlockHasher {
         let mut hash = self.hash.clone();
         hash.update(b"}]");
         hash.finalize().into()
+    }
+}
+
+/// What is remembered of a block once no transaction is added to it any more: who knows this need not read it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct ClosedBlock {
+    /// Its hash.
+    pub hash: BlockHash,
+    /// Its size, in bytes of TBON.
+    pub bytes: u64,
+    /// How many transactions are in it.
+    pub transactions: u64,
+    /// The last of them.
+    pub newest: TxnId,
+}
+
+/// What is stored of a block beside its transactions: what it follows.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum BlockPredecessor {
+    /// Nothing: it is the first one.
+    None,
+    /// A block of which the hash alone is known: earlier versions stored no more.
+    Hash(BlockHash),
+    /// A block that this host has closed, or read and verified.
+    Known(ClosedBlock),
+}
+
+impl BlockPredecessor {
+    /// The stored form: nothing, a hash, or a hash, the size, how many transactions there are, and the last of them.
+    pub fn encode(&self) -> Vec<u8> {
+        match self {
+            Self::None => Vec::new(),
+            Self::Hash(hash) => hash.to_vec(),
+            Self::Known(ClosedBlock { hash, bytes, transactions, newest }) => {
+                [&hash[..], &bytes.to_be_bytes(), &transactions.to_be_bytes(), &newest.to_bytes()].concat()
+            }
+        }
+    }
+
+    /// What [`Self::encode`] made; none if it made no such thing.
+    pub fn decode(stored: &[u8]) -> Option<Self> {
+        let Some((hash, rest)) = stored.split_first_chunk() else {
+            return stored.is_empty().then_some(Self::None);
+        };
+        if rest.is_empty() {
+            return Some(Self::Hash(*hash));
+        }
+        let (bytes, rest) = rest.split_first_chunk()?;
+        let (transactions, rest) = rest.split_first_chunk()?;
+        Some(Self::Known(ClosedBlock {
+            hash: *hash,
+            bytes: u64::from_be_bytes(*bytes),
+            transactions: u64::from_be_bytes(*transactions),
+            newest: TxnId::from_bytes(rest.try_into().ok()?),
+        }))
+    }
+
+    /// The hash of the block before; none before the first one.
+    pub fn hash(&self) -> Option<BlockHash> {
+        match self {
+            Self::None => None,
+            Self::Hash(hash) => Some(*hash),
+            Self::Known(closed) => Some(closed.hash),
+        }
     }
 }
 
@@ -627,6 +761,20 @@ mod tests {
     }
 
     #[test]
+    fn what_a_block_follows_is_read_back() {
+        let closed = ClosedBlock { hash: [7; 32], bytes: 1, transactions: 2, newest: TxnId::new(3, 4) };
+        for one in [BlockPredecessor::None, BlockPredecessor::Hash([9; 32]), BlockPredecessor::Known(closed)]
+        {
+            let stored = one.encode();
+            assert_eq!(BlockPredecessor::decode(&stored), Some(one));
+            for len in 1..stored.len() {
+                assert!(BlockPredecessor::decode(&stored[..len]).is_none_or(|read| read != one));
+            }
+            assert_eq!(BlockPredecessor::decode(&[&stored[..], &[1]].concat()), None);
+        }
+    }
+
+    #[test]
     fn a_block_that_does_not_follow_is_refused() {
         let first = example();
         let next = Block { previous: first.hasher().hash().to_vec(), ..Default::default() };
@@ -671,6 +819,35 @@ mod tests {
             assert_eq!(put(&value, &one).unwrap_err(), crate::ErrorKind::BadRequest);
             assert!(Mutation::delete(Path::root(), &value).is_err());
         }
+    }
+
+    #[test]
+    fn what_is_stored_is_within_the_limits_whatever_way_it_came() {
+        use crate::limits::STORED_DEPTH_MAX;
+        let nested = |levels| (0..levels).fold(State::NONE, |inner, _| State::tuple(vec![inner]).unwrap());
+        let deepest = nested(STORED_DEPTH_MAX);
+        assert!(stored(&deepest).is_ok() && initial(&deepest).is_ok());
+        let refused = [
+            stored(&nested(STORED_DEPTH_MAX + 1)).unwrap_err(),
+            initial(&nested(STORED_DEPTH_MAX + 1)).unwrap_err(),
+            Mutation::put(Path::root(), &Value::None, &nested(STORED_DEPTH_MAX + 1)).unwrap_err(),
+            // A value that is within them, in an entry of a subject that is.
+            Mutation::put(Path::root(), &Number::U64(0).into(), &deepest)
+                .unwrap()
+                .apply(&State::tuple(vec![State::NONE]).unwrap())
+                .unwrap_err(),
+        ];
+        assert!(refused.iter().all(|error| error.kind() == crate::ErrorKind::BadRequest), "{refused:?}");
+        let deep_key =
+            (0..=STORED_DEPTH_MAX).fold(Value::from(0i64), |inner, _| Value::Tuple([inner].into()));
+        let long: Path = (0..=PATH_SEGMENTS_MAX).map(|_| Id::literal("a")).collect();
+        let link = Value::Link(long.clone().into());
+        for key in [deep_key, link.clone(), Value::Tuple([link.clone()].into())] {
+            assert!(Mutation::put(Path::root(), &key, &State::NONE).is_err());
+            assert!(Mutation::delete(Path::root(), &key).is_err());
+        }
+        assert!(Mutation::delete(long, &Value::None).is_err());
+        assert!(stored(&State::tuple(vec![link.into()]).unwrap()).is_err());
     }
 
     #[test]

@@ -213,6 +213,8 @@ pub struct Catalog {
     pub clusters: BTreeMap<Path, Arc<Cluster>>,
     /// Chains by number.
     pub chains: BTreeMap<ChainId, ChainSpec>,
+    /// Chains that are not served, and why: what is stored of them does not verify.
+    pub refused: BTreeMap<ChainId, Arc<str>>,
     /// `http://<address>:<port>` of this host.
     pub origin: Arc<str>,
     /// The Ed25519 key that the tokens of this host are checked with.
@@ -223,6 +225,20 @@ impl Catalog {
     /// A host at the given origin that serves nothing yet.
     pub fn new(origin: &str, public_key: [u8; 32]) -> Self {
         Self { origin: origin.into(), public_key, ..Default::default() }
+    }
+
+    /// Check that a chain is served.
+    ///
+    /// # Errors
+    /// 503 that names the chain and says why it is not.
+    pub fn check_served(&self, chain: ChainId) -> Result<()> {
+        match self.refused.get(&chain) {
+            None => Ok(()),
+            Some(why) => {
+                let address = &self.chains[&chain].address;
+                Err(Error::unavailable(format_args!("the chain {address} is refused: {why}")))
+            }
+        }
     }
 
     /// Serve a cluster; `number` gives each of its chains its number.

@@ -17,7 +17,7 @@ use crate::reference::{OpRef, Ref, Subject};
 use crate::state::{Map, State};
 use crate::value::Value;
 
-pub use chain::{chain_subject, history, stored, stored_mutation, stored_mutations};
+pub use chain::{chain_subject, each_stored_mutation, history, stored, stored_mutation, stored_mutations};
 pub use key::{KEY_DEPTH_MAX, key};
 
 type Entries<'a> = &'a [(&'a str, Document<'a>)];

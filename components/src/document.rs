@@ -2,11 +2,7 @@
 
 use crate::number::Number;
 
-/// How deep a document may nest, whatever it is written in: parsing, decoding and printing recurse.
-pub const DEPTH_MAX: usize = 500;
-
-/// How many values a document may hold: a few bytes of text become about a hundred bytes of memory.
-pub const VALUES_MAX: usize = 4_000_000;
+pub use crate::limits::{DOCUMENT_DEPTH_MAX as DEPTH_MAX, DOCUMENT_VALUES_MAX as VALUES_MAX};
 
 /// A parsed document that borrows from its text and from the arena of its parser.
 ///

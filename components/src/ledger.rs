@@ -21,8 +21,7 @@ use crate::transaction_id::TxnId;
 
 pub use rows::{LOCKED_KEYS_MAX, OwnRows, RowsChange, RowsSnapshot};
 
-/// How much one transaction may hold in its contexts, in bytes.
-pub const TRANSACTION_BYTES_MAX: u64 = 128 << 20;
+pub use crate::limits::TRANSACTION_BYTES_MAX;
 
 /// What a program asks the world for.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]

@@ -11,6 +11,7 @@ pub mod encode;
 pub mod error;
 pub mod job;
 pub mod ledger;
+pub mod limits;
 pub mod lock;
 pub mod name;
 pub mod native;

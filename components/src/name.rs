@@ -6,11 +6,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 
-/// The longest id, in bytes.
-pub const ID_BYTES_MAX: usize = 255;
-
-/// The most segments of a path.
-pub const PATH_SEGMENTS_MAX: usize = 64;
+pub use crate::limits::{ID_BYTES_MAX, PATH_SEGMENTS_MAX};
 
 /// The name of an entry, a member or a path segment.
 ///
@@ -83,6 +79,15 @@ impl Path {
 
     /// Parse a path; it starts with `/` and, unless it is `/`, does not end with one.
     pub fn parse(text: &str) -> Result<Self> {
+        Self::parse_within(text, PATH_SEGMENTS_MAX)
+    }
+
+    /// Parse a path that was stored: one that was made in the language may have had any number of segments.
+    pub fn parse_stored(text: &str) -> Result<Self> {
+        Self::parse_within(text, usize::MAX - 1)
+    }
+
+    fn parse_within(text: &str, segments_max: usize) -> Result<Self> {
         let Some(rest) = text.strip_prefix('/') else {
             return Err(Error::bad_request(format_args!("a path starts with '/': {text:?}")));
         };
@@ -92,9 +97,8 @@ impl Path {
         if rest.ends_with('/') {
             return Err(Error::bad_request(format_args!("a path does not end with '/': {text:?}")));
         }
-        let segments =
-            rest.split('/').take(PATH_SEGMENTS_MAX + 1).map(Id::parse).collect::<Result<Vec<_>>>()?;
-        if segments.len() > PATH_SEGMENTS_MAX {
+        let segments = rest.split('/').take(segments_max + 1).map(Id::parse).collect::<Result<Vec<_>>>()?;
+        if segments.len() > segments_max {
             return Err(Error::bad_request(format_args!(
                 "a path has at most {PATH_SEGMENTS_MAX} segments: {}…",
                 &text[..text.floor_char_boundary(200)]
@@ -157,8 +161,17 @@ pub struct Link {
 impl Link {
     /// Parse a link: a path, or `http://` or `https://`, a host name or address, an optional port and a path.
     pub fn parse(text: &str) -> Result<Self> {
+        Self::parse_with(text, Path::parse)
+    }
+
+    /// Parse a link that was stored. See [`Path::parse_stored`].
+    pub fn parse_stored(text: &str) -> Result<Self> {
+        Self::parse_with(text, Path::parse_stored)
+    }
+
+    fn parse_with(text: &str, parse_path: fn(&str) -> Result<Path>) -> Result<Self> {
         if text.starts_with('/') {
-            return Ok(Self { origin: None, path: Path::parse(text)? });
+            return Ok(Self { origin: None, path: parse_path(text)? });
         }
         let invalid = |why: &str| Error::bad_request(format_args!("{why}: {text:?} is not a link"));
         let scheme_len = ["http://", "https://"]
@@ -174,7 +187,7 @@ impl Link {
         let rest = &text[scheme_len + authority_len..];
         // After a host one trailing slash is dropped.
         let rest = if rest.len() > 1 { rest.strip_suffix('/').unwrap_or(rest) } else { rest };
-        let path = if rest.is_empty() { Path::root() } else { Path::parse(rest)? };
+        let path = if rest.is_empty() { Path::root() } else { parse_path(rest)? };
         Ok(Self { origin: Some(text[..scheme_len + authority_len].into()), path })
     }
 

@@ -18,11 +18,7 @@ use crate::op::{Closure, OpDef};
 use crate::reference::Ref;
 use crate::value::Value;
 
-/// How deep containers may nest. Deeper is a 400: dropping, printing and resolving recurse.
-pub const STATE_DEPTH_MAX: u32 = 1_000;
-
-/// How large one state may be, counted as if nothing in it were shared, in bytes.
-pub const STATE_BYTES_MAX: u64 = 64 << 20;
+pub use crate::limits::{STATE_BYTES_MAX, STATE_DEPTH_MAX};
 
 /// A state: what a request, a reply, an entry of a context or a parameter is.
 #[derive(Clone, Debug)]
@@ -111,16 +107,7 @@ impl Extent {
     /// # Errors
     /// 400 if it nests too deep or is too large.
     pub(crate) fn of<'a>(items: impl Iterator<Item = (usize, &'a State)>) -> Result<Self> {
-        let mut extent = Extent::default();
-        for (name_bytes, item) in items {
-            let inner = item.extent();
-            extent.depth = extent.depth.max(inner.depth);
-            extent.bytes = extent.bytes.saturating_add(inner.bytes).saturating_add(name_bytes as u64);
-            extent.has_ref |= inner.has_ref;
-            extent.is_lazy |= inner.is_lazy;
-            extent.is_streamed |= inner.is_streamed;
-        }
-        extent.depth += 1;
+        let extent = Self::of_stored(items);
         if extent.depth > STATE_DEPTH_MAX {
             return Err(Error::bad_request(format_args!("nested more than {STATE_DEPTH_MAX} levels deep")));
         }
@@ -133,13 +120,29 @@ impl Extent {
         Ok(extent)
     }
 
+    /// The extent of something that was stored, and so is whatever it is.
+    fn of_stored<'a>(items: impl Iterator<Item = (usize, &'a State)>) -> Self {
+        // A container takes space, too: of containers alone there could be any number else.
+        let mut extent = Extent { bytes: STATE_BYTES, ..Extent::default() };
+        for (name_bytes, item) in items {
+            let inner = item.extent();
+            extent.depth = extent.depth.max(inner.depth);
+            extent.bytes = extent.bytes.saturating_add(inner.bytes).saturating_add(name_bytes as u64);
+            extent.has_ref |= inner.has_ref;
+            extent.is_lazy |= inner.is_lazy;
+            extent.is_streamed |= inner.is_streamed;
+        }
+        extent.depth += 1;
+        extent
+    }
+
     /// The same extent of something that is not resolved or read when it is met: a class or closure.
     pub(crate) fn opaque(self) -> Self {
         Self { has_ref: false, is_lazy: false, ..self }
     }
 
     fn of_values(items: &[Value]) -> Self {
-        let mut extent = Extent::default();
+        let mut extent = Extent { bytes: STATE_BYTES, ..Extent::default() };
         for item in items {
             let inner = match item {
                 Value::Tuple(items) => Extent::of_values(items),
@@ -244,6 +247,11 @@ impl State {
         })
     }
 
+    /// How many levels of containers there are in this state.
+    pub fn depth(&self) -> u32 {
+        self.extent().depth
+    }
+
     /// The logical size of this state, in bytes.
     pub fn bytes(&self) -> u64 {
         self.extent().bytes
@@ -309,6 +317,18 @@ impl State {
     /// 400 if it nests too deep or is too large.
     pub fn map(items: BTreeMap<Id, State>) -> Result<Self> {
         Map::new(items).map(Self::Map)
+    }
+
+    /// A tuple that was stored, and so is whatever it is.
+    pub(crate) fn stored_tuple(items: Vec<State>) -> Self {
+        let extent = Extent::of_stored(items.iter().map(|item| (0, item)));
+        Self::Tuple(Tuple(Arc::new(TupleData { items, extent })))
+    }
+
+    /// A map that was stored, and so is whatever it is.
+    pub(crate) fn stored_map(items: BTreeMap<Id, State>) -> Self {
+        let extent = Extent::of_stored(items.iter().map(|(name, item)| (name.as_str().len(), item)));
+        Self::Map(Map(Arc::new(MapData { items, extent })))
     }
 
     /// A string.
@@ -457,6 +477,17 @@ mod tests {
         };
         assert_eq!(error.kind(), crate::ErrorKind::BadRequest);
         assert_eq!(state.extent().depth, STATE_DEPTH_MAX);
+    }
+
+    #[test]
+    fn size_counts_containers_of_nothing() {
+        let mut state = State::tuple(vec![]).unwrap();
+        let doubled = (0..64).try_for_each(|_| {
+            state =
+                State::tuple(vec![state.clone(), State::map([(Id::literal("a"), state.clone())].into())?])?;
+            Ok::<(), Error>(())
+        });
+        assert!(doubled.is_err(), "this would be printed as 2^64 brackets");
     }
 
     #[test]

@@ -7,9 +7,10 @@ use bumpalo::Bump;
 use bumpalo::collections::Vec as BumpVec;
 use serde::ser::{self, Serialize};
 
-use crate::document::{DEPTH_MAX, Document, VALUES_MAX};
+use crate::document::Document;
 use crate::encode;
 use crate::error::{Error, Result};
+use crate::limits::{DOCUMENT_DEPTH_MAX, DOCUMENT_VALUES_MAX, STORED_DOCUMENT_DEPTH_MAX};
 use crate::number::Number;
 use crate::state::State;
 
@@ -276,16 +277,25 @@ impl ser::SerializeMap for &mut Encoder {
     }
 }
 
-/// Parse one TBON document.
+/// Parse the TBON document of a request.
 ///
 /// # Errors
 /// 400 that says what is wrong and at which byte.
 pub fn parse<'a>(bytes: &[u8], arena: &'a Bump) -> Result<Document<'a>> {
-    let mut parser = Parser { bytes, position: 0, values: 0, values_max: VALUES_MAX, arena };
+    let mut parser = Parser::new(bytes, Bounds::REQUEST, arena);
     let document = parser.document(0)?;
-    if parser.position < bytes.len() {
-        return Err(parser.error("trailing bytes after the document"));
-    }
+    parser.end()?;
+    Ok(document)
+}
+
+/// Parse a TBON document that was stored, and so is as large as it is.
+///
+/// # Errors
+/// 400 that says what is wrong and at which byte.
+pub fn parse_stored<'a>(bytes: &[u8], arena: &'a Bump) -> Result<Document<'a>> {
+    let mut parser = Parser::new(bytes, Bounds::STORED, arena);
+    let document = parser.document(0)?;
+    parser.end()?;
     Ok(document)
 }
 
@@ -312,7 +322,7 @@ impl Items {
     /// # Errors
     /// 400 that says what is wrong and at which byte.
     pub fn next<'a>(&mut self, bytes: &[u8], arena: &'a Bump) -> Result<Option<Document<'a>>> {
-        let mut parser = Parser { bytes, position: self.position, values: 0, values_max: usize::MAX, arena };
+        let mut parser = Parser { position: self.position, ..Parser::new(bytes, Bounds::STORED, arena) };
         if parser.peek()? == b']' {
             if parser.position + 1 < bytes.len() {
                 return Err(parser.error("trailing bytes after the list"));
@@ -325,15 +335,38 @@ impl Items {
     }
 }
 
+/// How much a document may be.
+#[derive(Clone, Copy)]
+struct Bounds {
+    depth_max: usize,
+    values_max: usize,
+}
+
+impl Bounds {
+    const REQUEST: Bounds = Bounds { depth_max: DOCUMENT_DEPTH_MAX, values_max: DOCUMENT_VALUES_MAX };
+    const STORED: Bounds = Bounds { depth_max: STORED_DOCUMENT_DEPTH_MAX, values_max: usize::MAX };
+}
+
 struct Parser<'b, 'a> {
     bytes: &'b [u8],
     position: usize,
     values: usize,
-    values_max: usize,
+    bounds: Bounds,
     arena: &'a Bump,
 }
 
-impl<'a> Parser<'_, 'a> {
+impl<'b, 'a> Parser<'b, 'a> {
+    fn new(bytes: &'b [u8], bounds: Bounds, arena: &'a Bump) -> Self {
+        Self { bytes, position: 0, values: 0, bounds, arena }
+    }
+
+    fn end(&self) -> Result<()> {
+        match self.position < self.bytes.len() {
+            true => Err(self.error("trailing bytes after the document")),
+            false => Ok(()),
+        }
+    }
+
     fn error(&self, what: &str) -> Error {
         Error::bad_request(format_args!("invalid TBON at byte {}: {what}", self.position))
     }
@@ -381,17 +414,15 @@ impl<'a> Parser<'_, 'a> {
 
     fn count(&mut self) -> Result<()> {
         self.values += 1;
-        if self.values > self.values_max {
-            return Err(Error::too_large(format_args!(
-                "a document holds at most {} values",
-                self.values_max
-            )));
+        let Bounds { values_max, .. } = self.bounds;
+        if self.values > values_max {
+            return Err(Error::too_large(format_args!("a document holds at most {values_max} values")));
         }
         Ok(())
     }
 
     fn document(&mut self, depth: usize) -> Result<Document<'a>> {
-        if depth > DEPTH_MAX {
+        if depth > self.bounds.depth_max {
             return Err(self.error("nested too deep"));
         }
         self.count()?;
@@ -434,7 +465,7 @@ impl<'a> Parser<'_, 'a> {
         let tag = self.next()?;
         let start = self.position;
         let content = self.delimited(b'=')?;
-        let mut items = Parser { bytes: &content, position: 0, ..*self };
+        let mut items = Parser { values: self.values, ..Parser::new(&content, self.bounds, self.arena) };
         let mut numbers = BumpVec::new_in(self.arena);
         while items.position < items.bytes.len() {
             items.count()?;
@@ -527,17 +558,82 @@ mod tests {
         assert!((0..4).any(|_| items.next(&longer, &arena).is_err()));
     }
 
+    /// As threads that read what is stored.
+    fn on_stored_stack(test: impl FnOnce() + Send) {
+        std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().stack_size(crate::limits::STORED_STACK_BYTES);
+            let thread = thread.spawn_scoped(scope, test).unwrap();
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        });
+    }
+
+    /// The deepest state of a kind: the deepest that there has ever been.
+    fn deepest(wrap: impl Fn(State) -> Result<State>) -> State {
+        let mut state = crate::Value::Link(crate::Link::parse("/a/b").unwrap()).into();
+        while let Ok(deeper) = wrap(State::clone(&state)) {
+            state = deeper;
+        }
+        assert_eq!(state.depth(), crate::limits::STATE_DEPTH_MAX);
+        state
+    }
+
+    #[test]
+    fn whatever_is_stored_is_read_back() {
+        use crate::chain::Mutation;
+        use crate::encode::{Stored, StoredMutations};
+        on_stored_stack(|| {
+            let map = |state| State::map([(crate::Id::literal("a"), state)].into());
+            for state in [deepest(|state| State::tuple(vec![state])), deepest(map)] {
+                let bytes = encode(&("/app/x", 1_u32, "/state/chain/sync", Stored(&state)));
+                let arena = Bump::new();
+                let Document::List([.., stored]) = parse_stored(&bytes, &arena).unwrap() else {
+                    panic!("not a list");
+                };
+                let read = crate::decode::stored(*stored).unwrap();
+                assert_eq!(format!("{read:?}"), format!("{state:?}"));
+                let key = crate::Value::None;
+                let path = crate::Path::root();
+                let mutations = [Mutation::Put { path, key, value: state }];
+                let bytes = encode(&StoredMutations(&mutations));
+                let read = crate::decode::stored_mutations(&bytes).unwrap();
+                assert_eq!(format!("{read:?}"), format!("{mutations:?}"));
+                assert!(read[0].repeat(&State::NONE).is_ok());
+                assert!(read[0].apply(&State::NONE).is_err(), "it is not written any more");
+            }
+        });
+    }
+
+    #[test]
+    fn a_record_of_any_number_of_values_is_read_back() {
+        let key = crate::Value::None;
+        let path = crate::Path::root();
+        let value = State::tuple(vec![State::NONE; 1_000]).unwrap();
+        let mutations = vec![crate::chain::Mutation::Put { path, key, value }; 4_100];
+        let bytes = encode(&crate::encode::StoredMutations(&mutations));
+        let mut count = 0;
+        let read = crate::decode::each_stored_mutation(&bytes, |_| {
+            count += 1;
+            Ok(())
+        });
+        assert_eq!((read.is_ok(), count), (true, 4_100), "more than a request may hold");
+        let bytes = encode(&crate::encode::StoredMutations(&mutations[..2]));
+        assert_eq!(crate::decode::stored_mutations(&bytes).unwrap().len(), 2);
+        assert!(crate::decode::stored_mutations(&bytes[..bytes.len() - 1]).is_err());
+        assert!(crate::decode::stored_mutations(&[&bytes[..], &[1]].concat()).is_err());
+    }
+
     proptest! {
         #[test]
         fn any_bytes_parse_or_fail(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             let _ = parse(&bytes, &Bump::new());
+            let _ = crate::decode::stored_mutations(&bytes);
         }
 
         #[test]
         fn stored_states_are_read_back_as_they_were(state in crate::encode::tests::any_stored_state()) {
             let bytes = encode(&crate::encode::Stored(&state));
             let arena = Bump::new();
-            let decoded: State = crate::decode::stored(parse(&bytes, &arena).unwrap()).unwrap();
+            let decoded: State = crate::decode::stored(parse_stored(&bytes, &arena).unwrap()).unwrap();
             prop_assert_eq!(format!("{state:?}"), format!("{decoded:?}"));
         }
     }

@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Parser;
 use clap::error::ErrorKind;
+use clap::{Args, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 use crate::http::HttpConfig;
@@ -37,9 +37,14 @@ pub const THREADS_MAX: usize = 1_024;
 #[command(
     name = "tinychain",
     version,
-    about = "A transactional database and application server that speaks JSON over HTTP"
+    about = "A transactional database and application server that speaks JSON over HTTP",
+    args_conflicts_with_subcommands = true
 )]
 pub struct Config {
+    /// What to do instead of running a host.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+
     /// Address to listen on, and host part of the links that this host gives out.
     #[arg(long, value_name = "IP", default_value_t = ADDRESS)]
     pub address: IpAddr,
@@ -83,6 +88,21 @@ pub struct Config {
     pub http: HttpConfig,
 }
 
+/// What there is to do with the data of a host that does not run.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Read everything that is kept, and check it: checksums, histories, rows and their indices
+    Verify(VerifyConfig),
+}
+
+/// What to verify.
+#[derive(Args, Clone, Debug)]
+pub struct VerifyConfig {
+    /// Directory for what is kept.
+    #[arg(long = "data_dir", value_name = "DIR")]
+    pub data_dir: PathBuf,
+}
+
 /// How the host cannot start, or has nothing to start for.
 #[derive(Debug)]
 pub enum Exit {
@@ -109,7 +129,11 @@ impl Config {
             ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Exit::Answer(error.render().to_string()),
             _ => Exit::Usage(first_paragraph(&error.render().to_string())),
         })?;
-        if let Some(data_dir) = config.data_dir.as_ref().filter(|data_dir| !data_dir.is_dir()) {
+        let data_dir = match &config.command {
+            Some(Command::Verify(VerifyConfig { data_dir })) => Some(data_dir),
+            None => config.data_dir.as_ref(),
+        };
+        if let Some(data_dir) = data_dir.filter(|data_dir| !data_dir.is_dir()) {
             return Err(usage(format!("--data_dir {} is not an existing directory", data_dir.display())));
         }
         if let Some(cluster) = config.cluster.iter().find(|cluster| !cluster.is_file()) {
@@ -310,6 +334,20 @@ mod tests {
         ] {
             usage(&[bad]);
         }
+    }
+
+    #[test]
+    fn commands_have_flags_of_their_own() {
+        let directory = std::env::temp_dir();
+        let data_dir = format!("--data_dir={}", directory.display());
+        let Some(Command::Verify(config)) = parse(&["verify", &data_dir]).unwrap().command else {
+            panic!("not verify");
+        };
+        assert_eq!(config.data_dir, directory);
+        assert!(usage(&["verify"]).contains("--data_dir"));
+        assert!(usage(&["verify", "--data_dir=/nowhere"]).contains("/nowhere"));
+        usage(&["--threads=1", "verify", &data_dir]);
+        usage(&["verify", &data_dir, "--threads=1"]);
     }
 
     #[test]

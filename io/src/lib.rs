@@ -16,4 +16,5 @@ pub mod persistence;
 pub mod server;
 pub mod signals;
 pub mod storage;
+pub mod verify;
 pub mod workspace;

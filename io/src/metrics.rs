@@ -1,7 +1,9 @@
 //! What the host counts, and the page of `GET /metrics` in the text format of Prometheus.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
 
 use crate::log::dropped_lines;
 
@@ -55,6 +57,8 @@ pub struct Metrics {
     pub spilled_bytes: AtomicU64,
     /// Whether the storage or a tick has failed, so that the host stops.
     pub poisoned: AtomicBool,
+    /// The chains that are not served because what is stored of them does not verify, and why.
+    refused: Mutex<BTreeMap<String, String>>,
 }
 
 impl Default for Metrics {
@@ -83,6 +87,7 @@ impl Default for Metrics {
             storage_log_bytes: zero(),
             spilled_bytes: zero(),
             poisoned: AtomicBool::new(false),
+            refused: Mutex::default(),
         }
     }
 }
@@ -111,6 +116,16 @@ impl Metrics {
         self.storage_commits.fetch_add(1, Relaxed);
         self.storage_commit_sum_us.fetch_add(duration_us, Relaxed);
         self.storage_log_bytes.fetch_add(log_bytes, Relaxed);
+    }
+
+    /// These chains are not served, for these reasons.
+    pub fn note_refused(&self, refused: BTreeMap<String, String>) {
+        *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = refused;
+    }
+
+    /// The chains that are not served, and why.
+    pub fn refused(&self) -> BTreeMap<String, String> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Everything in the text format of Prometheus.
@@ -210,6 +225,9 @@ impl Metrics {
             "Lines of the log that nobody read in time.",
             &[(String::new(), dropped)],
         );
+        let refused = self.refused().len() as u64;
+        let help = "Chains that are not served because what is stored of them does not verify.";
+        write("chains_refused", "gauge", help, &[(String::new(), refused)]);
         let poisoned = u64::from(self.poisoned.load(Relaxed));
         write("poisoned", "gauge", "1 if the storage or a tick has failed.", &[(String::new(), poisoned)]);
         page
@@ -235,6 +253,7 @@ mod tests {
             "tinychain_reply_body_bytes_total 30",
             "tinychain_tick_duration_microseconds_max 7",
             "tinychain_storage_log_bytes_total 100",
+            "tinychain_chains_refused 0",
             "tinychain_poisoned 0",
         ] {
             assert!(page.lines().any(|found| found == line), "{line} is not in:\n{page}");

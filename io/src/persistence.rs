@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use components::limits::STORED_STACK_BYTES;
 use components::storage::{Batch, Keyspace, Read, Write};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use world::load::perform;
@@ -124,6 +125,7 @@ impl Persistence {
             std::thread::Builder::new().name("storage".into()).spawn(move || committer.run(&messages))?;
         let loader = std::thread::Builder::new()
             .name("loader".into())
+            .stack_size(STORED_STACK_BYTES)
             .spawn(move || perform_loads(&reader, &loads, &events))?;
         Ok(Self {
             messages: Some(message_sender),

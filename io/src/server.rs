@@ -1,5 +1,6 @@
 //! From flags to a running host, and to its end.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write as _;
 use std::num::NonZero;
@@ -11,6 +12,7 @@ use std::time::Instant;
 
 use components::cluster::{Catalog, ClusterConfig};
 use components::collection::page::PageId;
+use components::limits::STORED_STACK_BYTES;
 use components::storage::{Read, Write};
 use crossbeam_channel::bounded;
 use tokio::net::TcpListener;
@@ -129,7 +131,7 @@ fn load_world(
 ) -> Result<(Loaded, Vec<Write>), String> {
     let mut keys = Keys::new(storage);
     let host_key = keys.public_key(&components::Path::root())?;
-    let mut cluster_keys = std::collections::BTreeMap::new();
+    let mut cluster_keys = BTreeMap::new();
     for cluster in &clusters {
         cluster_keys.insert(cluster.path.clone(), keys.public_key(&cluster.path)?);
     }
@@ -142,6 +144,26 @@ fn load_world(
         }
     };
     Ok((loaded, keys.writes))
+}
+
+/// Say which chains are not served, and why.
+fn note_refused(catalog: &Catalog, metrics: &Metrics) {
+    let named = |(id, why): (&_, &Arc<str>)| (catalog.chains[id].address.to_string(), why.to_string());
+    let refused: BTreeMap<String, String> = catalog.refused.iter().map(named).collect();
+    for (address, why) in &refused {
+        tracing::error!("the chain {address} is refused, all else is served: {why}");
+    }
+    metrics.note_refused(refused);
+}
+
+/// Do what reads stored values, which may be nested, with the stack that it needs.
+pub(crate) fn on_stored_stack<T: Send>(read: impl FnOnce() -> Result<T, String> + Send) -> Result<T, String> {
+    thread::scope(|scope| {
+        let thread = thread::Builder::new().name("load".into()).stack_size(STORED_STACK_BYTES);
+        let thread = thread.spawn_scoped(scope, read);
+        let thread = thread.map_err(|cause| format!("cannot start a thread: {cause}"))?;
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
 }
 
 async fn run_on(
@@ -159,10 +181,13 @@ async fn run_on(
         effects_bytes_max: (config.cache_size / 16).min(EFFECTS_BYTES_MAX),
         ..Limits::default()
     };
+    let metrics = Arc::new(Metrics::default());
     let reader: Option<Reader> = store.as_ref().map(Store::reader);
     let pages = Pages::new(reader.clone(), config.threads)?;
-    let (mut loaded, mut writes) =
-        load_world(reader.as_ref().map(|reader| reader as &dyn Read), clusters.clone(), &origin)?;
+    let (mut loaded, mut writes) = on_stored_stack(|| {
+        load_world(reader.as_ref().map(|reader| reader as &dyn Read), clusters.clone(), &origin)
+    })?;
+    note_refused(&loaded.catalog, &metrics);
     // Chains and keys that are new are durable before the first request.
     writes.append(&mut loaded.writes);
     let is_needed = writes.iter().any(|write| write.value.is_some());
@@ -183,21 +208,24 @@ async fn run_on(
         tracing::info!("serves {}", cluster.path);
     }
     let threads = config.threads;
+    let noted = metrics.clone();
     let served = Arc::new(loaded.catalog.clone());
     let mut first = Some(loaded);
     let make_host = Box::new(move || {
-        // Every block was read and checked to get here; only after a defect that is done again.
+        // What is stored was checked to get here; only after a defect that is done again.
         let Loaded { catalog, chains, last_page, .. } = match first.take() {
             Some(loaded) => loaded,
             None => {
-                load_world(reader.as_ref().map(|reader| reader as &dyn Read), clusters.clone(), &origin)?.0
+                let storage = reader.as_ref().map(|reader| reader as &dyn Read);
+                let loaded = load_world(storage, clusters.clone(), &origin)?.0;
+                note_refused(&loaded.catalog, &noted);
+                loaded
             }
         };
         Host::new(HostConfig { catalog, chains, last_page, limits, threads, now_ns: now_ns() })
     });
 
     let (sender, events) = bounded(QUEUE_EVENTS_MAX);
-    let metrics = Arc::new(Metrics::default());
     let ready = Arc::new(AtomicBool::new(false));
     let jobs = match &store {
         Some(store) => Some(Jobs::start(threads, store.reader(), sender.clone())?),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bevy_ecs::prelude::World;
 use bytes::Bytes;
-use components::chain::{BLOCK_BYTES, BlockHash, BlockHasher, Mutation};
+use components::chain::{BLOCK_BYTES, BlockHasher, BlockPredecessor, ClosedBlock, Mutation};
 use components::cluster::ChainId;
 use components::collection::HostedCollection;
 use components::collection::change;
@@ -188,7 +188,7 @@ pub fn delta_key(chain: ChainId, id: TxnId) -> Vec<u8> {
     [&chain.0.to_be_bytes()[..], &[1], &id.to_bytes()].concat()
 }
 
-/// Where the hash before a block is stored: chain, ordinal.
+/// Where it is stored what a block follows ([`BlockPredecessor`]): chain, ordinal.
 pub fn block_key(chain: ChainId, ordinal: u32) -> Vec<u8> {
     [chain.0.to_be_bytes(), ordinal.to_be_bytes()].concat()
 }
@@ -196,11 +196,6 @@ pub fn block_key(chain: ChainId, ordinal: u32) -> Vec<u8> {
 /// Where a transaction of a block is stored: chain, ordinal, transaction.
 pub fn block_entry_key(chain: ChainId, ordinal: u32, id: TxnId) -> Vec<u8> {
     [&block_key(chain, ordinal)[..], &id.to_bytes()].concat()
-}
-
-/// What is stored at [`block_key`].
-pub fn block_header_value(previous: Option<&BlockHash>) -> Bytes {
-    Bytes::from(previous.map_or_else(Vec::new, |hash| hash.to_vec()))
 }
 
 /// Add a transaction to the open block of a chain; close the block when it is large enough (page 04 §4.4).
@@ -224,9 +219,12 @@ fn append(
     let header = &mut *world.get_mut::<BlockHeader>(open).expect("a block");
     header.transactions += 1;
     (header.bytes, header.batch, header.newest) = (bytes, batch, id);
+    let transactions = header.transactions as u64;
     if bytes < BLOCK_BYTES {
         return;
     }
+    // All of it is in batches up to this one, so whoever reads this can trust it.
+    let closed = BlockPredecessor::Known(ClosedBlock { hash, bytes, transactions, newest: id });
     let next = BlockHeader {
         chain,
         ordinal: ordinal + 1,
@@ -236,7 +234,7 @@ fn append(
         batch,
         newest: TxnId::ZERO,
     };
-    let value = Some(block_header_value(Some(&hash)));
+    let value = Some(Bytes::from(closed.encode()));
     writes.push(Write { keyspace: Keyspace::Blocks, key: block_key(chain, ordinal + 1), value });
     let next = world.spawn(next).id();
     let history = &mut *world.get_mut::<History>(entity).expect("a chain that keeps its blocks");

@@ -65,6 +65,7 @@ impl Interpreter {
         call: Call,
         depth: u32,
     ) -> Result<State> {
+        self.catalog.check_served(id)?;
         if is_chain(path) {
             return self.chain_content(id, wanted_blocks(call)?).await;
         }
@@ -345,6 +346,7 @@ impl Interpreter {
     }
 
     async fn chain_content(&self, id: ChainId, wanted: WantedBlocks) -> Result<State> {
+        self.catalog.check_served(id)?;
         let spec = &self.catalog.chains[&id];
         if spec.kind == ChainKind::Sync {
             check_sync(&wanted)?;

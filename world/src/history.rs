@@ -15,6 +15,8 @@ use components::storage::{Keyspace, Read};
 use components::{Error, Result, TxnId, decode, tbon};
 use systems::apply::block_key;
 
+use crate::load::predecessor;
+
 /// How many transactions of a block are read at once at most. All of them but the last are in the million bytes that a
 /// block has before it is closed.
 const SCAN_ENTRIES: usize = 4_096;
@@ -94,7 +96,8 @@ impl HistoryReader {
                 return Ok(None);
             }
             let key = block_key(chain, self.next);
-            let previous = storage.get(Keyspace::Blocks, &key)?.ok_or("it is missing")?.to_vec();
+            let before = predecessor(storage, chain, self.next)?.ok_or("it is missing")?;
+            let previous = before.hash().map_or_else(Vec::new, |hash| hash.to_vec());
             self.block = Some(OpenBlock {
                 ordinal: self.next,
                 hasher: BlockHasher::new(&previous),
@@ -253,8 +256,8 @@ impl OpenBlock {
 
     /// Check that the next block, if there is one, follows what was read.
     fn verify(&self, storage: &dyn Read, chain: ChainId) -> std::result::Result<(), String> {
-        match storage.get(Keyspace::Blocks, &block_key(chain, self.ordinal + 1))? {
-            Some(previous) if previous != self.hasher.hash()[..] => {
+        match predecessor(storage, chain, self.ordinal + 1)? {
+            Some(next) if next.hash() != Some(self.hasher.hash()) => {
                 Err("the next block follows another one".to_string())
             }
             _ => Ok(()),

@@ -288,7 +288,7 @@ fn new_request(event: &systems::tick::Input) -> Option<RequestId> {
 }
 
 fn spawn_chain(world: &mut World, chain: LoadedChain, pages: &mut BTreeMap<PageId, Entity>) -> Entity {
-    let LoadedChain { id, spec, last, subject, collections, deltas, delta_bytes, blocks } = chain;
+    let LoadedChain { id, spec, last, subject, collections, deltas, delta_bytes, blocks, open } = chain;
     let kind = spec.kind;
     let entity = world.spawn((HostedChain { id, spec }, LockTable::new(last))).id();
     if collections.slots.is_empty() {
@@ -315,7 +315,7 @@ fn spawn_chain(world: &mut World, chain: LoadedChain, pages: &mut BTreeMap<PageI
         world.entity_mut(entity).insert((HostedCollections::new(slots, last), log));
     }
     if kind == ChainKind::Block {
-        let open = blocks.last().expect("a chain has a block").hasher.clone();
+        let open = open.expect("a block chain has an open block");
         let entities = blocks
             .into_iter()
             .enumerate()
@@ -325,7 +325,7 @@ fn spawn_chain(world: &mut World, chain: LoadedChain, pages: &mut BTreeMap<PageI
                     ordinal: ordinal as u32,
                     previous: block.previous,
                     transactions: block.transactions,
-                    bytes: block.hasher.bytes(),
+                    bytes: block.bytes,
                     batch: 0,
                     newest: TxnId::ZERO,
                 };

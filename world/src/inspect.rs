@@ -86,8 +86,17 @@ pub fn inspect(world: &mut World, query: &InspectQuery) -> Value {
             "page_unstagings": statistics.page_unstagings,
             "checkpoints": statistics.checkpoints,
         },
+        "refused": refused(world),
         "entities": entities,
     })
+}
+
+/// The chains that are not served, and why.
+fn refused(world: &World) -> Value {
+    let catalog = &world.resource::<Hosting>().0;
+    let refused = catalog.refused.iter();
+    let named = refused.map(|(id, why)| (catalog.chains[id].address.to_string(), json!(&**why)));
+    named.collect::<serde_json::Map<_, _>>().into()
 }
 
 /// Items in order of what names them, never of where they lie in memory.

@@ -4,6 +4,7 @@ pub mod history;
 pub mod host;
 pub mod inspect;
 pub mod load;
+pub mod verify;
 
 pub use host::{Host, HostConfig};
 pub use inspect::InspectQuery;

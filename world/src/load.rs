@@ -1,11 +1,16 @@
 //! From what is stored to what a world begins with: numbers of chains, subjects, blocks, each of them verified.
+//!
+//! A chain that does not verify is refused, never repaired; the others are served.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use bumpalo::Bump;
 use bytes::Bytes;
-use components::chain::{Block, BlockHash, BlockHasher, ChainAddress, ChainKind, FIRST_BLOCK};
+use components::chain::{
+    BlockHash, BlockHasher, BlockPredecessor, ChainAddress, ChainKind, ClosedBlock, FIRST_BLOCK, Mutation,
+};
 use components::cluster::{Catalog, ChainId, ChainSpec, ClusterConfig};
 use components::collection::bulk::BulkRows;
 use components::collection::change::Change;
@@ -15,7 +20,7 @@ use components::collection::key::Key;
 use components::collection::merge::merge;
 use components::collection::page::{Page, PageCell, PageId, Tree};
 use components::collection::scan::{Task, in_turn};
-use components::collection::schema::{ColumnType, Layout, Schema};
+use components::collection::schema::{ColumnType, Layout, Schema, is_row_of};
 use components::collection::staged::Unmerged;
 use components::collection::stored::{self, Effects};
 use components::document::Document;
@@ -26,7 +31,8 @@ use components::storage::{Keyspace, Read, Write};
 use components::versions::PagePlace;
 use components::{Error, Path, State, TxnId, decode, tbon};
 use sha2::{Digest, Sha256};
-use systems::apply::{block_header_value, block_key, delta_key, subject_key};
+use systems::apply::{block_key, delta_key, subject_key};
+use systems::execute::panic_message;
 use systems::tick::{Input, Load};
 
 /// How many entries are read from storage at a time.
@@ -51,6 +57,8 @@ pub struct LoadedChain {
     pub delta_bytes: u64,
     /// Its blocks, if it keeps them; the last one is open.
     pub blocks: Vec<LoadedBlock>,
+    /// The running hash of the open block.
+    pub open: Option<BlockHasher>,
 }
 
 /// The collections of a chain as they were stored, with nothing in memory but what recovery has repeated.
@@ -73,8 +81,8 @@ pub struct LoadedBlock {
     pub previous: Option<BlockHash>,
     /// How many transactions are in it.
     pub transactions: usize,
-    /// Its hash and size.
-    pub hasher: BlockHasher,
+    /// Its size, in bytes of TBON.
+    pub bytes: u64,
 }
 
 /// What a host begins with.
@@ -90,12 +98,16 @@ pub struct Loaded {
     pub writes: Vec<Write>,
 }
 
-/// Load what the given configurations name; chains that were never stored begin with their initial values.
+/// How far the names of new pages keep from the last one that is known of, if not all of them are known.
+const UNKNOWN_PAGES: u64 = 1 << 32;
+
+/// Load what the given configurations name; chains that were never stored begin with their initial values. A chain that
+/// is damaged is [refused](Catalog::refused).
 ///
 /// `key` gives the public key of the cluster at a path.
 ///
 /// # Errors
-/// Why the host must not start: what is stored is damaged, or contradicts the configurations.
+/// Why the host must not start: the catalog of what is stored is damaged, or it contradicts the configurations.
 pub fn load(
     storage: &dyn Read,
     configs: Vec<ClusterConfig>,
@@ -105,6 +117,7 @@ pub fn load(
     let mut known = stored_catalog(storage)?;
     let mut next = known.values().map(|entry| entry.0.0 + 1).max().unwrap_or(0);
     let mut chains = Vec::new();
+    let mut specs = BTreeMap::new();
     let mut writes = Vec::new();
     for config in configs {
         for mut spec in config.chains() {
@@ -126,8 +139,14 @@ pub fn load(
                     }
                     // The history begins with the value that it was made with, whatever is configured now.
                     spec.schema = initial.clone();
-                    let loaded = load_chain(storage, *id, spec).map_err(|why| format!("{address}: {why}"))?;
-                    chains.push(loaded);
+                    let id = *id;
+                    specs.insert(id, spec.clone());
+                    match load_chain(storage, id, spec, &mut writes) {
+                        Ok(loaded) => chains.push(loaded),
+                        Err(why) => {
+                            catalog.refused.insert(id, why.into());
+                        }
+                    }
                 }
                 None => {
                     let id = ChainId(next);
@@ -143,13 +162,25 @@ pub fn load(
         catalog.add(config, key(&path), numbered).map_err(|error| error.message().to_string())?;
     }
     // What is stored wins over what is configured, also for whoever asks the catalog.
-    for chain in &chains {
-        catalog.chains.insert(chain.id, chain.spec.clone());
-    }
+    catalog.chains.append(&mut specs);
     let garbage = stored_garbage(storage, &mut writes)?;
     let pages = chains.iter().flat_map(|chain| &chain.collections.slots).flat_map(|(_, trees)| trees);
     let pages = pages.flat_map(Tree::iter).filter_map(|(_, page)| page.base.as_ref().map(|cell| cell.id()));
-    let last_page = pages.chain(garbage).max().unwrap_or_default();
+    let mut last_page = pages.chain(garbage).max().unwrap_or_default();
+    // Chains that are not served keep their pages, too.
+    let served: BTreeSet<ChainId> = chains.iter().map(|chain| chain.id).collect();
+    let mut is_all_known = true;
+    for (id, ..) in known.values().filter(|(id, ..)| !served.contains(id)) {
+        let pages = each_entry(storage, Keyspace::Trees, &stored::handle_prefix(*id), |key, _| {
+            let (_, page) = stored::parse_handle_key(key).ok_or("the key of a page is malformed")?;
+            last_page = last_page.max(page);
+            Ok(())
+        });
+        is_all_known &= pages.is_ok();
+    }
+    if !is_all_known {
+        last_page.0 += UNKNOWN_PAGES;
+    }
     Ok(Loaded { catalog, chains, last_page, writes })
 }
 
@@ -178,7 +209,7 @@ fn shown(state: &State) -> String {
 }
 
 /// The pages that were in no tree any more when the host stopped; they are deleted.
-fn stored_garbage(storage: &dyn Read, writes: &mut Vec<Write>) -> Result<Vec<PageId>, String> {
+pub(crate) fn stored_garbage(storage: &dyn Read, writes: &mut Vec<Write>) -> Result<Vec<PageId>, String> {
     let mut pages = Vec::new();
     each_entry(storage, Keyspace::Trees, &stored::garbage_prefix(), |key, _| {
         let page = stored::parse_garbage_key(key).ok_or("the key of a page is malformed")?;
@@ -211,14 +242,15 @@ fn load_collections(
         let trees = (0..schema.layouts().len()).map(|tree| {
             let tree = TreeId { chain: id, slot: slot as u16, tree: tree as u16 };
             match pages.remove(&tree) {
-                None => Tree::empty(),
+                None => Ok(Tree::empty()),
                 Some(mut pages) => {
                     pages.sort_by(|(this, _), (that, _)| this.cmp(that));
-                    Tree::of(pages)
+                    Tree::stored(pages)
+                        .map_err(|why| format!("tree {} of collection {slot}: {why}", tree.tree))
                 }
             }
         });
-        let trees = trees.collect();
+        let trees = trees.collect::<Result<_, String>>()?;
         loaded.slots.push((schema, trees));
     }
     if let Some((tree, _)) = pages.first_key_value() {
@@ -228,20 +260,33 @@ fn load_collections(
         ));
     }
     let mut newest = TxnId::ZERO;
+    let mut last_commit = 0;
     let mut repeated = Repeated::default();
     each_entry(storage, Keyspace::Values, &stored::effects_prefix(id), |key, value| {
         let last = stored::parse_effects_key(key).ok_or("the key of effects is malformed")?;
         loaded.effects.insert(last, value.len() as u64);
         for effects in stored::parse_effects(value)? {
+            if effects.commit <= last_commit {
+                return Err(format!(
+                    "effects of commit {} are stored after those of {last_commit}",
+                    effects.commit
+                ));
+            }
             newest = newest.max(effects.id);
-            loaded.last_commit = loaded.last_commit.max(effects.commit);
+            last_commit = effects.commit;
+            loaded.last_commit = loaded.last_commit.max(last_commit);
             repeat(id, effects, &mut loaded, &mut repeated)?;
         }
         Ok(())
     })?;
     for ((tree_id, low), (entries, rows)) in repeated {
         let tree = &mut loaded.slots[usize::from(tree_id.slot)].1[usize::from(tree_id.tree)];
-        tree.page_mut(&low).1.commit_all(entries, rows);
+        let page = tree.page_mut(&low).1;
+        let is_fitting = page.rows.checked_add_signed(rows).is_some();
+        if !is_fitting {
+            return Err("effects delete more rows than there are".to_string());
+        }
+        page.commit_all(entries, rows);
         tree.rows = tree.rows.checked_add_signed(rows).ok_or("effects do not fit the pages")?;
         loaded.dirty.insert((tree_id, low));
     }
@@ -263,6 +308,10 @@ fn repeat(
             .slots
             .get_mut(usize::from(*slot))
             .ok_or("there are effects on a collection that is missing")?;
+        let mut rows = changes.iter().flat_map(|change| [&change.old, &change.new]).flatten();
+        if !rows.all(|row| is_row_of(schema, row)) {
+            return Err(format!("effects of commit {} do not fit the columns", effects.commit));
+        }
         for change in changes.iter().flat_map(|change| change.in_trees(schema)) {
             let (low, page) = trees[change.tree].page(&change.key);
             if page.through >= effects.commit {
@@ -283,11 +332,13 @@ fn catalog_key(address: &str) -> Vec<u8> {
 }
 
 /// Number, kind and initial value of every chain that was ever stored, by address.
-fn stored_catalog(storage: &dyn Read) -> Result<BTreeMap<String, (ChainId, String, State)>, String> {
+pub(crate) fn stored_catalog(
+    storage: &dyn Read,
+) -> Result<BTreeMap<String, (ChainId, String, State)>, String> {
     let mut known = BTreeMap::new();
     each_entry(storage, Keyspace::Catalog, &[], |_, value| {
         let arena = Bump::new();
-        match tbon::parse(value, &arena).map_err(|error| error.to_string())? {
+        match tbon::parse_stored(value, &arena).map_err(|error| error.to_string())? {
             Document::List(
                 [Document::String(address), Document::Number(id), Document::String(kind), initial],
             ) => {
@@ -320,27 +371,54 @@ fn new_chain(id: ChainId, spec: ChainSpec, writes: &mut Vec<Write>) -> LoadedCha
     let collections = LoadedCollections { slots: slots.collect(), ..Default::default() };
     let mut blocks = Vec::new();
     if spec.kind == ChainKind::Block {
-        writes.push(put(Keyspace::Blocks, block_key(id, 0), block_header_value(None)));
-        blocks.push(LoadedBlock { previous: None, transactions: 0, hasher: BlockHasher::new(FIRST_BLOCK) });
+        writes.push(put(Keyspace::Blocks, block_key(id, 0), BlockPredecessor::None.encode().into()));
+        blocks.push(LoadedBlock { previous: None, transactions: 0, bytes: 0 });
     }
+    let open = (spec.kind == ChainKind::Block).then(|| BlockHasher::new(FIRST_BLOCK));
     let subject = if collections.slots.is_empty() { spec.schema.clone() } else { State::NONE };
     let last = TxnId::ZERO;
-    LoadedChain { id, spec, last, subject, collections, deltas: Vec::new(), delta_bytes: 0, blocks }
+    LoadedChain { id, spec, last, subject, collections, deltas: Vec::new(), delta_bytes: 0, blocks, open }
 }
 
-fn load_chain(storage: &dyn Read, id: ChainId, spec: ChainSpec) -> Result<LoadedChain, String> {
+/// A chain as it was stored. Writes that spare the next start some reading are added to `writes`.
+///
+/// # Errors
+/// Why it must be refused.
+pub(crate) fn load_chain(
+    storage: &dyn Read,
+    id: ChainId,
+    spec: ChainSpec,
+    writes: &mut Vec<Write>,
+) -> Result<LoadedChain, String> {
+    let mut own = Vec::new();
+    // What is damaged is found by checks; if one is missing, that must not take the other chains along.
+    let loaded = catch_unwind(AssertUnwindSafe(|| read_chain(storage, id, spec, &mut own)));
+    let loaded =
+        loaded.unwrap_or_else(|panic| Err(format!("it cannot be read: {}", panic_message(&*panic))))?;
+    writes.append(&mut own);
+    Ok(loaded)
+}
+
+fn read_chain(
+    storage: &dyn Read,
+    id: ChainId,
+    spec: ChainSpec,
+    writes: &mut Vec<Write>,
+) -> Result<LoadedChain, String> {
     if !spec.collections().is_empty() {
         let (collections, newest) = load_collections(storage, id, &spec)?;
-        let (blocks, last) = match spec.kind {
-            ChainKind::Sync => (Vec::new(), newest),
+        let (history, last) = match spec.kind {
+            ChainKind::Sync => (None, newest),
             ChainKind::Block => {
-                let (blocks, last) = load_blocks(storage, id)?;
+                let history = load_blocks(storage, id, writes)?;
+                let last = history.newest;
                 if newest > last {
                     return Err(format!("its history ends with {last}, but its rows with {newest}"));
                 }
-                (blocks, last)
+                (Some(history), last)
             }
         };
+        let (blocks, open) = history.map(|history| (history.blocks, history.open)).unzip();
         let subject = State::NONE;
         return Ok(LoadedChain {
             id,
@@ -350,29 +428,31 @@ fn load_chain(storage: &dyn Read, id: ChainId, spec: ChainSpec) -> Result<Loaded
             collections,
             deltas: Vec::new(),
             delta_bytes: 0,
-            blocks,
+            blocks: blocks.unwrap_or_default(),
+            open,
         });
     }
     let whole = storage.get(Keyspace::Values, &subject_key(id))?.ok_or("its subject is missing")?;
     let arena = Bump::new();
-    let (mut last, mut subject) = match tbon::parse(&whole, &arena).map_err(|error| error.to_string())? {
-        Document::List([Document::String(last), subject]) => (
-            last.parse::<TxnId>().map_err(|error| error.to_string())?,
-            decode::stored(*subject).map_err(|error| error.to_string())?,
-        ),
-        _ => return Err("its subject is malformed".to_string()),
-    };
+    let (mut last, mut subject) =
+        match tbon::parse_stored(&whole, &arena).map_err(|error| error.to_string())? {
+            Document::List([Document::String(last), subject]) => (
+                last.parse::<TxnId>().map_err(|error| error.to_string())?,
+                decode::stored(*subject).map_err(|error| error.to_string())?,
+            ),
+            _ => return Err("its subject is malformed".to_string()),
+        };
     let mut deltas = Vec::new();
     let mut delta_bytes = 0;
     let prefix = &delta_key(id, TxnId::ZERO)[..5];
     each_entry(storage, Keyspace::Values, prefix, |key, value| {
         let delta = transaction_of(key, prefix.len())?;
-        let arena = Bump::new();
-        let document = tbon::parse(value, &arena).map_err(|error| error.to_string())?;
-        for mutation in decode::stored_mutations(document).map_err(|error| error.to_string())? {
-            subject = mutation.apply(&subject).map_err(|error| format!("transaction {delta}: {error}"))?;
+        let repeated = decode::each_stored_mutation(value, |mutation| {
+            subject = mutation.repeat(&subject)?;
             delta_bytes += mutation.bytes();
-        }
+            Ok(())
+        });
+        repeated.map_err(|error| format!("transaction {delta}: {error}"))?;
         if delta <= last {
             return Err(format!("transaction {delta} is stored after {last}"));
         }
@@ -380,69 +460,143 @@ fn load_chain(storage: &dyn Read, id: ChainId, spec: ChainSpec) -> Result<Loaded
         deltas.push(delta);
         Ok(())
     })?;
-    let blocks = match spec.kind {
-        ChainKind::Sync => Vec::new(),
+    let history = match spec.kind {
+        ChainKind::Sync => None,
         ChainKind::Block => {
-            let (blocks, newest) = load_blocks(storage, id)?;
+            let history = load_blocks(storage, id, writes)?;
+            let newest = history.newest;
             if newest != last {
                 return Err(format!("its history ends with {newest}, but its subject with {last}"));
             }
-            blocks
+            Some(history)
         }
     };
+    let (blocks, open) = history.map(|history| (history.blocks, history.open)).unzip();
+    let blocks = blocks.unwrap_or_default();
     let collections = LoadedCollections::default();
-    Ok(LoadedChain { id, spec, last, subject, collections, deltas, delta_bytes, blocks })
+    Ok(LoadedChain { id, spec, last, subject, collections, deltas, delta_bytes, blocks, open })
 }
 
-/// Read every block, and check that each follows the one before (page 04 §4.5).
-fn load_blocks(storage: &dyn Read, id: ChainId) -> Result<(Vec<LoadedBlock>, TxnId), String> {
-    let mut blocks: Vec<LoadedBlock> = Vec::new();
-    let mut newest = TxnId::ZERO;
-    while let Some(header) = storage.get(Keyspace::Blocks, &block_key(id, blocks.len() as u32))? {
-        let ordinal = blocks.len() as u32;
-        let expected = blocks.last().map_or_else(Vec::new, |block| block.hasher.hash().to_vec());
-        if header != expected {
-            return Err(format!("block {ordinal} does not follow the block before it"));
-        }
-        let content = load_block(storage, id, ordinal)?;
-        if let Some((first, _)) = content.transactions.first()
-            && *first <= newest
-        {
-            return Err(format!("block {ordinal} holds {first}, which is not after {newest}"));
-        }
-        newest = content.transactions.last().map_or(newest, |(id, _)| *id);
-        blocks.push(LoadedBlock {
-            previous: header.as_ref().try_into().ok(),
-            transactions: content.transactions.len(),
-            hasher: content.hasher(),
-        });
-    }
-    if blocks.is_empty() {
-        return Err("its first block is missing".to_string());
-    }
-    Ok((blocks, newest))
+/// The blocks of a chain as they were stored.
+pub(crate) struct LoadedHistory {
+    /// The last one is open.
+    pub(crate) blocks: Vec<LoadedBlock>,
+    /// The running hash of that.
+    pub(crate) open: BlockHasher,
+    /// The last transaction.
+    pub(crate) newest: TxnId,
 }
 
-/// Read the content of a block.
+/// What is stored of a block beside its transactions, if there is such a block.
 ///
 /// # Errors
 /// Why it cannot be read.
-pub fn load_block(storage: &dyn Read, chain: ChainId, ordinal: u32) -> Result<Block, String> {
+pub(crate) fn predecessor(
+    storage: &dyn Read,
+    chain: ChainId,
+    ordinal: u32,
+) -> Result<Option<BlockPredecessor>, String> {
+    let stored = storage.get(Keyspace::Blocks, &block_key(chain, ordinal))?;
+    let Some(stored) = stored else { return Ok(None) };
+    match BlockPredecessor::decode(&stored) {
+        Some(before) if before.hash().is_some() == (ordinal > 0) => Ok(Some(before)),
+        _ => Err(format!("the header of block {ordinal} is malformed")),
+    }
+}
+
+/// The blocks of a chain, each of them verified (page 04 §4.5): those that are not known to be are read, and from then on
+/// they are known. The last one is read in any case, as it goes on.
+fn load_blocks(storage: &dyn Read, id: ChainId, writes: &mut Vec<Write>) -> Result<LoadedHistory, String> {
+    let mut blocks: Vec<LoadedBlock> = Vec::new();
+    let mut newest = TxnId::ZERO;
+    let mut before = predecessor(storage, id, 0)?.ok_or("its first block is missing")?;
+    loop {
+        let ordinal = blocks.len() as u32;
+        let next = predecessor(storage, id, ordinal + 1)?;
+        let previous = before.hash();
+        if let Some(known @ BlockPredecessor::Known(ClosedBlock { bytes, transactions, newest: last, .. })) =
+            next
+        {
+            if last <= newest {
+                return Err(format!("block {ordinal} ends with {last}, which is not after {newest}"));
+            }
+            blocks.push(LoadedBlock { previous, transactions: transactions as usize, bytes });
+            (newest, before) = (last, known);
+            continue;
+        }
+        let read = read_block(storage, id, ordinal, newest, &mut |_, _| Ok(()))?;
+        let (hash, bytes) = (read.hasher.hash(), read.hasher.bytes());
+        newest = read.newest;
+        blocks.push(LoadedBlock { previous, transactions: read.transactions as usize, bytes });
+        let Some(next) = next else {
+            check_end(storage, id, ordinal)?;
+            return Ok(LoadedHistory { blocks, open: read.hasher, newest });
+        };
+        if next.hash() != Some(hash) {
+            return Err(format!("block {} does not follow the block before it", ordinal + 1));
+        }
+        let closed = ClosedBlock { hash, bytes, transactions: read.transactions, newest };
+        before = BlockPredecessor::Known(closed);
+        let value = Some(before.encode().into());
+        writes.push(Write { keyspace: Keyspace::Blocks, key: block_key(id, ordinal + 1), value });
+    }
+}
+
+/// Check that nothing is stored beyond the last block of a chain.
+fn check_end(storage: &dyn Read, id: ChainId, last: u32) -> Result<(), String> {
+    let prefix = id.0.to_be_bytes();
+    let beyond = storage.scan(Keyspace::Blocks, &prefix, Some(&block_key(id, last + 1)), 1)?;
+    if beyond.is_empty() {
+        return Ok(());
+    }
+    Err(format!("the header of block {} is missing, but there is more of its history", last + 1))
+}
+
+/// A block that was read.
+pub(crate) struct ReadBlock {
+    /// Its hash and size.
+    pub(crate) hasher: BlockHasher,
+    /// How many transactions are in it.
+    pub(crate) transactions: u64,
+    /// The last transaction up to its end.
+    pub(crate) newest: TxnId,
+}
+
+/// Read a block whose transactions come after `newest`, and visit what each has recorded.
+///
+/// # Errors
+/// Why it cannot be read; the errors of `visit`.
+pub(crate) fn read_block(
+    storage: &dyn Read,
+    chain: ChainId,
+    ordinal: u32,
+    newest: TxnId,
+    visit: &mut dyn FnMut(TxnId, Mutation) -> components::Result<()>,
+) -> Result<ReadBlock, String> {
+    let before =
+        predecessor(storage, chain, ordinal)?.ok_or_else(|| format!("block {ordinal} is missing"))?;
+    let previous = before.hash().map_or_else(Vec::new, |hash| hash.to_vec());
+    let mut read = ReadBlock { hasher: BlockHasher::new(&previous), transactions: 0, newest };
     let prefix = block_key(chain, ordinal);
-    let mut block: Option<Block> = None;
     each_entry(storage, Keyspace::Blocks, &prefix, |key, value| {
         if key.len() == prefix.len() {
-            block = Some(Block { previous: value.to_vec(), transactions: Vec::new() });
             return Ok(());
         }
-        let block = block.as_mut().ok_or_else(|| format!("block {ordinal} has no header"))?;
         let id = transaction_of(key, prefix.len())?;
-        let arena = Bump::new();
-        let document = tbon::parse(value, &arena).map_err(|error| error.to_string())?;
-        block.transactions.push((id, decode::stored_mutations(document).map_err(|error| error.to_string())?));
+        if id <= read.newest {
+            return Err(format!("block {ordinal} holds {id}, which is not after {}", read.newest));
+        }
+        read.hasher.begin(id);
+        let visited = decode::each_stored_mutation(value, |mutation| {
+            read.hasher.record(&mutation);
+            visit(id, mutation)
+        });
+        visited.map_err(|error| format!("block {ordinal}: transaction {id}: {error}"))?;
+        read.hasher.end();
+        (read.newest, read.transactions) = (id, read.transactions + 1);
         Ok(())
     })?;
-    block.ok_or_else(|| format!("block {ordinal} is missing"))
+    Ok(read)
 }
 
 /// Read what a world has asked for.
@@ -506,21 +660,32 @@ fn transaction_of(key: &[u8], prefix_len: usize) -> Result<TxnId, String> {
 }
 
 /// Call `visit` with every entry whose key begins with `prefix`, in order.
-fn each_entry(
+pub(crate) fn each_entry(
     storage: &dyn Read,
     keyspace: Keyspace,
     prefix: &[u8],
+    visit: impl FnMut(&[u8], &[u8]) -> Result<(), String>,
+) -> Result<(), String> {
+    each_entry_of(storage, keyspace, prefix, SCAN_ENTRIES, visit)
+}
+
+/// As [`each_entry`], with so many entries in memory at a time.
+pub(crate) fn each_entry_of(
+    storage: &dyn Read,
+    keyspace: Keyspace,
+    prefix: &[u8],
+    at_a_time: usize,
     mut visit: impl FnMut(&[u8], &[u8]) -> Result<(), String>,
 ) -> Result<(), String> {
     let mut from: Option<Vec<u8>> = None;
     loop {
-        let entries = storage.scan(keyspace, prefix, from.as_deref(), SCAN_ENTRIES)?;
+        let entries = storage.scan(keyspace, prefix, from.as_deref(), at_a_time)?;
         for (key, value) in &entries {
             visit(key, value)?;
         }
         match entries.last() {
             // The next key after this one.
-            Some((key, _)) if entries.len() == SCAN_ENTRIES => from = Some([key, &[0][..]].concat()),
+            Some((key, _)) if entries.len() == at_a_time => from = Some([key, &[0][..]].concat()),
             _ => return Ok(()),
         }
     }

@@ -5,6 +5,7 @@ use super::declare::name;
 use super::schema::{Column, ColumnType, Schema};
 use crate::cast;
 use crate::error::{Error, Result};
+use crate::limits::check_stored_value;
 use crate::number::{Number, NumberType};
 use crate::state::State;
 use crate::value::Value;
@@ -61,7 +62,9 @@ fn check_finite(value: &Value) -> Result<()> {
 /// As [`coerce`], but the errors do not name the column, and numbers need not be finite: Arrow has a form for those that
 /// are not.
 pub(super) fn into_column(column: &Column, value: &Value, rule: Rule) -> Result<Value> {
-    into_class(column.class, value, rule).and_then(|value| check_len(column, value))
+    let value = into_class(column.class, value, rule).and_then(|value| check_len(column, value))?;
+    check_stored_value(&value)?;
+    Ok(value)
 }
 
 /// A value that is compared with those of a column; it may be longer than any of them.
@@ -318,6 +321,26 @@ mod tests {
                     assert!(error.message().contains("cannot be stored"), "{error}");
                 }
                 assert!(coerce_bound(&any, &value).is_ok(), "a bound may be infinite");
+            }
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_again_is_not_written() {
+        use crate::limits::{PATH_SEGMENTS_MAX, STORED_DEPTH_MAX};
+        let nested = |levels: u32| (0..levels).fold(Value::None, |inner, _| tuple([inner]));
+        let link = |segments: usize| {
+            Value::Link((0..segments).map(|_| Id::literal("a")).collect::<crate::Path>().into())
+        };
+        for (class, good, bad) in [
+            (ColumnType::Value, nested(STORED_DEPTH_MAX), nested(STORED_DEPTH_MAX + 1)),
+            (ColumnType::Tuple, nested(STORED_DEPTH_MAX), nested(STORED_DEPTH_MAX + 1)),
+            (ColumnType::Value, link(PATH_SEGMENTS_MAX), link(PATH_SEGMENTS_MAX + 1)),
+            (ColumnType::Link, link(PATH_SEGMENTS_MAX), link(PATH_SEGMENTS_MAX + 1)),
+        ] {
+            for rule in [Rule::Lenient, Rule::Strict] {
+                assert!(coerce(&column(class), &good, rule).is_ok());
+                assert_eq!(coerce(&column(class), &bad, rule).unwrap_err().kind().status(), 400);
             }
         }
     }

@@ -495,6 +495,20 @@ impl Tree {
         Self { pages: spans(pages, None).collect(), rows }
     }
 
+    /// A tree of these pages, as they were stored.
+    ///
+    /// # Errors
+    /// If there is no such tree.
+    pub fn stored(pages: Vec<(Key, Page)>) -> Result<Self, String> {
+        if !pages.first().is_some_and(|(low, _)| low.is_empty()) {
+            return Err("its first page is missing".to_string());
+        }
+        if !pages.is_sorted_by(|(this, _), (next, _)| this < next) {
+            return Err("two of its pages begin with the same key".to_string());
+        }
+        Ok(Self::of(pages))
+    }
+
     /// How many pages there are.
     pub fn pages(&self) -> usize {
         self.pages.len()

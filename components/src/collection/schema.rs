@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::Row;
+use super::columns::codec;
 use crate::name::Id;
 use crate::native::NativeClass;
 use crate::number::NumberType;
@@ -71,6 +72,31 @@ impl ColumnType {
             Self::String | Self::Id => false,
         }
     }
+}
+
+/// Whether a row that was stored is one of a collection with this schema.
+pub fn is_row_of(schema: &Schema, row: &[Value]) -> bool {
+    let fits = |(column, value): (&Column, &Value)| match (column.class, value) {
+        // Numbers that have buffers of their own are of exactly their class.
+        (
+            ColumnType::Number(
+                class @ (NumberType::Bool
+                | NumberType::I16
+                | NumberType::I32
+                | NumberType::I64
+                | NumberType::U8
+                | NumberType::U16
+                | NumberType::U32
+                | NumberType::U64
+                | NumberType::F32
+                | NumberType::F64),
+            ),
+            Value::Number(number),
+        ) => number.class() == class,
+        (ColumnType::String, Value::String(_)) | (ColumnType::Bytes, Value::Bytes(_)) => true,
+        (class, value) => codec::is_of(class, value),
+    };
+    row.len() == schema.columns().len() && schema.columns().iter().zip(row).all(fits)
 }
 
 /// A column of a collection.

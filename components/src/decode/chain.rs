@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use bumpalo::Bump;
+
 use super::{Decoder, NAME_LITERAL, is_subject, state};
 use crate::cast;
 use crate::chain::{Block, Mutation};
@@ -14,6 +16,7 @@ use crate::name::{Id, Link, Path};
 use crate::native::NativeClass;
 use crate::reference::{OpRef, Ref, Subject};
 use crate::state::State;
+use crate::tbon;
 use crate::transaction_id::TxnId;
 use crate::value::Value;
 
@@ -140,9 +143,13 @@ fn mutation(state: &State) -> Result<Mutation> {
 /// 400 if it wrote no such thing.
 pub fn stored(document: Document) -> Result<State> {
     match document {
-        Document::List(items) => State::tuple(items.iter().map(|item| stored(*item)).collect::<Result<_>>()?),
+        Document::List(items) => {
+            Ok(State::stored_tuple(items.iter().map(|item| stored(*item)).collect::<Result<_>>()?))
+        }
         Document::Map([(NAME_LITERAL, Document::String(text))]) => Ok(Value::Id(Id::parse(text)?).into()),
-        Document::Map([(text, Document::List([]))]) if is_subject(text) => Ok(Link::parse(text)?.into()),
+        Document::Map([(text, Document::List([]))]) if is_subject(text) => {
+            Ok(Link::parse_stored(text)?.into())
+        }
         Document::Map([(text, content)]) if is_subject(text) => {
             if let Document::List([schema, Document::List(rows)]) = content
                 && let Some(kind) = NativeClass::from_path(text).and_then(CollectionKind::from_class)
@@ -157,12 +164,12 @@ pub fn stored(document: Document) -> Result<State> {
                 .ok_or_else(|| Error::bad_request(format_args!("{text} is not stored in chains")))?;
             cast::cast(&stored(*content)?, class)
         }
-        Document::Map(entries) => State::map(
+        Document::Map(entries) => Ok(State::stored_map(
             entries
                 .iter()
                 .map(|(name, item)| Ok((Id::parse(name)?, stored(*item)?)))
                 .collect::<Result<_>>()?,
-        ),
+        )),
         leaf => Decoder::SCALAR.decode(leaf),
     }
 }
@@ -180,31 +187,48 @@ fn stored_content(kind: CollectionKind, schema: Document, rows: &[Document]) -> 
     Ok(State::Content(Arc::new(CollectionContent { schema, columns, is_list: false, rows, bytes })))
 }
 
-/// Decode what [`crate::encode::StoredMutations`] wrote.
+/// Read what [`crate::encode::StoredMutations`] wrote.
 ///
 /// # Errors
 /// 400 if it wrote no such thing.
-pub fn stored_mutations(document: Document) -> Result<Vec<Mutation>> {
-    let malformed = || Error::bad_request("this is not a list of mutations");
-    let Document::List(mutations) = document else {
-        return Err(malformed());
-    };
-    mutations.iter().map(|mutation| stored_mutation(*mutation)).collect()
+pub fn stored_mutations(bytes: &[u8]) -> Result<Vec<Mutation>> {
+    let mut mutations = Vec::new();
+    each_stored_mutation(bytes, |mutation| {
+        mutations.push(mutation);
+        Ok(())
+    })?;
+    Ok(mutations)
+}
+
+/// Visit each mutation that [`crate::encode::StoredMutations`] wrote, one after the other.
+///
+/// # Errors
+/// 400 if it wrote no such thing; the errors of `visit`.
+pub fn each_stored_mutation(bytes: &[u8], mut visit: impl FnMut(Mutation) -> Result<()>) -> Result<()> {
+    let mut items = tbon::Items::of(bytes)?;
+    let mut arena = Bump::new();
+    while let Some(item) = items.next(bytes, &arena)? {
+        visit(stored_mutation(item)?)?;
+        arena.reset();
+    }
+    Ok(())
 }
 
 /// Decode one of them.
 ///
 /// # Errors
 /// 400 if it is none.
-pub fn stored_mutation(mutation: Document) -> Result<Mutation> {
-    let malformed = || Error::bad_request("this is not a stored mutation");
+pub fn stored_mutation(document: Document) -> Result<Mutation> {
+    let malformed = || Error::bad_request("this is not a mutation");
     let stored_key = |key: &Document| stored(*key)?.to_value().ok_or_else(malformed);
-    match mutation {
-        Document::List([Document::String(path), key, value]) => {
-            Ok(Mutation::Put { path: Path::parse(path)?, key: stored_key(key)?, value: stored(*value)? })
-        }
+    match document {
+        Document::List([Document::String(path), key, value]) => Ok(Mutation::Put {
+            path: Path::parse_stored(path)?,
+            key: stored_key(key)?,
+            value: stored(*value)?,
+        }),
         Document::List([Document::String(path), key]) => {
-            Ok(Mutation::Delete { path: Path::parse(path)?, key: stored_key(key)? })
+            Ok(Mutation::Delete { path: Path::parse_stored(path)?, key: stored_key(key)? })
         }
         _ => Err(malformed()),
     }

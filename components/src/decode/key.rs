@@ -7,8 +7,7 @@ use crate::name::{Id, Link};
 use crate::native::NativeClass;
 use crate::value::Value;
 
-/// The deepest nesting of a key (page 01 §8).
-pub const KEY_DEPTH_MAX: usize = 127;
+pub use crate::limits::KEY_DEPTH_MAX;
 
 /// Decode the `key` of a request.
 ///

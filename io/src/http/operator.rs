@@ -47,7 +47,13 @@ pub(super) async fn respond(server: &Server, head: &Parts) -> Option<HttpReply> 
 fn ready(server: &Server) -> HttpReply {
     if server.ready.load(Relaxed) && !server.shutdown.is_cancelled() && !server.metrics.poisoned.load(Relaxed)
     {
-        reply::json(StatusCode::OK, json!({"status": "ready"}).to_string())
+        // Whoever needs what is refused is told so; that is no reason to keep all others away.
+        let refused = server.metrics.refused();
+        let ready = match refused.is_empty() {
+            true => json!({"status": "ready"}),
+            false => json!({"status": "ready", "refused": refused}),
+        };
+        reply::json(StatusCode::OK, ready.to_string())
     } else {
         reply::json(StatusCode::SERVICE_UNAVAILABLE, json!({"status": "not ready"}).to_string())
     }

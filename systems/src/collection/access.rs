@@ -169,7 +169,7 @@ impl Interpreter {
                     |key| snapshot.trees[0].get(key).expect("every entry of an index has its row").clone();
                 Ok(keys.iter().map(row).collect())
             }
-            CursorRows::Hosted(scan) => Ok(self.hosted_rows(scan, primary, &keys).await),
+            CursorRows::Hosted(scan) => self.hosted_rows(scan, primary, &keys).await,
         }
     }
 

@@ -447,7 +447,15 @@ impl Interpreter {
     }
 
     /// The rows of the primary tree with these keys, which an index has.
-    pub(super) async fn hosted_rows(&self, scan: &HostedScan, layout: &Layout, keys: &[Key]) -> Vec<Row> {
+    ///
+    /// # Errors
+    /// 500 if what is stored lacks one of them.
+    pub(super) async fn hosted_rows(
+        &self,
+        scan: &HostedScan,
+        layout: &Layout,
+        keys: &[Key],
+    ) -> Result<Vec<Row>> {
         let collection = scan.collection;
         if keys.len() > ROWS_LOCKED_ONE_BY_ONE_MAX {
             let (first, last) = (keys.iter().min().expect("keys"), keys.iter().max().expect("keys"));
@@ -477,7 +485,9 @@ impl Interpreter {
         committed.sort_unstable();
         let trees = self.ledger.trees(collection);
         self.committed_rows(&trees[0], layout, &committed, &mut rows).await;
-        rows.into_iter().map(|row| row.expect("every entry of an index has its row")).collect()
+        rows.into_iter()
+            .collect::<Option<Vec<Row>>>()
+            .ok_or_else(|| Error::internal("what is stored is damaged: an index has an entry without a row"))
     }
 
     /// Look up keys, which ascend, and put the rows into their places. The pages that are not in memory are asked for

@@ -33,7 +33,7 @@ const HEADER_BYTES: usize = 8;
 const COLUMN_BYTES: usize = 8;
 
 /// The deepest nesting of tuples that is read back; no state is deeper.
-const VALUE_DEPTH_MAX: usize = crate::state::STATE_DEPTH_MAX as usize;
+const VALUE_DEPTH_MAX: usize = crate::limits::STATE_DEPTH_MAX as usize;
 
 const _: () = assert!(cfg!(target_endian = "little"), "buffers are stored as they are in memory");
 
@@ -240,7 +240,7 @@ impl Reader {
 }
 
 /// Whether a column of this type, which has no buffer of numbers or texts of its own, can have the value.
-pub(super) fn is_of(class: ColumnType, value: &Value) -> bool {
+pub fn is_of(class: ColumnType, value: &Value) -> bool {
     match (class, value) {
         (ColumnType::Value, _) => true,
         (ColumnType::Number(_), Value::Number(_))
