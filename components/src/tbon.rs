@@ -559,6 +559,7 @@ mod tests {
     }
 
     /// As threads that read what is stored.
+    #[expect(clippy::disallowed_types, reason = "only this test needs a stack of a size")]
     fn on_stored_stack(test: impl FnOnce() + Send) {
         std::thread::scope(|scope| {
             let thread = std::thread::Builder::new().stack_size(crate::limits::STORED_STACK_BYTES);
