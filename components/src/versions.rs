@@ -69,7 +69,8 @@ impl Versions {
 
     /// The newest version before `id` that is among the first `commit` commits; none if it was dropped.
     pub fn before(&self, id: TxnId, commit: u64) -> Option<&Version> {
-        self.versions.iter().rev().find(|version| version.id < id && version.commit <= commit)
+        let older = self.versions.partition_point(|version| version.id < id && version.commit <= commit);
+        self.versions.get(older.checked_sub(1)?)
     }
 
     /// Add a version.
@@ -132,9 +133,8 @@ impl HostedCollections {
 
     /// The last transaction among the first `commit` commits.
     pub fn last_until(&self, commit: u64) -> TxnId {
-        let (_, id) =
-            self.recent.iter().rev().find(|(other, _)| *other <= commit).expect("a snapshot in use");
-        *id
+        let until = self.recent.partition_point(|(other, _)| *other <= commit);
+        self.recent[until.checked_sub(1).expect("a snapshot in use")].1
     }
 }
 

@@ -1,4 +1,4 @@
-//! Arbitrate: locks are granted, queued or refused in the order of the transactions (DESIGN.md §4).
+//! Arbitrate: locks are granted, queued or refused in the order of the transactions.
 //!
 //! Multi-version timestamp ordering, on ranges of keys. A read at X sees the newest versions before X and waits for an
 //! undecided write of an older transaction. A write at X is refused if a newer transaction has read or written a part
@@ -10,23 +10,20 @@ use components::TxnId;
 use components::chain::SeenHistory;
 use components::cluster::ChainId;
 use components::ledger::Want;
-use components::lock::{Lock, LockMode, LockTable, Resource};
+use components::lock::{Lock, LockId, LockMode, LockTable, Requested, Resource};
 use components::transaction::{Authority, Phase, Program, Transaction};
 use components::versions::{BlockHeader, History, HostedCollections, Version, Versions};
 
 use crate::pages;
-use crate::tick::Registry;
+use crate::tick::{Registry, Statistics};
 
 /// Look at everything that programs have asked for, and at everything that was released.
 pub fn arbitrate(world: &mut World) {
     let registry = &mut *world.resource_mut::<Registry>();
     let mut wants = std::mem::take(&mut registry.wants);
     let expected = std::mem::take(&mut registry.expected);
-    let mut resources = std::mem::take(&mut registry.released);
-    if wants.is_empty() && expected.is_empty() && resources.is_empty() {
-        return;
-    }
     wants.extend(expected.into_iter().map(|(id, resource)| (id, Want::Lock(resource, LockMode::Write))));
+    registry.take_steps(wants.len());
     wants.sort_by_key(|(id, _)| *id);
     for (id, want) in wants {
         // A transaction that was refused a lock has no use for another one.
@@ -42,8 +39,7 @@ pub fn arbitrate(world: &mut World) {
                 } else if is_refused(world, id, &resource, mode) {
                     world.resource_mut::<Registry>().refused.insert(id);
                 } else {
-                    enqueue(world, id, &resource, mode);
-                    resources.insert(resource);
+                    request(world, id, resource, mode);
                 }
             }
             Want::History(chain) => show_history(world, id, chain),
@@ -53,9 +49,7 @@ pub fn arbitrate(world: &mut World) {
             }
         }
     }
-    for resource in resources {
-        grant(world, &resource);
-    }
+    grant_unblocked(world);
 }
 
 fn transaction(world: &World, id: TxnId) -> Entity {
@@ -124,12 +118,10 @@ pub(crate) fn wake(world: &mut World, id: TxnId, entity: Entity) {
         // It was ended while it waited.
         return;
     }
-    let is_waiting = |lock: &Entity| world.get::<Lock>(*lock).is_some_and(|lock| !lock.is_granted);
-    let locks = world.resource::<Registry>().locks.get(&id);
     // One that expects to write does not begin before it has every lock that it is expected to need.
     if !transaction.expected_writes.is_empty()
         && transaction.phase == Phase::Waiting
-        && locks.is_some_and(|locks| locks.iter().any(is_waiting))
+        && world.resource::<Registry>().held_locks.get(&id).is_some_and(|held| held.waiting > 0)
     {
         return;
     }
@@ -148,64 +140,72 @@ pub(crate) fn is_refused(world: &World, id: TxnId, resource: &Resource, mode: Lo
     if versions.is_some_and(|versions| versions.newest().id >= id) {
         return true;
     }
-    let table = lock_table(world, resource.tree.chain);
-    table.newest_mark(resource) >= id
-        || table
-            .overlapping(resource)
-            .into_iter()
-            .any(|lock| world.get::<Lock>(lock).is_some_and(|lock| lock.is_granted && lock.holder > id))
+    lock_table(world, resource.tree.chain).is_too_late(id, resource)
 }
 
-fn enqueue(world: &mut World, id: TxnId, resource: &Resource, mode: LockMode) {
-    let held = world.resource::<Registry>().locks.get(&id).into_iter().flatten();
-    let mut held = held.filter_map(|lock| world.get::<Lock>(*lock));
-    if held.any(|lock| lock.mode >= mode && lock.resource == *resource) {
-        return;
-    }
-    let entity = chain_entity(world, resource.tree.chain);
-    let lock = Lock { resource: resource.clone(), holder: id, mode, is_granted: false };
-    let lock = world.spawn(lock).id();
-    world.get_mut::<LockTable>(entity).expect("a chain").insert(resource, lock);
-    world.resource_mut::<Registry>().locks.entry(id).or_default().push(lock);
-}
-
-/// Grant what can be granted on a resource, oldest first. Whatever is newer than an undecided write has to wait for it.
-fn grant(world: &mut World, resource: &Resource) {
-    let table = lock_table(world, resource.tree.chain);
-    let lock = |entity: Entity| world.get::<Lock>(entity).expect("a queued lock");
-    let mut waiting: Vec<(TxnId, Entity)> = Vec::new();
-    for entity in table.overlapping(resource) {
-        let Lock { resource, holder, is_granted, .. } = lock(entity);
-        if *is_granted {
-            continue;
+/// Ask for a lock.
+fn request(world: &mut World, id: TxnId, resource: Resource, mode: LockMode) {
+    let chain = resource.tree.chain;
+    let entity = chain_entity(world, chain);
+    let table = &mut *world.get_mut::<LockTable>(entity).expect("a chain");
+    let requested = table.request(resource, id, mode);
+    note_looks(world, entity);
+    let held = world.resource_mut::<Registry>().into_inner().held_locks.entry(id).or_default();
+    match requested {
+        Requested::Granted(lock) => {
+            held.locks.push((chain, lock));
+            show_locked(world, id, chain, lock);
         }
-        let is_behind_write = table.overlapping(resource).into_iter().any(|other| {
-            let other = lock(other);
-            other.holder < *holder && other.mode == LockMode::Write
-        });
-        if !is_behind_write {
-            waiting.push((*holder, entity));
+        Requested::Waits(lock) => {
+            held.locks.push((chain, lock));
+            held.waiting += 1;
         }
-    }
-    waiting.sort();
-    for (id, entity) in waiting {
-        let Lock { resource, mode, .. } = lock_of(world, entity).clone();
-        world.get_mut::<Lock>(entity).expect("a queued lock").is_granted = true;
-        let chain = chain_entity(world, resource.tree.chain);
-        match world.get::<Versions>(chain) {
-            None => show_rows(world, id, &resource, mode),
-            Some(versions) => match versions.before(id, u64::MAX).cloned() {
-                Some(version) => show(world, id, resource.tree.chain, mode, version),
-                None => {
-                    world.resource_mut::<Registry>().refused.insert(id);
-                }
-            },
+        Requested::Known(lock) => {
+            if lock_table(world, chain).lock(lock).is_granted {
+                show_locked(world, id, chain, lock);
+            }
         }
     }
 }
 
-fn lock_of(world: &World, entity: Entity) -> &Lock {
-    world.get::<Lock>(entity).expect("a queued lock")
+/// Grant the locks whose way was freed, oldest first, as far as the steps of the tick go. Whatever is newer than an
+/// undecided write has to wait for it.
+fn grant_unblocked(world: &mut World) {
+    let registry = &mut *world.resource_mut::<Registry>();
+    let steps = registry.take_steps(registry.unblocked.len());
+    for _ in 0..steps {
+        let registry = &mut *world.resource_mut::<Registry>();
+        let (id, chain, lock) = registry.unblocked.pop_first().expect("as many as there are");
+        let entity = chain_entity(world, chain);
+        let is_granted = world.get_mut::<LockTable>(entity).expect("a chain").grant(lock);
+        note_looks(world, entity);
+        if is_granted {
+            let registry = &mut *world.resource_mut::<Registry>();
+            registry.held_locks.get_mut(&id).expect("who waits has locks").waiting -= 1;
+            show_locked(world, id, chain, lock);
+        }
+    }
+}
+
+/// Count what a table of locks has cost.
+pub(crate) fn note_looks(world: &mut World, chain: Entity) {
+    let looks = world.get_mut::<LockTable>(chain).expect("a chain").take_looks();
+    world.resource_mut::<Statistics>().locks_looked_at += looks;
+}
+
+/// Show a transaction what it has locked.
+fn show_locked(world: &mut World, id: TxnId, chain: ChainId, lock: LockId) {
+    let Lock { resource, mode, .. } = lock_table(world, chain).lock(lock);
+    let (resource, mode) = (resource.clone(), *mode);
+    match world.get::<Versions>(chain_entity(world, chain)) {
+        None => show_rows(world, id, &resource, mode),
+        Some(versions) => match versions.before(id, u64::MAX).cloned() {
+            Some(version) => show(world, id, chain, mode, version),
+            None => {
+                world.resource_mut::<Registry>().refused.insert(id);
+            }
+        },
+    }
 }
 
 /// Show a transaction which blocks of a chain it sees, and let its program go on.

@@ -7,19 +7,17 @@ use components::chain::ChainKind;
 use components::cluster::ChainId;
 use components::collection::HostedCollection;
 use components::ledger::{Change, ChangedContent, LOCKED_KEYS_MAX};
-use components::lock::{Lock, LockMode, LockRange, LockTable, Resource, TreeId};
+use components::lock::{LockMode, LockRange, LockTable, Resource, TreeId};
 use components::reference::Verb;
 use components::transaction::{Authority, Phase, Program, Transaction};
 use components::versions::{HostedChain, HostedCollections};
 use components::{Error, Path, State, TxnId};
 
-use crate::arbitrate::is_refused;
+use crate::arbitrate::{is_refused, note_looks};
 use crate::intake::restart;
 use crate::pages::unstage;
 use crate::room::take_room;
-use crate::tick::{
-    Commit, EXPECTATIONS_MAX, Ended, Expectation, Expectations, Inbox, Outbox, Registry, Statistics,
-};
+use crate::tick::{Commit, Ended, Expectations, Inbox, Outbox, Registry, Statistics};
 
 /// How often a transaction is begun again after a conflict; its time limit is what usually ends it.
 const ATTEMPTS_MAX: u32 = 10_000;
@@ -27,17 +25,22 @@ const ATTEMPTS_MAX: u32 = 10_000;
 /// Decide about every transaction that has finished, oldest first.
 pub fn commit(world: &mut World) {
     let registry = &mut *world.resource_mut::<Registry>();
-    let refused = std::mem::take(&mut registry.refused);
-    let finished = std::mem::take(&mut registry.finished);
-    for id in refused {
-        if let Some(entity) = world.resource::<Registry>().active.get(&id).copied()
-            && !finished.contains(&id)
+    let steps = registry.take_steps(registry.refused.len());
+    for _ in 0..steps {
+        let registry = &mut *world.resource_mut::<Registry>();
+        let id = registry.refused.pop_first().expect("as many as there are");
+        if !registry.finished.contains(&id)
+            && let Some(entity) = registry.active.get(&id).copied()
         {
             conflict(world, id, entity, Vec::new());
         }
     }
-    for id in finished {
-        let entity = world.resource::<Registry>().active[&id];
+    let registry = &mut *world.resource_mut::<Registry>();
+    let steps = registry.take_steps(registry.finished.len());
+    for _ in 0..steps {
+        let registry = &mut *world.resource_mut::<Registry>();
+        let id = registry.finished.pop_first().expect("as many as there are");
+        let entity = registry.active[&id];
         finish(world, id, entity);
     }
 }
@@ -61,7 +64,7 @@ fn conflict(world: &mut World, id: TxnId, entity: Entity, mut ordered: Vec<Resou
         wanted.dedup();
         transaction.expected_writes = wanted;
         transaction.for_update.append(&mut for_update);
-        release(world, id);
+        release(world, id, false);
         restart(world, entity);
     } else {
         let message = "something newer has read or written what this transaction needs";
@@ -126,8 +129,7 @@ fn finish(world: &mut World, id: TxnId, entity: Entity) {
         // They are among the changes.
         registry.staged_pages.remove(&id);
     }
-    mark(world, id);
-    release(world, id);
+    release(world, id, true);
     let transaction = &mut *world.get_mut::<Transaction>(entity).expect("a transaction");
     let is_streamed =
         transaction.outcome.as_ref().is_some_and(|reply| reply.as_ref().is_ok_and(State::is_streamed));
@@ -188,31 +190,15 @@ fn out_of_order(world: &World, id: TxnId, changes: &[Change]) -> Vec<Resource> {
     broken
 }
 
-/// Note what a transaction has seen or changed: older ones must not write that any more. Whoever held a lock for
-/// writing may have looked and left all as it was, for example because it was only expected to write.
-fn mark(world: &mut World, id: TxnId) {
-    let registry = world.resource::<Registry>();
-    let oldest_active = registry.oldest_active();
-    let locks = registry.locks.get(&id).into_iter().flatten();
-    let granted: Vec<(Entity, Lock)> = locks
-        .filter_map(|lock| world.get::<Lock>(*lock))
-        .filter(|lock| lock.is_granted)
-        .map(|lock| (registry.chains[&lock.resource.tree.chain], lock.clone()))
-        .collect();
-    for (chain, lock) in granted {
-        let table = &mut *world.get_mut::<LockTable>(chain).expect("a chain");
-        table.forget(oldest_active);
-        table.mark(id, lock.resource, lock.mode, oldest_active);
-    }
-}
-
 fn assert_write_locked(world: &World, id: TxnId, change: &Change) {
     let registry = world.resource::<Registry>();
-    let locks = registry.locks.get(&id).into_iter().flatten().filter_map(|lock| world.get::<Lock>(*lock));
+    let table = world.get::<LockTable>(registry.chains[&change.chain]).expect("a chain");
+    let locks = registry.held_locks.get(&id).map_or(&[][..], |held| &held.locks);
     // Of rows, the ledger has asserted that each was locked when it was changed.
-    let is_locked = locks
-        .filter(|lock| lock.resource.tree.chain == change.chain)
-        .any(|lock| lock.is_granted && lock.mode == LockMode::Write);
+    let is_locked = locks.iter().filter(|(chain, _)| *chain == change.chain).any(|(_, lock)| {
+        let lock = table.lock(*lock);
+        lock.is_granted && lock.mode == LockMode::Write
+    });
     let is_record = matches!(&change.content, ChangedContent::Rows(rows) if rows.is_empty());
     assert!(is_locked || is_record, "a change needs a lock");
 }
@@ -224,38 +210,33 @@ fn learn(world: &mut World, kind: (Path, Verb), changes: &[Change], for_update: 
         .filter(|change| matches!(change.content, ChangedContent::Value(_)))
         .map(|change| change.chain)
         .collect();
-    let expectations = &mut world.resource_mut::<Expectations>().0;
-    let is_room = expectations.len() < EXPECTATIONS_MAX;
-    match expectations.get_mut(&kind) {
-        // Once learned, it stays: with the rows locked for writing at once, nothing is upgraded any more.
-        Some(known) => {
-            known.values = values;
-            known.for_update.extend(for_update);
-            if known.values.is_empty() && known.for_update.is_empty() {
-                expectations.remove(&kind);
-            }
-        }
-        None if values.is_empty() && for_update.is_empty() => {}
-        None if is_room => {
-            expectations.insert(kind, Expectation { values, for_update });
-        }
-        None => {}
-    }
+    world.resource_mut::<Expectations>().learn(kind, values, for_update);
 }
 
 /// Release every lock of a transaction, and what was stored for it in vain.
-fn release(world: &mut World, id: TxnId) {
+///
+/// If it `has_seen` something, note what it has seen or changed: older ones must not write that any more. Whoever held a
+/// lock for writing may have looked and left all as it was, for example because it was only expected to write.
+fn release(world: &mut World, id: TxnId, has_seen: bool) {
     unstage(world, id);
     let registry = &mut *world.resource_mut::<Registry>();
     registry.active.remove(&id);
-    let locks = registry.locks.remove(&id).unwrap_or_default();
-    for entity in locks {
-        let lock = world.get::<Lock>(entity).expect("a lock").clone();
-        assert_eq!(lock.holder, id, "a transaction releases its own locks");
+    let Some(held) = registry.held_locks.remove(&id) else { return };
+    let oldest_active = registry.oldest_active();
+    for (chain, lock) in held.locks {
+        let entity = world.resource::<Registry>().chains[&chain];
+        let table = &mut *world.get_mut::<LockTable>(entity).expect("a chain");
+        let (released, unblocked) = table.release(lock);
+        assert_eq!(released.holder, id, "a transaction releases its own locks");
+        let is_granted = released.is_granted;
+        if is_granted && has_seen {
+            table.mark(id, released.resource, oldest_active);
+        }
+        note_looks(world, entity);
         let registry = &mut *world.resource_mut::<Registry>();
-        let chain = registry.chains[&lock.resource.tree.chain];
-        registry.released.insert(lock.resource.clone());
-        world.get_mut::<LockTable>(chain).expect("a chain").remove(&lock.resource, entity);
-        world.despawn(entity);
+        if !is_granted {
+            registry.unblocked.remove(&(id, chain, lock));
+        }
+        registry.unblocked.extend(unblocked.into_iter().map(|(id, lock)| (id, chain, lock)));
     }
 }

@@ -1,5 +1,6 @@
 //! Execute: programs are polled until they finish or need something.
 
+use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -37,13 +38,30 @@ struct Polled {
     result: Poll<Reply>,
 }
 
-/// Poll every runnable program.
+/// The programs to poll now, in the order of their transactions. If there are more than the tick has steps for, it is the
+/// turn of those that come after the last one that had it.
+fn take_runnable(registry: &mut Registry) -> Vec<TxnId> {
+    let count = registry.take_steps(registry.runnable.len());
+    if count == registry.runnable.len() {
+        return std::mem::take(&mut registry.runnable).into_iter().collect();
+    }
+    let after = registry.runnable.range((Bound::Excluded(registry.last_polled), Bound::Unbounded));
+    let mut turn: Vec<TxnId> = after.chain(&registry.runnable).take(count).copied().collect();
+    registry.last_polled = turn.last().copied().unwrap_or_default();
+    for id in &turn {
+        registry.runnable.remove(id);
+    }
+    turn.sort_unstable();
+    turn
+}
+
+/// Poll the runnable programs.
 pub fn execute(world: &mut World) {
     let registry = &mut *world.resource_mut::<Registry>();
-    let runnable = std::mem::take(&mut registry.runnable);
-    if runnable.is_empty() {
+    if registry.runnable.is_empty() {
         return;
     }
+    let runnable = take_runnable(registry);
     let ticks = registry.ticks;
     let entities: Vec<(TxnId, Entity)> =
         runnable.into_iter().filter_map(|id| registry.active.get(&id).map(|entity| (id, *entity))).collect();

@@ -11,7 +11,7 @@ use components::collection::key::{Key, KeyRange};
 use components::collection::page::{Foldable, Found, Page, Visibility};
 use components::collection::schema::Layout;
 use components::collection::stored;
-use components::lock::{Lock, LockMode, LockTable, TreeId};
+use components::lock::{LockTable, TreeId};
 use components::storage::Keyspace;
 use components::versions::{EffectLog, PagePlace};
 
@@ -160,10 +160,7 @@ fn beside(
 /// **Invariant.** As long as it is locked, pages may be cut, but no page begins to reach beyond the place of one that
 /// there was (`Tree::replace_range` asserts it).
 fn is_locked_whole(world: &World, chain: Entity, tree: TreeId) -> bool {
-    world.get::<LockTable>(chain).expect("a chain").on_all(tree).any(|lock| {
-        let lock = world.get::<Lock>(lock).expect("a lock");
-        lock.is_granted && lock.mode == LockMode::Write
-    })
+    world.get::<LockTable>(chain).expect("a chain").is_written_whole(tree)
 }
 
 /// Whether a page should go together with one of this content, as far as is known without folding it.

@@ -26,8 +26,10 @@ const SPILLED_BYTES_PER_S_MIN: u64 = 2 << 20;
 pub fn intake(world: &mut World) {
     let Inputs { now_ns, events } = std::mem::take(&mut world.resource_mut::<Inbox>().0);
     world.resource_mut::<Inbox>().0.now_ns = now_ns;
+    let limits = *world.resource::<Limits>();
     let registry = &mut *world.resource_mut::<Registry>();
     registry.ticks += 1;
+    registry.steps_left = limits.steps_per_tick;
     registry.runnable.append(&mut registry.out_of_fuel);
     for event in events {
         match event {
@@ -90,7 +92,7 @@ fn begin(world: &mut World, request_id: RequestId, request: Request, now_ns: u64
     let expectation = match &authority {
         Authority::Real(_) => {
             let expectations = world.resource::<Expectations>();
-            expectations.0.get(&(request.path.clone(), request.verb)).cloned().unwrap_or_default()
+            expectations.get(&(request.path.clone(), request.verb)).cloned().unwrap_or_default()
         }
         Authority::Hypothetical { .. } => Expectation::default(),
     };
@@ -190,8 +192,11 @@ fn cancel(world: &mut World, request_id: RequestId) {
     }
 }
 
+/// How many requests are ended in one tick because their time is over; the next tick goes on at once.
+const EXPIRED_AT_ONCE_MAX: usize = 512;
+
 fn expire(world: &mut World, now_ns: u64) {
-    loop {
+    for _ in 0..EXPIRED_AT_ONCE_MAX {
         let registry = &mut *world.resource_mut::<Registry>();
         let Some((deadline_ns, request_id)) = registry.deadlines.first().copied() else {
             return;

@@ -5,15 +5,21 @@ use components::transaction::Transaction;
 
 use crate::tick::{Outbox, Registry};
 
-/// Let go of every answer whose batch is durable.
+/// How many answers leave in one tick; the next one goes on at once.
+const ANSWERS_PER_TICK_MAX: usize = 2_048;
+
+/// Let go of the answers whose batch is durable.
 pub fn respond(world: &mut World) {
-    loop {
+    let mut left = ANSWERS_PER_TICK_MAX;
+    while left > 0 && world.resource::<Registry>().has_answers() {
         let registry = &mut *world.resource_mut::<Registry>();
-        match registry.held.first_key_value() {
-            Some((batch, _)) if *batch <= registry.durable => {}
-            _ => return,
+        let mut first = registry.held.first_entry().expect("held answers");
+        let count = first.get().len().min(left);
+        let entities: Vec<_> = first.get_mut().drain(..count).collect();
+        left -= count;
+        if first.get().is_empty() {
+            first.remove();
         }
-        let (_, entities) = registry.held.pop_first().expect("held answers");
         for entity in entities {
             let transaction = &mut *world.get_mut::<Transaction>(entity).expect("a transaction");
             let reply = transaction.outcome.take().expect("an answer");

@@ -12,7 +12,7 @@ use components::collection::schema::ColumnType;
 use components::collection::staged::StagedPart;
 use components::job::{Job, JobId, JobResult};
 use components::ledger::{Change, Want};
-use components::lock::Resource;
+use components::lock::{LockId, Resource};
 use components::reference::Verb;
 use components::storage::{Batch, Write};
 use components::transaction::{CommitRight, RequestId};
@@ -149,6 +149,13 @@ pub const JOB_PAGES_MIN: usize = 16;
 /// About how much a job finds before the program goes on with that, in bytes.
 pub const FOUND_BYTES: u64 = 1 << 20;
 
+/// How much the stages of a tick do, about, before the rest is left to the next one: so a tick takes a few milliseconds,
+/// however many wait (`BENCHMARKS.md`, *waiters*).
+pub const STEPS_PER_TICK: usize = 2_048;
+
+/// How many steps a stage takes in any case, so that what the stages before it have begun goes on.
+const STEPS_MIN: usize = 16;
+
 /// What programs leave to jobs.
 #[derive(Clone, Copy, Debug)]
 pub struct JobLimits {
@@ -179,6 +186,9 @@ pub struct Limits {
     pub parallel_programs_min: usize,
     /// How often the stages of a tick repeat before the rest is left to the next tick.
     pub rounds_max: u32,
+    /// How many programs are polled, locks granted and transactions ended in a tick, about, before the rest is left to the
+    /// next one.
+    pub steps_per_tick: usize,
     /// How much content of pages stays in memory, in bytes.
     pub page_cache_bytes: u64,
     /// How large the effects of a chain on its collections grow in storage before its pages are stored, in bytes.
@@ -202,6 +212,7 @@ impl Default for Limits {
             fuel_per_tick: 4_000,
             parallel_programs_min: PARALLEL_PROGRAMS_MIN,
             rounds_max: 4_096,
+            steps_per_tick: STEPS_PER_TICK,
             page_cache_bytes: 500_000_000,
             effects_bytes_max: EFFECTS_BYTES_MAX,
             page_size: PageSize::default(),
@@ -246,8 +257,8 @@ pub struct Registry {
     pub wants: Vec<(TxnId, Want)>,
     /// Locks to take before a transaction begins.
     pub expected: Vec<(TxnId, Resource)>,
-    /// What locks were released on.
-    pub released: BTreeSet<Resource>,
+    /// Locks whose way was freed: they are granted, oldest first, or wait for somebody else.
+    pub unblocked: BTreeSet<(TxnId, ChainId, LockId)>,
     /// Transactions that were refused a lock.
     pub refused: BTreeSet<TxnId>,
     /// Transactions whose outcome is known.
@@ -258,8 +269,12 @@ pub struct Registry {
     pub held: BTreeMap<u64, Vec<Entity>>,
     /// The snapshots that hypothetical transactions read, with how many read each.
     pub snapshots: BTreeMap<u64, usize>,
-    /// The locks of each active transaction.
-    pub locks: BTreeMap<TxnId, Vec<Entity>>,
+    /// What each active transaction holds and waits for.
+    pub held_locks: BTreeMap<TxnId, HeldLocks>,
+    /// How much the stages may still do in this tick.
+    pub steps_left: usize,
+    /// The last transaction that was polled in a round in which not all could be.
+    pub last_polled: TxnId,
     /// The ids of transactions.
     pub ids: Ids,
     /// How many transactions have committed.
@@ -302,6 +317,15 @@ pub struct Registry {
     pub ticks: u64,
 }
 
+/// The locks of a transaction.
+#[derive(Debug, Default)]
+pub struct HeldLocks {
+    /// Those that were granted, and those that were not.
+    pub locks: Vec<(ChainId, LockId)>,
+    /// How many of them were not granted.
+    pub waiting: usize,
+}
+
 /// A base that only older readers may still look at.
 #[derive(Clone, Copy, Debug)]
 pub struct RetiredPage {
@@ -319,9 +343,22 @@ impl Registry {
         !(self.runnable.is_empty()
             && self.wants.is_empty()
             && self.expected.is_empty()
-            && self.released.is_empty()
+            && self.unblocked.is_empty()
             && self.refused.is_empty()
             && self.finished.is_empty())
+    }
+
+    /// How many of so many things a stage may do now. If the steps of the tick are spent it is few, and the rest is left to
+    /// the next tick.
+    pub fn take_steps(&mut self, wanted: usize) -> usize {
+        let steps = wanted.min(self.steps_left.max(STEPS_MIN));
+        self.steps_left = self.steps_left.saturating_sub(steps);
+        steps
+    }
+
+    /// Whether answers wait that may leave.
+    pub fn has_answers(&self) -> bool {
+        self.held.first_key_value().is_some_and(|(batch, _)| *batch <= self.durable)
     }
 
     /// A snapshot of everything that has committed so far, for one more reader.
@@ -380,8 +417,46 @@ impl Registry {
 
 /// What a request is expected to write: what the last one of its kind wrote. It is locked before the request begins,
 /// or when a row is read, so that transactions on one hot value queue up instead of refusing one another.
+///
+/// Callers name the kinds, so only the last are remembered: those that were not seen while half as many others were are
+/// forgotten.
 #[derive(Debug, Default, bevy_ecs::prelude::Resource)]
-pub struct Expectations(pub BTreeMap<(Path, Verb), Expectation>);
+pub struct Expectations {
+    recent: BTreeMap<(Path, Verb), Expectation>,
+    before: BTreeMap<(Path, Verb), Expectation>,
+}
+
+impl Expectations {
+    /// What a request of a kind is expected to write.
+    pub fn get(&self, kind: &(Path, Verb)) -> Option<&Expectation> {
+        self.recent.get(kind).or_else(|| self.before.get(kind))
+    }
+
+    /// Note what a request of a kind has written.
+    pub fn learn(
+        &mut self,
+        kind: (Path, Verb),
+        values: Vec<ChainId>,
+        for_update: BTreeSet<HostedCollection>,
+    ) {
+        if let Some(known) = self.recent.get_mut(&kind) {
+            known.note(values, for_update);
+            if known.is_nothing() {
+                self.recent.remove(&kind);
+            }
+            return;
+        }
+        let mut known = self.before.remove(&kind).unwrap_or_default();
+        known.note(values, for_update);
+        if known.is_nothing() {
+            return;
+        }
+        if self.recent.len() >= EXPECTATIONS_MAX / 2 {
+            self.before = std::mem::take(&mut self.recent);
+        }
+        self.recent.insert(kind, known);
+    }
+}
 
 /// What requests of a kind are expected to write.
 #[derive(Clone, Debug, Default)]
@@ -392,7 +467,19 @@ pub struct Expectation {
     pub for_update: BTreeSet<HostedCollection>,
 }
 
-/// How many kinds of request are remembered; beyond, no new ones are learned.
+impl Expectation {
+    fn note(&mut self, values: Vec<ChainId>, for_update: BTreeSet<HostedCollection>) {
+        self.values = values;
+        // Once learned, it stays: with the rows locked for writing at once, nothing is upgraded any more.
+        self.for_update.extend(for_update);
+    }
+
+    fn is_nothing(&self) -> bool {
+        self.values.is_empty() && self.for_update.is_empty()
+    }
+}
+
+/// How many kinds of request are remembered.
 pub const EXPECTATIONS_MAX: usize = 16_384;
 
 /// What has happened, for operators.
@@ -412,6 +499,8 @@ pub struct Statistics {
     pub conflicts: u64,
     /// Transactions that ran out of time.
     pub timeouts: u64,
+    /// Locks, and nodes of the trees that hold them, that were looked at.
+    pub locks_looked_at: u64,
     /// Rounds of the stages within ticks.
     pub rounds: u64,
     /// Polls of programs.

@@ -9,7 +9,7 @@ use bevy_ecs::schedule::{LogLevel, ScheduleBuildSettings, SingleThreadedExecutor
 use components::chain::ChainKind;
 use components::cluster::Catalog;
 use components::collection::page::PageId;
-use components::lock::{Lock, LockTable, TreeId};
+use components::lock::{LockTable, TreeId};
 use components::transaction::{RequestId, Transaction};
 use components::versions::{
     BlockHeader, EffectLog, History, HostedChain, HostedCollections, HostedRows, PageHeader, Stored, Version,
@@ -150,7 +150,12 @@ impl Host {
         self.begin.run(world);
         let rounds_max = world.resource::<Limits>().rounds_max;
         let mut rounds = 0;
-        while rounds < rounds_max && world.resource::<Registry>().has_work() {
+        let has_work = |world: &World| {
+            let registry = world.resource::<Registry>();
+            registry.has_work() && registry.steps_left > 0
+        };
+        while rounds < rounds_max && has_work(world) {
+            world.resource_mut::<Registry>().take_steps(1);
             self.round.run(world);
             rounds += 1;
         }
@@ -171,7 +176,10 @@ impl Host {
             batch,
             loads,
             jobs,
-            is_busy: registry.has_work() || !registry.out_of_fuel.is_empty() || is_checkpoint_due,
+            is_busy: registry.has_work()
+                || registry.has_answers()
+                || !registry.out_of_fuel.is_empty()
+                || is_checkpoint_due,
             next_deadline_ns: registry.deadlines.first().map(|(deadline_ns, _)| *deadline_ns),
             poisoned: None,
         }
@@ -249,8 +257,6 @@ impl Host {
             );
             texts.push(text);
         }
-        let mut locks = self.world.query::<&Lock>();
-        texts.extend(locks.iter(&self.world).map(|lock| format!("{lock:?}").into_bytes()));
         texts.sort();
         for text in texts {
             hash.update(&text);

@@ -2,7 +2,7 @@
 
 use bevy_ecs::prelude::World;
 use components::Path;
-use components::lock::{Lock, LockMode, LockRange};
+use components::lock::{LockRange, LockTable};
 use components::transaction::{Program, Transaction};
 use components::versions::{BlockHeader, EffectLog, HostedChain, HostedCollections, PageHeader, Versions};
 use serde_json::{Value, json};
@@ -125,21 +125,11 @@ fn transactions(world: &mut World) -> Vec<Value> {
 
 fn locks(world: &mut World) -> Vec<Value> {
     let catalog = world.resource::<Hosting>().0.clone();
-    let mut query = world.query::<&Lock>();
-    let all: Vec<Lock> = query.iter(world).cloned().collect();
-    let items = all.iter().map(|lock| {
-        // It waits for the undecided writes of older transactions on what it wants.
-        let waits_for = all
-            .iter()
-            .filter(|other| {
-                !lock.is_granted
-                    && other.resource.tree == lock.resource.tree
-                    && other.resource.range.overlaps(&lock.resource.range)
-                    && other.holder < lock.holder
-                    && other.mode == LockMode::Write
-            })
-            .map(|other| other.holder)
-            .min();
+    let mut query = world.query::<&LockTable>();
+    let items = query.iter(world).flat_map(|table| table.locks().map(move |lock| (table, lock)));
+    let items = items.map(|(table, lock)| {
+        // It waits for the undecided write of an older transaction, and is looked at again when that has ended.
+        let waits_for = table.waits_for(lock);
         let range = match &lock.resource.range {
             LockRange::Key(key) => json!({ "key": format!("{key:?}") }),
             LockRange::Range(range) => json!({
