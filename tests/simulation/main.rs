@@ -22,3 +22,4 @@ mod scenarios;
 mod serializability;
 mod services;
 mod streams;
+mod waiters;

@@ -176,6 +176,7 @@ fn record(seed: u64) -> Recorded {
     let mut options = MachineOptions::new(seed, &services::hot());
     options.durable_delay_max = random.below(5);
     options.limits.fuel_per_tick = 20 + random.below(60) as u64;
+    options.limits.steps_per_tick = few_steps(seed);
     let per_tick = 1 + random.below(3);
     let mut machine = Machine::new(options);
     let mut history: History<Hot> = Vec::new();

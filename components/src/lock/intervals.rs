@@ -103,11 +103,6 @@ impl<V: Summarize> Default for Intervals<V> {
 }
 
 impl<V: Summarize> Intervals<V> {
-    /// How many ranges there are.
-    pub fn len(&self) -> usize {
-        self.nodes.len()
-    }
-
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.nodes.is_empty()
@@ -412,7 +407,7 @@ mod tests {
                     list.push((range.clone(), number));
                 }
                 intervals.check(intervals.root);
-                prop_assert_eq!(intervals.len(), list.len());
+                prop_assert_eq!(intervals.nodes.len(), list.len());
                 prop_assert_eq!(intervals.get(&range).map(|number| number.0), (number > 0).then_some(number));
             }
             for (range, limit) in questions {
