@@ -8,6 +8,7 @@ use world::Input;
 use crate::checker::{History, Model, Operation, check};
 use crate::machine::{Machine, MachineOptions, answer, get, on_program_stack, post, put};
 use crate::random::{Random, seeds};
+use crate::rows_serializability::few_steps;
 use crate::services::{self, ACCOUNTS, BALANCE, REGISTERS};
 
 /// How many histories a run looks at; `SIMULATION_SEEDS` asks for more.
