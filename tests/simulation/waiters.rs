@@ -35,8 +35,10 @@ fn slow(path: &str, body: Value) -> Request {
     post("/app/kit/run", json!({ "op": op }))
 }
 
-/// What is waited for: who holds it, and what those that wait want.
-fn cases() -> [(&'static str, Request, fn(i64) -> Request); 6] {
+/// What is waited for: its name, who holds it, and what those that wait want.
+type Case = (&'static str, Request, fn(i64) -> Request);
+
+fn cases() -> [Case; 6] {
     let row = json!([[1], ["red", 0]]);
     [
         ("a value", slow("/app/hot/r0", json!([null, 1])), |_| post("/app/hot/bump0", json!({ "spin": 0 }))),
