@@ -9,7 +9,7 @@ use components::cluster::{Catalog, ClusterConfig};
 use components::reference::Verb;
 use components::storage::{Keyspace, Read};
 use components::transaction::RequestId;
-use components::{Path, Request, State, Value, decode};
+use components::{Path, Request, Value, decode};
 use io::json;
 use world::host::PROGRAM_STACK_BYTES;
 use world::load::load;
@@ -106,12 +106,14 @@ fn measure(holder: &str, waiter: &str, count: usize, is_hangup: bool) -> Figures
     let mut host = host();
     let mut now_ns = 1_700_000_000_000_000_000;
     let mut events = vec![Input::Request { id: RequestId(0), request: post(holder) }];
-    let mut coming = (1..=count as u64).map(|id| Input::Request { id: RequestId(id), request: post(waiter) });
+    let mut coming = (1..=count).map(|id| Input::Request { id: RequestId(id as u64), request: post(waiter) });
     let (mut answered, mut has_come) = (0, false);
     let mut figures = Figures { total: Duration::ZERO, longest: Duration::ZERO, ticks: 0, looks: 0 };
     while answered < count + 1 {
-        events.extend(coming.by_ref().take(EVENTS_PER_TICK));
-        if !has_come && coming.len() == 0 {
+        let mut come = coming.by_ref().take(EVENTS_PER_TICK).peekable();
+        let is_last = come.peek().is_none();
+        events.extend(come);
+        if is_last && !has_come {
             has_come = true;
             if is_hangup {
                 events.extend((0..=count as u64).map(|id| Input::Cancel(RequestId(id))));
