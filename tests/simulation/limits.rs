@@ -75,10 +75,10 @@ fn hoard(doublings: i64) -> components::Request {
 #[test]
 fn when_all_hold_too_much_the_youngest_are_refused_and_the_oldest_goes_on() {
     on_program_stack(|| {
-        // Each holds more than a MiB (32 bytes, doubled 15 times), all may hold 4.
+        // Each holds more than a MiB (32 bytes, doubled 14 times, and the tuples), all may hold 4.
         let limits = Limits { transactions_bytes_max: 4 << 20, ..Limits::default() };
         let mut machine = machine(limits);
-        let answered = answers(&mut machine, (0..8).map(|_| hoard(15)).collect(), 200);
+        let answered = answers(&mut machine, (0..8).map(|_| hoard(14)).collect(), 200);
         assert_eq!(answered[0], None, "the oldest one goes on: {:?}", answered[0]);
         let refused = answered.iter().flatten().filter(|(status, _)| *status == 503).count();
         assert!(refused > 0, "nobody was refused: {answered:?}");

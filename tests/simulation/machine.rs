@@ -20,7 +20,7 @@ use io::storage::{CheckpointMode, Reader, Store, StoreOptions};
 use world::history::HistoryReader;
 use world::host::PROGRAM_STACK_BYTES;
 use world::load::{load, page_loader, perform, work};
-use world::{Host, HostConfig, Input, Inputs, Limits, Outputs};
+use world::{Host, HostConfig, Input, Inputs, InspectQuery, Limits, Outputs};
 
 use crate::random::Random;
 
@@ -258,6 +258,17 @@ impl Machine {
     /// Store something beside the world.
     pub fn store(&mut self, writes: Vec<Write>) {
         self.store.commit(&[writes]).expect("a disk without faults");
+    }
+
+    /// Change what is stored behind the back of the host, as if it had always been so.
+    pub fn tamper(&mut self, writes: Vec<Write>) {
+        self.store.commit(&[writes]).expect("a disk without faults");
+    }
+
+    /// The chains that are not served, and why.
+    pub fn refused(&mut self) -> serde_json::Map<String, serde_json::Value> {
+        let nothing = InspectQuery { limit: 0, ..Default::default() };
+        self.host.inspect(&nothing)["refused"].as_object().expect("names and reasons").clone()
     }
 
     /// A reader of what is stored.

@@ -5,6 +5,7 @@
 mod blocks;
 mod checker;
 mod crash;
+mod damage;
 mod determinism;
 mod ids;
 mod limits;

@@ -161,6 +161,10 @@ pub fn load(
         let numbered = |address: &ChainAddress| known[&address.to_string()].0;
         catalog.add(config, key(&path), numbered).map_err(|error| error.message().to_string())?;
     }
+    if !catalog.refused.is_empty() {
+        // A storage that has failed altogether is no reason to refuse chains one by one.
+        storage.get(Keyspace::Meta, b"readable")?;
+    }
     // What is stored wins over what is configured, also for whoever asks the catalog.
     catalog.chains.append(&mut specs);
     let garbage = stored_garbage(storage, &mut writes)?;
