@@ -1,6 +1,7 @@
 //! Chains: a subject and the record of its mutations (protocol page 04 §4).
 
 mod history;
+mod recorded;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,6 +22,7 @@ use crate::transaction_id::TxnId;
 use crate::value::Value;
 
 pub use history::{Blocks, ChainBlocks, HistorySnapshot, SeenHistory, WantedBlocks};
+pub use recorded::Recorded;
 
 /// The size at which a block is closed and the next one opened, in bytes of TBON (page 04 §4.4).
 pub const BLOCK_BYTES: u64 = 1_000_000;
@@ -111,6 +113,30 @@ impl Mutation {
     pub fn delete(path: Path, key: &Value) -> Result<Self> {
         check_path(&path)?;
         Ok(Self::Delete { path, key: stored_key(key)? })
+    }
+
+    /// Whether there is an id in it: those are stored otherwise than they are shown.
+    fn has_id(&self) -> bool {
+        fn in_value(value: &Value) -> bool {
+            match value {
+                Value::Id(_) => true,
+                Value::Tuple(items) => items.iter().any(in_value),
+                _ => false,
+            }
+        }
+        fn in_state(state: &State) -> bool {
+            match state {
+                State::Value(value) => in_value(value),
+                State::Tuple(items) => items.iter().any(in_state),
+                State::Map(items) => items.values().any(in_state),
+                State::Content(content) => content.rows.iter().any(|row| row.iter().any(in_value)),
+                _ => false,
+            }
+        }
+        match self {
+            Self::Put { key, value, .. } => in_value(key) || in_state(value),
+            Self::Delete { key, .. } => in_value(key),
+        }
     }
 
     /// The logical size of this mutation, in bytes.
@@ -411,6 +437,13 @@ impl BlockHasher {
     pub fn add(&mut self, id: TxnId, mutations: &[Mutation]) {
         self.begin(id);
         mutations.iter().for_each(|mutation| self.record(mutation));
+        self.end();
+    }
+
+    /// Add a transaction with what it has recorded.
+    pub fn add_recorded(&mut self, id: TxnId, recorded: &Recorded) {
+        self.begin(id);
+        self.update(recorded.hashed());
         self.end();
     }
 

@@ -531,23 +531,19 @@ impl Serialize for StoredState {
     }
 }
 
-/// The mutations of a transaction as chains store them.
-pub struct StoredMutations<'a>(pub &'a [Mutation]);
+/// A mutation as chains store it.
+pub struct StoredMutation<'a>(pub &'a Mutation);
 
-impl Serialize for StoredMutations<'_> {
+impl Serialize for StoredMutation<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-        let mut list = serializer.serialize_seq(Some(self.0.len()))?;
-        for mutation in self.0 {
-            match mutation {
-                Mutation::Put { path, key, value } => {
-                    list.serialize_element(&(path.to_string(), Stored(&key_state(key)), Stored(value)))?
-                }
-                Mutation::Delete { path, key } => {
-                    list.serialize_element(&(path.to_string(), Stored(&key_state(key))))?
-                }
+        match self.0 {
+            Mutation::Put { path, key, value } => {
+                (path.to_string(), Stored(&key_state(key)), Stored(value)).serialize(serializer)
+            }
+            Mutation::Delete { path, key } => {
+                (path.to_string(), Stored(&key_state(key))).serialize(serializer)
             }
         }
-        list.end()
     }
 }
 

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::chain::{Mutation, SeenHistory};
+use crate::chain::{Mutation, Recorded, SeenHistory};
 use crate::cluster::ChainId;
 use crate::collection::HostedCollection;
 use crate::collection::page::{PageId, Visibility};
@@ -52,8 +52,6 @@ pub struct View {
 pub struct Change {
     /// The chain.
     pub chain: ChainId,
-    /// What its history records.
-    pub mutations: Vec<Mutation>,
     /// The subject after it.
     pub content: ChangedContent,
 }
@@ -61,10 +59,10 @@ pub struct Change {
 /// The content of a changed subject.
 #[derive(Debug)]
 pub enum ChangedContent {
-    /// The new value.
-    Value(State),
-    /// The changed rows of each collection.
-    Rows(Vec<(u16, RowsChange)>),
+    /// The new value, and what has made it.
+    Value(State, Vec<Mutation>),
+    /// The changed rows of each collection, and what the history records.
+    Rows(Vec<(u16, RowsChange)>, Recorded),
 }
 
 /// A write to a chain around collections that is under way or waits for its turn.
@@ -87,7 +85,7 @@ struct Content {
     views: BTreeMap<ChainId, View>,
     collections: BTreeMap<HostedCollection, Box<rows::RowsView>>,
     /// What the histories of chains around collections are to record.
-    recorded: BTreeMap<ChainId, Vec<Mutation>>,
+    recorded: BTreeMap<ChainId, Recorded>,
     /// The writes of chains around collections that are under way or wait for their turn.
     writing: BTreeMap<ChainId, Turns>,
     /// The histories of chains as they were committed, once they were asked for.
@@ -223,12 +221,12 @@ impl Ledger {
     }
 
     /// The committed history of a chain and the transaction's own mutations, else ask for it.
-    pub fn history(&self, chain: ChainId) -> Option<(SeenHistory, Vec<Mutation>)> {
+    pub fn history(&self, chain: ChainId) -> Option<(SeenHistory, Recorded)> {
         let content = &mut *self.content();
         match content.histories.get(&chain) {
             Some(history) => {
-                let own = content.views.get(&chain).map(|view| &view.mutations);
-                let own = own.or(content.recorded.get(&chain)).cloned().unwrap_or_default();
+                let own = content.views.get(&chain).map(|view| Recorded::of(&view.mutations));
+                let own = own.or_else(|| content.recorded.get(&chain).cloned()).unwrap_or_default();
                 Some((*history, own))
             }
             None => {
@@ -351,8 +349,7 @@ impl Ledger {
             .filter(|(_, view)| !view.mutations.is_empty())
             .map(|(chain, view)| Change {
                 chain,
-                mutations: view.mutations,
-                content: ChangedContent::Value(view.subject),
+                content: ChangedContent::Value(view.subject, view.mutations),
             })
             .collect();
         let mut rows: BTreeMap<ChainId, Vec<(u16, RowsChange)>> = BTreeMap::new();
@@ -368,8 +365,7 @@ impl Ledger {
         }
         changes.extend(rows.into_iter().map(|(chain, rows)| Change {
             chain,
-            mutations: recorded.remove(&chain).unwrap_or_default(),
-            content: ChangedContent::Rows(rows),
+            content: ChangedContent::Rows(rows, recorded.remove(&chain).unwrap_or_default()),
         }));
         changes
     }

@@ -24,6 +24,16 @@ pub fn encode<T: Serialize + ?Sized>(value: &T) -> Vec<u8> {
     encoder.out
 }
 
+/// As [`encode`], after what is there.
+///
+/// # Panics
+/// As [`encode`].
+pub fn append<T: Serialize + ?Sized>(to: &mut Vec<u8>, value: &T) {
+    let mut encoder = Encoder { out: std::mem::take(to), bytes_max: usize::MAX };
+    value.serialize(&mut encoder).expect("only encodable kinds");
+    *to = encoder.out;
+}
+
 /// A state in TBON of bounded length, give or take its last item.
 ///
 /// # Errors
@@ -580,8 +590,8 @@ mod tests {
 
     #[test]
     fn whatever_is_stored_is_read_back() {
-        use crate::chain::Mutation;
-        use crate::encode::{Stored, StoredMutations};
+        use crate::chain::{Mutation, Recorded};
+        use crate::encode::Stored;
         on_stored_stack(|| {
             let map = |state| State::map([(crate::Id::literal("a"), state)].into());
             for state in [deepest(|state| State::tuple(vec![state])), deepest(map)] {
@@ -595,7 +605,7 @@ mod tests {
                 let key = crate::Value::None;
                 let path = crate::Path::root();
                 let mutations = [Mutation::Put { path, key, value: state }];
-                let bytes = encode(&StoredMutations(&mutations));
+                let bytes = Recorded::of(&mutations).stored();
                 let read = crate::decode::stored_mutations(&bytes).unwrap();
                 assert_eq!(format!("{read:?}"), format!("{mutations:?}"));
                 assert!(read[0].repeat(&State::NONE).is_ok());
@@ -610,14 +620,14 @@ mod tests {
         let path = crate::Path::root();
         let value = State::tuple(vec![State::NONE; 1_000]).unwrap();
         let mutations = vec![crate::chain::Mutation::Put { path, key, value }; 4_100];
-        let bytes = encode(&crate::encode::StoredMutations(&mutations));
+        let bytes = crate::chain::Recorded::of(&mutations).stored();
         let mut count = 0;
         let read = crate::decode::each_stored_mutation(&bytes, |_| {
             count += 1;
             Ok(())
         });
         assert_eq!((read.is_ok(), count), (true, 4_100), "more than a request may hold");
-        let bytes = encode(&crate::encode::StoredMutations(&mutations[..2]));
+        let bytes = crate::chain::Recorded::of(&mutations[..2]).stored();
         assert_eq!(crate::decode::stored_mutations(&bytes).unwrap().len(), 2);
         assert!(crate::decode::stored_mutations(&bytes[..bytes.len() - 1]).is_err());
         assert!(crate::decode::stored_mutations(&[&bytes[..], &[1]].concat()).is_err());

@@ -21,6 +21,13 @@ const MEMORY_SHARE: u64 = 16;
 /// The same if the cache is small, in bytes.
 const MEMORY_BYTES_MIN: u64 = 1 << 20;
 
+/// Which part of `--cache_size` a body may have whose rows a history records, each of them: that takes up to ten times as
+/// much while they are decoded, sorted, merged and stored.
+const RECORDED_SHARE: u64 = 8;
+
+/// The same if the cache is small, in bytes.
+const RECORDED_BYTES_MIN: u64 = 8 << 20;
+
 /// How much of the rows is gathered at most before it is sorted and written, in bytes.
 const RUN_BYTES_MAX: usize = 32 << 20;
 
@@ -32,6 +39,7 @@ const PART_BYTES_MAX: usize = 16 << 20;
 pub struct Workspace {
     directory: PathBuf,
     memory_bytes: usize,
+    recorded_bytes: usize,
     files: AtomicU64,
     metrics: Arc<Metrics>,
 }
@@ -45,17 +53,26 @@ impl Workspace {
             let _ = fs::remove_file(name.path());
         }
         let memory_bytes = (cache_bytes / MEMORY_SHARE).max(MEMORY_BYTES_MIN);
-        Self::within(directory, usize::try_from(memory_bytes).unwrap_or(usize::MAX), metrics)
+        let recorded_bytes = (cache_bytes / RECORDED_SHARE).max(RECORDED_BYTES_MIN);
+        let recorded_bytes = usize::try_from(recorded_bytes).unwrap_or(usize::MAX);
+        let memory_bytes = usize::try_from(memory_bytes).unwrap_or(usize::MAX);
+        Self { recorded_bytes, ..Self::within(directory, memory_bytes, metrics) }
     }
 
     /// A directory as it is, for rows that take so many bytes in memory.
     pub fn within(directory: PathBuf, memory_bytes: usize, metrics: Arc<Metrics>) -> Self {
-        Self { directory, memory_bytes, files: AtomicU64::new(0), metrics }
+        let recorded_bytes = usize::MAX;
+        Self { directory, memory_bytes, recorded_bytes, files: AtomicU64::new(0), metrics }
     }
 
     /// How large a body is at most that is decoded as a whole, in bytes.
     pub fn memory_bytes(&self) -> usize {
         self.memory_bytes
+    }
+
+    /// How large a body is at most whose rows a history records, in bytes.
+    pub fn recorded_bytes(&self) -> usize {
+        self.recorded_bytes
     }
 
     /// How much of the rows is gathered before it is sorted and written, in bytes.

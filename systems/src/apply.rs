@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bevy_ecs::prelude::World;
 use bytes::Bytes;
-use components::chain::{BLOCK_BYTES, BlockHasher, BlockPredecessor, ClosedBlock, Mutation};
+use components::chain::{BLOCK_BYTES, BlockHasher, BlockPredecessor, ClosedBlock, Mutation, Recorded};
 use components::cluster::ChainId;
 use components::collection::HostedCollection;
 use components::collection::change;
@@ -14,7 +14,7 @@ use components::collection::delta::DeltaEntry;
 use components::collection::merge::Merged;
 use components::collection::staged::Staged;
 use components::collection::stored;
-use components::encode::{Stored as StoredState, StoredMutations};
+use components::encode::Stored as StoredState;
 use components::ledger::{Change, ChangedContent, RowsChange};
 use components::lock::TreeId;
 use components::storage::{Keyspace, Write};
@@ -36,13 +36,13 @@ pub fn apply(world: &mut World) {
     let commits = std::mem::take(&mut world.resource_mut::<Registry>().commits);
     let mut full = BTreeSet::new();
     for commit in commits {
-        for Change { chain, mutations, content } in commit.changes {
+        for Change { chain, content } in commit.changes {
             match content {
-                ChangedContent::Value(subject) => {
+                ChangedContent::Value(subject, mutations) => {
                     apply_value(world, commit.id, commit.number, chain, subject, mutations);
                 }
-                ChangedContent::Rows(rows) => {
-                    full.extend(apply_rows(world, commit.id, commit.number, chain, rows, mutations));
+                ChangedContent::Rows(rows, recorded) => {
+                    full.extend(apply_rows(world, commit.id, commit.number, chain, rows, recorded));
                 }
             }
         }
@@ -74,7 +74,7 @@ fn apply_value(
     versions.push(Version { id, commit: number, batch, subject });
     versions.drop_before(oldest_active, oldest_snapshot);
     if world.get::<History>(entity).is_some() {
-        append(world, chain, id, mutations, batch, &mut writes);
+        append(world, chain, id, &Recorded::of(&mutations), batch, &mut writes);
     }
     world.resource_mut::<Outbox>().writes.append(&mut writes);
 }
@@ -86,7 +86,7 @@ fn apply_rows(
     number: u64,
     chain: ChainId,
     rows: Vec<(u16, RowsChange)>,
-    mutations: Vec<Mutation>,
+    recorded: Recorded,
 ) -> Vec<PagePlace> {
     let fold_rows_min = world.resource::<Limits>().fold_rows_min;
     let fold_rows_step = fold_rows_min.div_ceil(FOLD_STEPS);
@@ -130,9 +130,9 @@ fn apply_rows(
         log.pending_last = Some(number);
     }
     log.dirty.extend(dirty);
-    if world.get::<History>(entity).is_some() && !mutations.is_empty() {
+    if world.get::<History>(entity).is_some() && !recorded.is_empty() {
         let mut writes = Vec::new();
-        append(world, chain, id, mutations, batch, &mut writes);
+        append(world, chain, id, &recorded, batch, &mut writes);
         world.resource_mut::<Outbox>().writes.append(&mut writes);
     }
     for (slot, merged) in merged {
@@ -173,7 +173,7 @@ fn write_subject(
     } else {
         stored.deltas.push(id);
         stored.delta_bytes += delta_bytes;
-        let value = Some(Bytes::from(tbon::encode(&StoredMutations(mutations))));
+        let value = Some(Bytes::from(Recorded::of(mutations).stored()));
         writes.push(Write { keyspace: Keyspace::Values, key: delta_key(chain, id), value });
     }
 }
@@ -203,18 +203,18 @@ fn append(
     world: &mut World,
     chain: ChainId,
     id: TxnId,
-    mutations: Vec<Mutation>,
+    recorded: &Recorded,
     batch: u64,
     writes: &mut Vec<Write>,
 ) {
     let entity = world.resource::<Registry>().chains[&chain];
     let history = &mut *world.get_mut::<History>(entity).expect("a chain that keeps its blocks");
-    history.open.add(id, &mutations);
+    history.open.add_recorded(id, recorded);
     let bytes = history.open.bytes();
     let hash = history.open.hash();
     let ordinal = history.blocks.len() as u32 - 1;
     let open = *history.blocks.last().expect("a chain has a block");
-    let value = Some(Bytes::from(tbon::encode(&StoredMutations(&mutations))));
+    let value = Some(Bytes::from(recorded.stored()));
     writes.push(Write { keyspace: Keyspace::Blocks, key: block_entry_key(chain, ordinal, id), value });
     let header = &mut *world.get_mut::<BlockHeader>(open).expect("a block");
     header.transactions += 1;

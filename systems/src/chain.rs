@@ -7,7 +7,7 @@ use std::task::Poll;
 use components::cast;
 use components::chain::{
     self, Block, Blocks, Chain, ChainAddress, ChainBlocks, ChainContent, ChainKind, History, HistorySnapshot,
-    Links, LocalChain, Mutation, WantedBlocks,
+    Links, LocalChain, Mutation, Recorded, WantedBlocks,
 };
 use components::cluster::{ChainId, Member};
 use components::collection::bulk::{Bulk, BulkRows};
@@ -17,7 +17,7 @@ use components::collection::schema::{CollectionKind, Schema};
 use components::collection::view::Rowset;
 use components::collection::{Collection, HostedCollection, Source};
 use components::decode;
-use components::ledger::{Reservation, TRANSACTION_BYTES_MAX};
+use components::ledger::Reservation;
 use components::lock::{LockMode, LockRange};
 use components::{Error, Id, Path, Result, State, Value};
 
@@ -25,6 +25,9 @@ use crate::scalar::{Call, Interpreter};
 
 /// The route of a chain itself, below its subject's.
 const CHAIN: &str = "chain";
+
+/// How much of what a history records of rows is reserved at a time, in bytes.
+const RESERVED_BYTES: u64 = 64 << 10;
 
 /// As many bytes that are hashed count as one item.
 const HASHED_BYTES_PER_ITEM: usize = 64;
@@ -89,17 +92,12 @@ impl Interpreter {
     }
 
     /// What a history records of many rows: each as if it had come alone.
-    async fn bulk_mutations(&self, path: &[Id], bulk: &Bulk) -> Result<Vec<Mutation>> {
-        let schema = bulk.schema();
-        // A row takes more than its columns do.
-        let rows = match bulk.rows() {
-            BulkRows::Resident(rows) if rows.bytes() as u64 <= TRANSACTION_BYTES_MAX => rows,
-            _ => {
-                let message = "the history of a chain records each row: send fewer at a time";
-                return Err(Error::too_large(message));
-            }
-        };
-        let mut mutations = Vec::with_capacity(rows.len());
+    async fn recorded_rows(&self, path: &[Id], bulk: &Bulk) -> Result<Recorded> {
+        let too_large = || Error::too_large("the history of a chain records each row: send fewer at a time");
+        let BulkRows::Resident(rows) = bulk.rows() else { return Err(too_large()) };
+        let (schema, path) = (bulk.schema(), Path::from(path));
+        let mut memory = Reservation::new(self.ledger.clone());
+        let mut recorded = Recorded::default();
         for i in 0..rows.len() {
             self.step(schema.columns().len()).await;
             let row = rows.row(i);
@@ -111,10 +109,13 @@ impl Interpreter {
                 }
             };
             let values = State::Value(Value::Tuple(values.into()));
-            let mutation = Mutation::put(Path::from(path), &key, &values);
-            mutations.push(mutation.map_err(|cause| cause.context(format_args!("row {}", i + 1)))?);
+            let mutation = Mutation::put(path.clone(), &key, &values);
+            recorded.push(&mutation.map_err(|cause| cause.context(format_args!("row {}", i + 1)))?);
+            if recorded.bytes() - memory.bytes() > RESERVED_BYTES {
+                memory.grow(recorded.bytes() - memory.bytes()).map_err(|_| too_large())?;
+            }
         }
-        Ok(mutations)
+        Ok(recorded)
     }
 
     async fn locked_subject(&self, id: ChainId, mode: LockMode) -> State {
@@ -158,26 +159,32 @@ impl Interpreter {
         match &collection.source {
             Source::Hosted(hosted) => {
                 let spec = &self.catalog.chains[&hosted.chain];
-                let (call, records) = match spec.kind {
-                    ChainKind::Block => self.recorded(place(&spec.schema, hosted.slot.into()), call).await?,
-                    ChainKind::Sync => (call, Vec::new()),
+                let place = || place(&spec.schema, hosted.slot.into());
+                let (call, recorded) = match (spec.kind, call) {
+                    (ChainKind::Sync, call) => (call, Recorded::default()),
+                    (ChainKind::Block, Call::Put(key, State::Bulk(bulk))) => {
+                        let recorded = self.recorded_rows(place().segments(), &bulk).await?;
+                        (Call::Put(key, State::Bulk(bulk)), recorded)
+                    }
+                    (ChainKind::Block, call) => {
+                        let (call, mutation) = self.recorded(place(), call).await?;
+                        (call, Recorded::of(mutation.as_slice()))
+                    }
                 };
                 let is_alone = !writes_one_row(&collection.schema, &call);
                 let turn = self.ledger.queue_write(hosted.chain, is_alone);
                 poll_fn(|_| if self.ledger.is_turn(&turn) { Poll::Ready(()) } else { Poll::Pending }).await;
                 let result = self.call_rows(&rows, call, depth).await?;
-                for mutation in records {
-                    self.ledger.record(hosted.chain, mutation)?;
-                }
+                self.ledger.record(hosted.chain, recorded)?;
                 self.ledger.end_write(turn);
                 Ok(result)
             }
             // Nothing of what is read for it is written meanwhile: only fuel is waited for, by all in turn.
             Source::Local(local) => match local.history() {
                 Some((history, path)) => {
-                    let (call, records) = self.recorded(path.clone(), call).await?;
+                    let (call, mutation) = self.recorded(path.clone(), call).await?;
                     let result = self.call_rows(&rows, call, depth).await?;
-                    for mutation in records {
+                    if let Some(mutation) = mutation {
                         // What a chain keeps lives as long as the transaction.
                         self.ledger.reserve(mutation.bytes())?;
                         history.record(self.ledger.id(), mutation)?;
@@ -192,17 +199,13 @@ impl Interpreter {
 
     /// A write to a collection in a block chain, and what the history records of it. A collection that is written is
     /// read once, and what is recorded is what is written: a slice may be one of the tree that it is inserted into.
-    async fn recorded(&self, path: Path, call: Call) -> Result<(Call, Vec<Mutation>)> {
+    async fn recorded(&self, path: Path, call: Call) -> Result<(Call, Option<Mutation>)> {
         let call = match call {
-            Call::Put(_, State::Bulk(ref bulk)) => {
-                let mutations = self.bulk_mutations(path.segments(), bulk).await?;
-                return Ok((call, mutations));
-            }
             Call::Put(key, value) => Call::Put(key, self.read_whole(value).await?),
             call => call,
         };
         let record = mutation(path.segments(), &call)?;
-        Ok((call, record.into_iter().collect()))
+        Ok((call, record))
     }
 
     /// A collection or view as its rows are now; any other state as it is.

@@ -154,7 +154,7 @@ fn finish(world: &mut World, id: TxnId, entity: Entity) {
 fn out_of_order(world: &World, id: TxnId, changes: &[Change]) -> Vec<Resource> {
     let mut broken = Vec::new();
     for Change { chain, content, .. } in changes {
-        let ChangedContent::Rows(changed) = content else { continue };
+        let ChangedContent::Rows(changed, _) = content else { continue };
         let entity = world.resource::<Registry>().chains[chain];
         let hosted = world.get::<HostedCollections>(entity).expect("a chain around collections");
         let whole = |slot: u16, tree: u16| {
@@ -199,7 +199,7 @@ fn assert_write_locked(world: &World, id: TxnId, change: &Change) {
         let lock = table.lock(*lock);
         lock.is_granted && lock.mode == LockMode::Write
     });
-    let is_record = matches!(&change.content, ChangedContent::Rows(rows) if rows.is_empty());
+    let is_record = matches!(&change.content, ChangedContent::Rows(rows, _) if rows.is_empty());
     assert!(is_locked || is_record, "a change needs a lock");
 }
 
@@ -207,7 +207,7 @@ fn assert_write_locked(world: &World, id: TxnId, change: &Change) {
 fn learn(world: &mut World, kind: (Path, Verb), changes: &[Change], for_update: BTreeSet<HostedCollection>) {
     let values: Vec<ChainId> = changes
         .iter()
-        .filter(|change| matches!(change.content, ChangedContent::Value(_)))
+        .filter(|change| matches!(change.content, ChangedContent::Value(..)))
         .map(|change| change.chain)
         .collect();
     world.resource_mut::<Expectations>().learn(kind, values, for_update);

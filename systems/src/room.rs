@@ -3,10 +3,10 @@
 
 use bevy_ecs::prelude::World;
 use components::Error;
-use components::chain::Mutation;
+use components::chain::{Mutation, Recorded};
 use components::collection::staged::MergedPart;
 use components::collection::stored;
-use components::encode::{Stored, StoredMutations};
+use components::encode::Stored;
 use components::ledger::{Change, ChangedContent};
 use components::{State, TxnId, tbon};
 
@@ -80,11 +80,11 @@ pub(crate) fn take_room_for_pages(world: &mut World, part: &MergedPart) -> Resul
 
 fn is_delete(change: &Change) -> bool {
     match &change.content {
-        ChangedContent::Value(_) => {
-            !change.mutations.is_empty()
-                && change.mutations.iter().all(|mutation| matches!(mutation, Mutation::Delete { .. }))
+        ChangedContent::Value(_, mutations) => {
+            !mutations.is_empty()
+                && mutations.iter().all(|mutation| matches!(mutation, Mutation::Delete { .. }))
         }
-        ChangedContent::Rows(slots) => slots.iter().all(|(_, rows)| {
+        ChangedContent::Rows(slots, _) => slots.iter().all(|(_, rows)| {
             rows.merged.is_none()
                 && rows.staged.is_none()
                 && rows.rows.iter().all(|change| change.new.is_none())
@@ -94,18 +94,20 @@ fn is_delete(change: &Change) -> bool {
 
 /// About how much a change takes in storage, and rather more than less.
 fn stored_bytes(change: &Change) -> u64 {
-    let mutations = tbon::encode(&StoredMutations(&change.mutations)).len() as u64;
     let content = match &change.content {
-        ChangedContent::Value(subject) => subject_bytes(subject, mutations),
-        ChangedContent::Rows(slots) => {
+        ChangedContent::Value(subject, mutations) => {
+            let mutations = Recorded::of(mutations).bytes();
+            mutations + subject_bytes(subject, mutations)
+        }
+        ChangedContent::Rows(slots, recorded) => {
             let mut effects = Vec::new();
             let rows = slots.iter().map(|(slot, rows)| (*slot, rows.rows.iter()));
             stored::append_effects(&mut effects, TxnId::ZERO, 0, rows);
             let merged = slots.iter().filter_map(|(_, rows)| rows.merged.as_ref());
-            effects.len() as u64 + merged.map(|merged| merged.bytes()).sum::<u64>()
+            recorded.bytes() + effects.len() as u64 + merged.map(|merged| merged.bytes()).sum::<u64>()
         }
     };
-    CHANGE_OVERHEAD_BYTES + mutations + content
+    CHANGE_OVERHEAD_BYTES + content
 }
 
 /// The subject is written as a whole when its changes since have become as large.

@@ -45,6 +45,8 @@ pub struct HistoryReader {
     block: Option<OpenBlock>,
     /// Whether something was written before what comes next, where a comma must stand between them.
     has_before: bool,
+    /// For the mutation that is being decoded.
+    arena: Bump,
 }
 
 /// A block that is being read.
@@ -60,22 +62,22 @@ struct OpenBlock {
     /// recorded itself.
     is_changed: bool,
     /// What the reader has recorded itself, if that comes last in this block.
-    own: Option<(TxnId, Vec<Mutation>)>,
+    own: Option<(TxnId, Bytes)>,
     recorded: Option<Recorded>,
 }
 
-/// What a transaction has recorded.
+/// What a transaction has recorded, and what is next of it.
 #[derive(Debug)]
-enum Recorded {
-    Stored(tbon::Items, Bytes),
-    Own(std::vec::IntoIter<Mutation>),
+struct Recorded {
+    items: tbon::Items,
+    bytes: Bytes,
 }
 
 impl HistoryReader {
     /// A reader of all of its blocks.
     pub fn new(snapshot: Arc<HistorySnapshot>) -> Self {
         let next = snapshot.blocks.start;
-        Self { snapshot, next, block: None, has_before: false }
+        Self { snapshot, next, block: None, has_before: false, arena: Bump::new() }
     }
 
     /// What comes next; nothing at the end.
@@ -104,27 +106,21 @@ impl HistoryReader {
                 entries: VecDeque::new(),
                 from: Some([&key[..], &[0]].concat()),
                 is_changed: false,
-                own: self
-                    .snapshot
-                    .own
-                    .clone()
-                    .filter(|(ordinal, ..)| *ordinal == self.next)
-                    .map(|own| (own.1, own.2)),
+                own: match &self.snapshot.own {
+                    Some((ordinal, id, own)) if *ordinal == self.next => Some((*id, own.stored().into())),
+                    _ => None,
+                },
                 recorded: None,
             });
             self.next += 1;
             return Ok(Some(HistoryPart::Block(previous)));
         };
         if let Some(recorded) = &mut block.recorded {
-            let mutation = match recorded {
-                Recorded::Own(mutations) => mutations.next(),
-                Recorded::Stored(items, bytes) => {
-                    let arena = Bump::new();
-                    let item = items.next(bytes, &arena).map_err(|error| error.to_string())?;
-                    let mutation = item.map(decode::stored_mutation).transpose();
-                    mutation.map_err(|error| error.to_string())?
-                }
-            };
+            self.arena.reset();
+            let item =
+                recorded.items.next(&recorded.bytes, &self.arena).map_err(|error| error.to_string())?;
+            let mutation =
+                item.map(decode::stored_mutation).transpose().map_err(|error| error.to_string())?;
             return Ok(Some(match mutation {
                 Some(mutation) => {
                     block.hasher.record(&mutation);
@@ -139,15 +135,11 @@ impl HistoryReader {
         }
         block.read_on(storage, chain, self.snapshot.last)?;
         if let Some((id, bytes)) = block.entries.pop_front() {
-            block.hasher.begin(id);
-            let items = tbon::Items::of(&bytes).map_err(|error| error.to_string())?;
-            block.recorded = Some(Recorded::Stored(items, bytes));
-            return Ok(Some(HistoryPart::Transaction(id)));
+            return block.begin(id, bytes).map(Some);
         }
         if let Some((id, own)) = block.own.take() {
             block.is_changed = true;
-            block.recorded = Some(Recorded::Own(own.into_iter()));
-            return Ok(Some(HistoryPart::Transaction(id)));
+            return block.begin(id, own).map(Some);
         }
         if !block.is_changed {
             block.verify(storage, chain)?;
@@ -224,6 +216,13 @@ impl HistoryReader {
 }
 
 impl OpenBlock {
+    fn begin(&mut self, id: TxnId, bytes: Bytes) -> std::result::Result<HistoryPart, String> {
+        self.hasher.begin(id);
+        let items = tbon::Items::of(&bytes).map_err(|error| error.to_string())?;
+        self.recorded = Some(Recorded { items, bytes });
+        Ok(HistoryPart::Transaction(id))
+    }
+
     /// Read the next transactions, unless there are some.
     fn read_on(
         &mut self,

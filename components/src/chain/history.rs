@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use super::{Block, Mutation};
+use super::{Block, Recorded};
 use crate::cluster::ChainId;
 use crate::error::{Error, Result};
 use crate::transaction_id::TxnId;
@@ -107,7 +107,7 @@ pub struct HistorySnapshot {
     /// The last transaction in them.
     pub last: TxnId,
     /// The block that ends with what the reader itself records, that transaction, and what it records.
-    pub own: Option<(u32, TxnId, Vec<Mutation>)>,
+    pub own: Option<(u32, TxnId, Recorded)>,
     /// The size of the largest of the blocks, in bytes of TBON.
     pub block_bytes_max: u64,
 }

@@ -187,7 +187,7 @@ fn stored_content(kind: CollectionKind, schema: Document, rows: &[Document]) -> 
     Ok(State::Content(Arc::new(CollectionContent { schema, columns, is_list: false, rows, bytes })))
 }
 
-/// Read what [`crate::encode::StoredMutations`] wrote.
+/// Read a list of what [`crate::encode::StoredMutation`] wrote.
 ///
 /// # Errors
 /// 400 if it wrote no such thing.
@@ -200,7 +200,7 @@ pub fn stored_mutations(bytes: &[u8]) -> Result<Vec<Mutation>> {
     Ok(mutations)
 }
 
-/// Visit each mutation that [`crate::encode::StoredMutations`] wrote, one after the other.
+/// Visit each item of a list of what [`crate::encode::StoredMutation`] wrote, one after the other.
 ///
 /// # Errors
 /// 400 if it wrote no such thing; the errors of `visit`.

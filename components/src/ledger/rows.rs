@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use imbl::OrdMap;
 
 use super::{Content, Ledger, TRANSACTION_BYTES_MAX, Want, ask};
-use crate::chain::Mutation;
+use crate::chain::Recorded;
 use crate::cluster::ChainId;
 use crate::collection::change::{Change, RowChange};
 use crate::collection::key::{Key, KeyRange};
@@ -238,10 +238,16 @@ impl Ledger {
         change(view);
     }
 
-    /// Let the history of a chain around collections record a change.
-    pub fn record(&self, chain: ChainId, mutation: Mutation) -> Result<()> {
+    /// Let the history of a chain around collections record changes.
+    ///
+    /// # Errors
+    /// 400 if the transaction would hold more than [`TRANSACTION_BYTES_MAX`].
+    pub fn record(&self, chain: ChainId, recorded: Recorded) -> Result<()> {
+        if recorded.is_empty() {
+            return Ok(());
+        }
         let content = &mut *self.content();
-        let bytes = mutation.bytes();
+        let bytes = recorded.bytes();
         if content.bytes + bytes > TRANSACTION_BYTES_MAX {
             return Err(Error::bad_request(format_args!(
                 "this transaction writes more than {} MiB",
@@ -249,7 +255,7 @@ impl Ledger {
             )));
         }
         content.bytes += bytes;
-        content.recorded.entry(chain).or_default().push(mutation);
+        content.recorded.entry(chain).or_default().append(recorded);
         Ok(())
     }
 

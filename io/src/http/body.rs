@@ -119,7 +119,7 @@ impl<'a> Arrival<'a> {
     }
 }
 
-/// Read a whole body.
+/// Read a whole body, of `bytes_max` at most; `what` it is says who refuses it.
 ///
 /// # Errors
 /// 413 if it is too large; as [`Arrival::read`].
@@ -127,16 +127,15 @@ pub(super) async fn read(
     body: &mut Incoming,
     activity: &Arc<Activity>,
     config: &HttpConfig,
+    (what, bytes_max): (&str, usize),
 ) -> Result<(Vec<u8>, Charge)> {
-    let too_large = || {
-        Error::too_large(format_args!("the body of a request has at most {} bytes", config.max_body_bytes))
-    };
+    let too_large = || Error::too_large(format_args!("{what} has at most {bytes_max} bytes"));
     let mut arrival = Arrival::new(body, activity, config);
-    if arrival.bytes_min() > config.max_body_bytes as u64 {
+    if arrival.bytes_min() > bytes_max as u64 {
         return Err(too_large());
     }
     let mut charge = Charge::new(activity.account());
-    match arrival.read(config.max_body_bytes, &mut charge).await? {
+    match arrival.read(bytes_max, &mut charge).await? {
         (bytes, true) => Ok((bytes, charge)),
         (_, false) => Err(too_large()),
     }

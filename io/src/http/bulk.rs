@@ -110,6 +110,11 @@ pub(super) fn rows_of_state(catalog: &Catalog, head: &Head, body: State) -> Stat
     }
 }
 
+/// Whether a request puts rows into a collection whose history records each of them.
+pub(super) fn is_recorded(catalog: &Catalog, head: &Head) -> bool {
+    rows_at(catalog, head, Form::Json).is_some_and(|expected| expected.is_recorded)
+}
+
 fn rows_at(catalog: &Catalog, head: &Head, form: Form) -> Option<Expected> {
     if head.verb != Verb::Put || !head.key.is_none() {
         return None;

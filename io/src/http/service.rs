@@ -125,7 +125,8 @@ async fn call(
                         }
                     }
                     (rows, _) => {
-                        let (bytes, charge) = body::read(incoming, activity, &server.config).await?;
+                        let limit = body_limit(server, &head);
+                        let (bytes, charge) = body::read(incoming, activity, &server.config, limit).await?;
                         let rows = match media_type {
                             MediaType::Json => bulk::expected_json(server.gateway.catalog(), &head, &bytes),
                             _ => rows,
@@ -172,6 +173,17 @@ async fn call(
     let size_bytes = answer.as_ref().map_or(0, |state| usize::try_from(state.bytes()).unwrap_or(usize::MAX));
     let bytes_max = server.config.max_reply_bytes;
     big(server, size_bytes, move || reply::reply(answer, wants_tbon, bytes_max, charge)).await
+}
+
+/// How many bytes the body of a request has at most, and what it is.
+fn body_limit(server: &Server, head: &Head) -> (&'static str, usize) {
+    let bytes_max = server.config.max_body_bytes;
+    match server.gateway.workspace().map(|workspace| workspace.recorded_bytes()) {
+        Some(recorded) if recorded < bytes_max && bulk::is_recorded(server.gateway.catalog(), head) => {
+            ("rows that a block chain records, with this --cache_size: one request", recorded)
+        }
+        _ => ("the body of a request", bytes_max),
+    }
 }
 
 /// A body of rows.
