@@ -252,6 +252,20 @@ impl State {
         self.extent().depth
     }
 
+    /// Call `visit` with all rows in it that [stream](Self::is_streamed).
+    pub fn each_snapshot(&self, visit: &mut dyn FnMut(&Arc<RowsetSnapshot>)) {
+        match self {
+            state if !state.is_streamed() => {}
+            Self::Snapshot(snapshot) => visit(snapshot),
+            Self::Tuple(items) => items.iter().for_each(|item| item.each_snapshot(visit)),
+            Self::Map(items) => items.iter().for_each(|(_, item)| item.each_snapshot(visit)),
+            Self::Instance(instance) => instance.data().each_snapshot(visit),
+            Self::Chain(Chain::Content(content)) => content.subject.each_snapshot(visit),
+            // Blocks are never deleted.
+            _ => {}
+        }
+    }
+
     /// The logical size of this state, in bytes.
     pub fn bytes(&self) -> u64 {
         self.extent().bytes

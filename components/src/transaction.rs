@@ -70,7 +70,7 @@ pub struct Transaction {
     pub request_id: RequestId,
     /// What it runs.
     pub request: Arc<Request>,
-    /// When it is answered 408, in nanoseconds of the host's clock.
+    /// When it is answered 408, in nanoseconds of the monotonic clock.
     pub deadline_ns: u64,
     /// Where it is in its life.
     pub phase: Phase,

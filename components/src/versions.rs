@@ -8,7 +8,7 @@ use bevy_ecs::prelude::{Component, Entity};
 use crate::chain::{BlockHash, BlockHasher};
 use crate::cluster::{ChainId, ChainSpec};
 use crate::collection::key::Key;
-use crate::collection::page::{PageCell, Tree};
+use crate::collection::page::{PageCell, Tree, Visibility};
 use crate::collection::schema::{ColumnType, Schema};
 use crate::lock::TreeId;
 use crate::state::State;
@@ -153,7 +153,7 @@ pub type PagePlace = (TreeId, Key);
 /// What of a chain around collections recovery has to repeat, and what has to be stored so that it need not.
 #[derive(Component, Debug, Default)]
 pub struct EffectLog {
-    /// The size of each stored value of effects, in bytes, by the last commit in it.
+    /// The size of each stored value of effects that is not in every stored page, in bytes, by the last commit in it.
     pub entries: BTreeMap<u64, u64>,
     /// The size of all of them.
     pub bytes: u64,
@@ -161,8 +161,10 @@ pub struct EffectLog {
     pub pending: Vec<u8>,
     /// The last commit among them.
     pub pending_last: Option<u64>,
-    /// Effects up to this commit are in every stored page.
-    pub obsolete: u64,
+    /// Older values of effects that only pages need which cannot be read, so that they cannot be stored anew.
+    pub retained: BTreeMap<u64, u64>,
+    /// Values of effects that every stored page holds, by the last commit: they are to be deleted.
+    pub obsolete: VecDeque<u64>,
     /// The pages that hold what their stored form lacks.
     pub dirty: BTreeSet<PagePlace>,
     /// The checkpoint that is being made.
@@ -178,6 +180,35 @@ pub struct PageCheckpoint {
     pub pages: BTreeSet<PagePlace>,
     /// The page that was looked at last.
     pub after: Option<PagePlace>,
+    /// How many pages were looked at since the last one that could be stored.
+    pub looked_at: usize,
+    /// When none of all that are left could be stored: before what somebody looked then, and how many pages had come.
+    pub held_back: Option<(Visibility, u64)>,
+}
+
+impl EffectLog {
+    /// Everything up to a commit is stored in all pages, but for some, which hold `lacking` commits that their stored form
+    /// lacks, ascending.
+    pub fn checkpointed(&mut self, through: u64, lacking: &BTreeSet<u64>) {
+        let newer = self.entries.split_off(&(through + 1));
+        let done = std::mem::replace(&mut self.entries, newer);
+        self.bytes -= done.values().sum::<u64>();
+        let mut done = if self.retained.is_empty() {
+            done
+        } else {
+            let mut all = std::mem::take(&mut self.retained);
+            all.extend(done);
+            all
+        };
+        for commit in lacking {
+            // A value has the effects of all commits of a tick, and the name of the last one.
+            if let Some((last, bytes)) = done.range(commit..).next().map(|(last, bytes)| (*last, *bytes)) {
+                self.retained.insert(last, bytes);
+            }
+        }
+        done.retain(|last, _| !self.retained.contains_key(last));
+        self.obsolete.extend(done.into_keys());
+    }
 }
 
 /// The base of a page as an entity.
@@ -233,6 +264,26 @@ pub struct BlockHeader {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn effects_are_kept_as_long_as_a_page_lacks_them() {
+        let mut log = EffectLog { bytes: 50, ..Default::default() };
+        log.entries = [2, 4, 6, 8, 10].map(|last| (last, 10)).into();
+        log.checkpointed(8, &[3, 4, 7].into());
+        assert_eq!((log.bytes, log.entries.keys().collect::<Vec<_>>()), (10, vec![&10]));
+        assert_eq!(
+            log.retained.keys().collect::<Vec<_>>(),
+            [&4, &8],
+            "the values that have the commits 3, 4 and 7"
+        );
+        assert_eq!(log.obsolete, [2, 6]);
+        log.checkpointed(10, &[7].into());
+        assert_eq!(log.retained.keys().collect::<Vec<_>>(), [&8]);
+        assert_eq!(log.obsolete, [2, 6, 4, 10]);
+        log.checkpointed(10, &BTreeSet::new());
+        assert!(log.retained.is_empty() && log.entries.is_empty());
+        assert_eq!(log.obsolete, [2, 6, 4, 10, 8]);
+    }
 
     #[test]
     fn old_versions_are_bounded() {

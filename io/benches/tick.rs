@@ -16,7 +16,7 @@ use components::{Path, Request, State, Value, decode};
 use io::json;
 use world::host::PROGRAM_STACK_BYTES;
 use world::load::load;
-use world::{Host, HostConfig, Input, Inputs, Limits};
+use world::{Host, HostConfig, Inherited, Input, Inputs, Limits};
 
 #[global_allocator]
 static ALLOCATOR: io::allocator::Allocator = io::allocator::Allocator;
@@ -82,9 +82,11 @@ impl Ticker {
             catalog: loaded.catalog,
             chains: loaded.chains,
             last_page: loaded.last_page,
+            inherited: Inherited::default(),
             limits,
             threads,
             now_ns: 0,
+            monotonic_ns: 0,
         };
         Self { host: Host::new(config).expect("a host"), now_ns: 1_700_000_000_000_000_000, next: 0 }
     }
@@ -98,7 +100,7 @@ impl Ticker {
             ids.map(|id| Input::Request { id: RequestId(id), request: request.clone() }).collect();
         let mut answered = 0;
         while answered < count {
-            let outputs = self.host.tick(Inputs { now_ns: self.now_ns, events });
+            let outputs = self.host.tick(Inputs { now_ns: self.now_ns, monotonic_ns: self.now_ns, events });
             for (_, reply) in black_box(outputs.replies) {
                 reply.expect("a request that succeeds");
                 answered += 1;

@@ -13,7 +13,7 @@ use components::{Path, Request, Value, decode};
 use io::json;
 use world::host::PROGRAM_STACK_BYTES;
 use world::load::load;
-use world::{Host, HostConfig, Input, Inputs, Limits};
+use world::{Host, HostConfig, Inherited, Input, Inputs, Limits};
 
 #[global_allocator]
 static ALLOCATOR: io::allocator::Allocator = io::allocator::Allocator;
@@ -90,7 +90,9 @@ fn host() -> Host {
     let catalog = Catalog::new("http://127.0.0.1:8702", [0; 32]);
     let loaded = load(&Nothing, configs, catalog, |_| [0; 32]).expect("a world");
     let (catalog, chains, last_page) = (loaded.catalog, loaded.chains, loaded.last_page);
-    let config = HostConfig { catalog, chains, last_page, limits: Limits::default(), threads: 1, now_ns: 0 };
+    let (inherited, limits, threads) = (Inherited::default(), Limits::default(), 1);
+    let (now_ns, monotonic_ns) = (0, 0);
+    let config = HostConfig { catalog, chains, last_page, inherited, limits, threads, now_ns, monotonic_ns };
     Host::new(config).expect("a host")
 }
 
@@ -121,7 +123,7 @@ fn measure(holder: &str, waiter: &str, count: usize, is_hangup: bool) -> Figures
         }
         now_ns += 1_000_000;
         let begun = Instant::now();
-        let outputs = host.tick(Inputs { now_ns, events: std::mem::take(&mut events) });
+        let outputs = host.tick(Inputs { now_ns, monotonic_ns: now_ns, events: std::mem::take(&mut events) });
         let took = begun.elapsed();
         answered += outputs.replies.len();
         for (_, reply) in &outputs.replies {

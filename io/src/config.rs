@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
+use world::PINNED_BYTES_MAX;
 
 use crate::http::HttpConfig;
 
@@ -68,6 +69,10 @@ pub struct Config {
     /// Memory for the cache of pages: digits, then K, M or G (powers of 1000).
     #[arg(long = "cache_size", value_name = "SIZE", default_value = "1G", value_parser = cache_size)]
     pub cache_size: u64,
+
+    /// What may be kept in storage for nothing but replies that are read slowly, in bytes; beyond, they are broken off.
+    #[arg(long = "max_pinned_bytes", value_name = "N", default_value_t = PINNED_BYTES_MAX)]
+    pub max_pinned_bytes: u64,
 
     /// Time limit of a request and of the tokens that this host issues, in whole seconds.
     #[arg(long = "request_ttl", value_name = "S", default_value_t = REQUEST_TTL_S,

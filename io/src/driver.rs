@@ -1,8 +1,9 @@
 //! The thread that owns the world: it waits for events, ticks, and hands on what comes out (DESIGN.md §3).
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use components::reference::Verb;
@@ -11,7 +12,7 @@ use components::{Error, Request, State};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
-use world::{Host, Input, Inputs, Outputs, Room};
+use world::{Host, Input, Inputs, Outputs, Room, panic_message};
 
 use crate::gateway::{Answer, Event, Pins};
 use crate::jobs::Jobs;
@@ -32,8 +33,11 @@ const HELD_REQUESTS_MAX: usize = 4_096;
 /// How long requests that run may take to finish when the host is asked to stop.
 const DRAIN_GRACE: Duration = Duration::from_millis(1_000);
 
-/// How often a world may be made anew after a defect before the process gives up.
-const REBUILDS_MAX: u32 = 8;
+/// How often a world may be made anew after a defect, within [`REBUILDS_PERIOD`], before the process gives up.
+const REBUILDS_MAX: usize = 8;
+
+/// Defects that were longer ago do not count.
+const REBUILDS_PERIOD: Duration = Duration::from_secs(3_600);
 
 /// Why the driver has ended.
 #[derive(Debug, Eq, PartialEq)]
@@ -75,8 +79,8 @@ pub async fn distribute(mut answers: UnboundedReceiver<Vec<Delivery>>) {
     }
 }
 
-/// Makes a world from what is stored.
-pub type MakeHost = Box<dyn FnMut() -> Result<Host, String> + Send>;
+/// Makes a world from what is stored; these answers of the one before it are still to be read.
+pub type MakeHost = Box<dyn FnMut(Vec<RequestId>) -> Result<Host, String> + Send>;
 
 /// Owns the world.
 pub struct Driver {
@@ -100,13 +104,20 @@ pub struct Driver {
     next_deadline_ns: Option<u64>,
     is_busy: bool,
     drain_by: Option<Instant>,
-    rebuilds: u32,
+    /// When the world was made anew after a defect.
+    rebuilds: VecDeque<Instant>,
 }
 
-/// The clock of this machine, in nanoseconds since the Unix epoch.
+/// The clock of this machine, in nanoseconds since the Unix epoch. Somebody may set it back or forward.
 pub fn now_ns() -> u64 {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since_epoch.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Nanoseconds since this was called first, by a clock that nobody sets.
+pub fn monotonic_ns() -> u64 {
+    static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
+    u64::try_from(BEGAN.elapsed().as_nanos()).unwrap_or(u64::MAX)
 }
 
 impl Driver {
@@ -124,7 +135,7 @@ impl Driver {
         ready: Arc<AtomicBool>,
     ) -> Result<Self, String> {
         Ok(Self {
-            host: make_host()?,
+            host: make_host(Vec::new())?,
             make_host,
             events,
             answers,
@@ -139,9 +150,10 @@ impl Driver {
             batch_sent: 0,
             batch_durable: 0,
             next_deadline_ns: None,
-            is_busy: false,
+            // What was left behind is looked after at once.
+            is_busy: true,
             drain_by: None,
-            rebuilds: 0,
+            rebuilds: VecDeque::new(),
         })
     }
 
@@ -227,7 +239,7 @@ impl Driver {
             events.insert(0, Input::Room(room));
         }
         let begun = Instant::now();
-        let outputs = self.host.tick(Inputs { now_ns: now_ns(), events });
+        let outputs = self.host.tick(Inputs { now_ns: now_ns(), monotonic_ns: monotonic_ns(), events });
         self.metrics.count_tick(begun.elapsed().as_micros() as u64);
         self.hand_on(outputs)
     }
@@ -237,7 +249,8 @@ impl Driver {
         if self.is_busy || self.is_held_due() || (self.drain_by.is_some() && self.is_idle()) {
             return self.events.try_recv().ok();
         }
-        let by_deadline = self.next_deadline_ns.map(|ns| Duration::from_nanos(ns.saturating_sub(now_ns())));
+        let by_deadline =
+            self.next_deadline_ns.map(|ns| Duration::from_nanos(ns.saturating_sub(monotonic_ns())));
         let by_drain = self.drain_by.map(|by| by.saturating_duration_since(Instant::now()));
         match by_deadline.into_iter().chain(by_drain).min() {
             Some(timeout) => match self.events.recv_timeout(timeout) {
@@ -272,7 +285,12 @@ impl Driver {
             }
             // These are looked after before each tick.
             Event::Unpinned | Event::Durable => {}
-            Event::Loaded(input) => inputs.push(input),
+            Event::Loaded(input) => {
+                if let (Input::Job { id, .. }, Some(jobs)) = (&input, &self.jobs) {
+                    jobs.end(*id);
+                }
+                inputs.push(input);
+            }
             Event::StorageRefused(why) => return self.begin_again(&why, inputs),
             Event::StorageFailed(why) => {
                 self.metrics.poisoned.store(true, Ordering::Relaxed);
@@ -332,13 +350,18 @@ impl Driver {
 
     /// Make a world from what is durable.
     fn make_anew(&mut self, why: &str) -> Option<Ended> {
-        match (self.make_host)() {
+        self.jobs.iter().for_each(Jobs::end_all);
+        // Answers that were given are still being read; their pages must stay.
+        let answers = self.answers.pins.live();
+        let made = catch_unwind(AssertUnwindSafe(|| (self.make_host)(answers)));
+        match made.unwrap_or_else(|panic| Err(panic_message(&*panic))) {
             Ok(host) => self.host = host,
             Err(cause) => return Some(Ended::Failed(format!("{cause}, after: {why}"))),
         }
         self.persistence.iter().for_each(Persistence::restart);
         (self.batch_sent, self.batch_durable) = (0, 0);
-        (self.is_busy, self.next_deadline_ns) = (false, None);
+        // What was left behind is looked after at once.
+        (self.is_busy, self.next_deadline_ns) = (true, None);
         self.room = Room::PLENTY;
         None
     }
@@ -356,6 +379,9 @@ impl Driver {
         for (id, job) in outputs.jobs {
             self.jobs.as_ref().expect("jobs are about what is stored").begin(id, job);
         }
+        for id in outputs.ended_jobs {
+            self.jobs.as_ref().expect("jobs are about what is stored").end(id);
+        }
         for load in outputs.loads {
             self.persistence.as_ref().expect("what is loaded was stored").load(load);
         }
@@ -366,6 +392,7 @@ impl Driver {
                 answers.push(Delivery { sender, answer: Answer { reply, pin } });
             }
         }
+        outputs.revoked.into_iter().for_each(|id| self.answers.pins.revoke(id));
         if !answers.is_empty() {
             // If nobody distributes answers any more, nobody waits for one.
             let _ = self.answers.deliveries.send(answers);
@@ -378,12 +405,14 @@ impl Driver {
 
     /// After a defect the world is made anew from what is durable; every open request has been answered 500.
     fn rebuild(&mut self, why: &str) -> Option<Ended> {
-        self.rebuilds += 1;
+        let now = Instant::now();
+        while self.rebuilds.pop_front_if(|then| now.duration_since(*then) >= REBUILDS_PERIOD).is_some() {}
+        self.rebuilds.push_back(now);
         tracing::error!(
-            "the world is made anew from storage after a defect ({} so far): {why}",
-            self.rebuilds
+            "the world is made anew from storage after a defect ({} within an hour): {why}",
+            self.rebuilds.len()
         );
-        if self.rebuilds > REBUILDS_MAX {
+        if self.rebuilds.len() > REBUILDS_MAX {
             return Some(Ended::Failed(format!("too many defects, the last one: {why}")));
         }
         // What was committed before the defect becomes durable first: it may have been promised to others.
@@ -407,7 +436,8 @@ impl Driver {
         let mut inputs = Vec::new();
         let ended = deferred.into_iter().find_map(|event| self.take(event, &mut inputs));
         if ended.is_none() && !inputs.is_empty() {
-            let outputs = self.host.tick(Inputs { now_ns: now_ns(), events: inputs });
+            let outputs =
+                self.host.tick(Inputs { now_ns: now_ns(), monotonic_ns: monotonic_ns(), events: inputs });
             return self.hand_on(outputs);
         }
         ended

@@ -1,12 +1,14 @@
 //! The way from a connection into the world and back.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use components::cluster::Catalog;
 use components::transaction::RequestId;
 use components::{Error, Reply, Request};
 use crossbeam_channel::{Sender, TrySendError};
 use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
 
 use crate::pages::Pages;
 use crate::workspace::Workspace;
@@ -66,27 +68,53 @@ impl From<Reply> for Answer {
     }
 }
 
-/// The answers that are not read any more, of which the world has not been told.
+/// The answers that are still to be read from pages.
 #[derive(Clone, Debug)]
 pub struct Pins {
-    unpinned: Arc<Mutex<Vec<RequestId>>>,
+    pinned: Arc<Mutex<Pinned>>,
     events: Sender<Event>,
+}
+
+#[derive(Debug, Default)]
+struct Pinned {
+    /// Those that are being read, with what tells them to end.
+    live: BTreeMap<RequestId, CancellationToken>,
+    /// Those that are not read any more, of which the world has not been told.
+    unpinned: Vec<RequestId>,
 }
 
 impl Pins {
     /// None so far; `events` wakes the world.
     pub fn new(events: Sender<Event>) -> Self {
-        Self { unpinned: Arc::default(), events }
+        Self { pinned: Arc::default(), events }
     }
 
     /// A pin for the answer to this request.
     pub fn pin(&self, id: RequestId) -> Pin {
-        Pin { id, pins: self.clone() }
+        let revoked = CancellationToken::new();
+        self.pinned().live.insert(id, revoked.clone());
+        Pin { id, revoked, pins: self.clone() }
     }
 
     /// The answers that are not read any more since the last call.
     pub fn take(&self) -> Vec<RequestId> {
-        std::mem::take(&mut *self.unpinned.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut self.pinned().unpinned)
+    }
+
+    /// The answers that are being read.
+    pub fn live(&self) -> Vec<RequestId> {
+        self.pinned().live.keys().copied().collect()
+    }
+
+    /// The world does not keep the pages of this answer any more.
+    pub fn revoke(&self, id: RequestId) {
+        if let Some(revoked) = self.pinned().live.get(&id) {
+            revoked.cancel();
+        }
+    }
+
+    fn pinned(&self) -> MutexGuard<'_, Pinned> {
+        self.pinned.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -94,12 +122,23 @@ impl Pins {
 #[derive(Debug)]
 pub struct Pin {
     id: RequestId,
+    revoked: CancellationToken,
     pins: Pins,
+}
+
+impl Pin {
+    /// Cancelled when the pages are not kept any more, because the answer is read too slowly and they take too much: it
+    /// must be broken off.
+    pub fn revoked(&self) -> &CancellationToken {
+        &self.revoked
+    }
 }
 
 impl Drop for Pin {
     fn drop(&mut self) {
-        self.pins.unpinned.lock().unwrap_or_else(PoisonError::into_inner).push(self.id);
+        let pinned = &mut *self.pins.pinned();
+        pinned.live.remove(&self.id);
+        pinned.unpinned.push(self.id);
         // If the queue is full the world is busy, and looks after what is in it.
         let _ = self.pins.events.try_send(Event::Unpinned);
     }

@@ -20,11 +20,11 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use world::host::PROGRAM_STACK_BYTES;
 use world::load::{Loaded, load};
-use world::{EFFECTS_BYTES_MAX, Host, HostConfig, Limits};
+use world::{EFFECTS_BYTES_MAX, Host, HostConfig, Inherited, Limits};
 
 use crate::config::{Config, PLAIN_DATA_DIR};
 use crate::descriptors;
-use crate::driver::{Driver, Ended, answers, distribute, now_ns};
+use crate::driver::{Driver, Ended, answers, distribute, monotonic_ns, now_ns};
 use crate::gateway::{Event, Gateway, QUEUE_EVENTS_MAX};
 use crate::http::{self, serve};
 use crate::jobs::Jobs;
@@ -140,7 +140,13 @@ fn load_world(
         Some(storage) => load(storage, clusters, catalog, |path| cluster_keys[path])?,
         None => {
             assert!(clusters.is_empty(), "flags do not allow clusters without a data directory");
-            Loaded { catalog, chains: Vec::new(), last_page: PageId::default(), writes: Vec::new() }
+            Loaded {
+                catalog,
+                chains: Vec::new(),
+                last_page: PageId::default(),
+                garbage: Vec::new(),
+                writes: Vec::new(),
+            }
         }
     };
     Ok((loaded, keys.writes))
@@ -178,6 +184,7 @@ async fn run_on(
         request_ttl_ns: config.request_ttl * 1_000_000_000,
         // A quarter is the storage's; what is left is for the rows that pages lack, and for what is under way.
         page_cache_bytes: config.cache_size / 8 * 3,
+        pinned_bytes_max: config.max_pinned_bytes,
         effects_bytes_max: (config.cache_size / 16).min(EFFECTS_BYTES_MAX),
         ..Limits::default()
     };
@@ -211,9 +218,9 @@ async fn run_on(
     let noted = metrics.clone();
     let served = Arc::new(loaded.catalog.clone());
     let mut first = Some(loaded);
-    let make_host = Box::new(move || {
+    let make_host = Box::new(move |answers| {
         // What is stored was checked to get here; only after a defect that is done again.
-        let Loaded { catalog, chains, last_page, .. } = match first.take() {
+        let Loaded { catalog, chains, last_page, garbage, writes } = match first.take() {
             Some(loaded) => loaded,
             None => {
                 let storage = reader.as_ref().map(|reader| reader as &dyn Read);
@@ -222,7 +229,9 @@ async fn run_on(
                 loaded
             }
         };
-        Host::new(HostConfig { catalog, chains, last_page, limits, threads, now_ns: now_ns() })
+        let inherited = Inherited { garbage, answers, writes };
+        let (now_ns, monotonic_ns) = (now_ns(), monotonic_ns());
+        Host::new(HostConfig { catalog, chains, last_page, inherited, limits, threads, now_ns, monotonic_ns })
     });
 
     let (sender, events) = bounded(QUEUE_EVENTS_MAX);

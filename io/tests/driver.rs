@@ -19,7 +19,7 @@ use io::storage::simulated::{Fault, SimulatedDisk};
 use io::storage::{CheckpointMode, Store, StoreOptions};
 use world::host::PROGRAM_STACK_BYTES;
 use world::load::{Loaded, load};
-use world::{Host, HostConfig, Limits};
+use world::{Host, HostConfig, Inherited, Limits};
 
 const COUNTER: &str = r#"{"/app/counter": {
     "total": {"/state/chain/block": [0]},
@@ -59,10 +59,13 @@ fn start(disk: &SimulatedDisk) -> Running {
     let metrics = Arc::new(Metrics::default());
     let ready = Arc::new(AtomicBool::new(true));
     let persistence = Persistence::start(store, events.clone(), metrics.clone()).unwrap();
-    let make_host = Box::new(move || {
-        let Loaded { catalog, chains, .. } = load(&reader, clusters(), Catalog::default(), |_| [0; 32])?;
+    let make_host = Box::new(move |answers| {
+        let Loaded { catalog, chains, garbage, .. } =
+            load(&reader, clusters(), Catalog::default(), |_| [0; 32])?;
         let last_page = Default::default();
-        Host::new(HostConfig { catalog, chains, last_page, limits: Limits::default(), threads: 1, now_ns: 0 })
+        let inherited = Inherited { garbage, answers, writes: Vec::new() };
+        let (limits, threads, now_ns, monotonic_ns) = (Limits::default(), 1, 0, 0);
+        Host::new(HostConfig { catalog, chains, last_page, inherited, limits, threads, now_ns, monotonic_ns })
     });
     let (answers, deliveries) = answers(events.clone());
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();

@@ -6,6 +6,8 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use arrow_ipc::reader::StreamReader;
+use components::cluster::ChainId;
+use components::collection::HostedCollection;
 use components::collection::columns::Columns;
 use components::collection::key::{Key, KeyRange};
 use components::collection::page::{Page, PageCell, PageId, Statistics, Tree, Visibility};
@@ -76,6 +78,7 @@ fn table(pages: u64, text_bytes: usize, last: f64, missing: Option<u64>) -> Stat
         limit: u64::MAX,
     };
     let trees = RowsSnapshot {
+        collection: HostedCollection { chain: ChainId(0), slot: 0 },
         schema: schema.clone(),
         trees: Arc::new(vec![tree]),
         own: vec![Default::default()],

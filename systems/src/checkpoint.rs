@@ -1,6 +1,7 @@
 //! Checkpoint: pages that have changed are stored, a few in each tick, so that recovery has little to repeat and memory
 //! holds little that is not in storage (DESIGN.md §5).
 
+use std::collections::BTreeSet;
 use std::ops::Bound;
 
 use bevy_ecs::prelude::{Entity, World};
@@ -11,7 +12,7 @@ use components::storage::{Keyspace, Write};
 use components::versions::{EffectLog, PageCheckpoint, PagePlace};
 
 use crate::fold::{Folded, fold};
-use crate::pages::release;
+use crate::pages::{is_damaged, release, tree_of};
 use crate::room::Room;
 use crate::tick::{Limits, Outbox, Registry, Statistics};
 
@@ -31,7 +32,7 @@ const DROPS_PER_TICK_MAX: usize = 1_024;
 /// Store what the changes of this tick did, and make checkpoints of the chains that call for one.
 pub fn checkpoint(world: &mut World) {
     let registry = world.resource::<Registry>();
-    if registry.dirty_chains.is_empty() && registry.retired_pages.is_empty() {
+    if registry.dirty_chains.is_empty() && registry.retired.is_empty() {
         return;
     }
     let chains: Vec<ChainId> = registry.dirty_chains.iter().copied().collect();
@@ -62,16 +63,19 @@ fn advance(world: &mut World, chain: ChainId) {
     let (entity, commit_count) = (registry.chains[&chain], registry.commit_count);
     let log = &mut *world.get_mut::<EffectLog>(entity).expect("a chain around collections");
     if log.checkpoint.is_none() && log.bytes > effects_bytes_max {
-        log.checkpoint =
-            Some(PageCheckpoint { through: commit_count, pages: log.dirty.clone(), after: None });
+        log.checkpoint = Some(PageCheckpoint {
+            through: commit_count,
+            pages: log.dirty.clone(),
+            after: None,
+            looked_at: 0,
+            held_back: None,
+        });
     }
     let is_full = log.checkpoint.is_some() && store_pages(world, entity);
-    let log = &mut *world.get_mut::<EffectLog>(entity).expect("a chain around collections");
-    if let Some(checkpoint) = &log.checkpoint
-        && checkpoint.pages.is_empty()
-    {
-        log.obsolete = checkpoint.through;
-        log.checkpoint = None;
+    if let Some(lacking) = lacking(world, entity) {
+        let log = &mut *world.get_mut::<EffectLog>(entity).expect("a chain around collections");
+        let checkpoint = log.checkpoint.take().expect("a checkpoint that is complete");
+        log.checkpointed(checkpoint.through, &lacking);
         world.resource_mut::<Statistics>().checkpoints += 1;
     }
     let is_rest = drop_effects(world, chain);
@@ -84,14 +88,44 @@ fn advance(world: &mut World, chain: ChainId) {
     }
 }
 
+/// If all pages of a checkpoint are stored that can be read: the commits that those lack which cannot.
+fn lacking(world: &World, chain: Entity) -> Option<BTreeSet<u64>> {
+    let log = world.get::<EffectLog>(chain).expect("a chain around collections");
+    let checkpoint = log.checkpoint.as_ref()?;
+    let mut lacking = BTreeSet::new();
+    if checkpoint.pages.is_empty() {
+        return Some(lacking);
+    }
+    // Most often there is none.
+    if checkpoint.pages.len() > world.resource::<Registry>().damaged_pages.len() {
+        return None;
+    }
+    for (tree, low) in &checkpoint.pages {
+        let page = tree_of(world, chain, *tree).0.at(low)?;
+        let base = page.base.as_ref()?.id();
+        if !is_damaged(world, base) {
+            return None;
+        }
+        lacking.extend(page.delta.as_added().map(|entry| entry.commit));
+    }
+    Some(lacking)
+}
+
 /// Store some of the pages of a checkpoint; true if that was not all that can be done now.
 fn store_pages(world: &mut World, chain: Entity) -> bool {
     if !world.resource::<Registry>().can_store_pages() || !world.resource::<Room>().is_for_pages() {
         // What becomes durable lets it go on.
         return false;
     }
+    let now = (world.resource::<Registry>().oldest_visibility(), world.resource::<Statistics>().page_loads);
+    // What could not be read is tried again after a while.
+    let has_damage = !world.resource::<Registry>().damaged_pages.is_empty();
     let effects_bytes_max = world.resource::<Limits>().effects_bytes_max;
     let log = &mut *world.get_mut::<EffectLog>(chain).expect("a chain around collections");
+    if !has_damage && log.checkpoint.as_ref().is_some_and(|checkpoint| checkpoint.held_back == Some(now)) {
+        // Nothing has changed since all of them were looked at.
+        return false;
+    }
     let excess_bytes = log.bytes.saturating_sub(effects_bytes_max);
     let behind = PAGES_PER_TICK_BEHIND.saturating_mul(excess_bytes) / effects_bytes_max.max(1);
     let pages_max = PAGES_PER_TICK_MIN + behind.min(PAGES_PER_TICK_BEHIND);
@@ -100,36 +134,42 @@ fn store_pages(world: &mut World, chain: Entity) -> bool {
     let start = checkpoint.after.take().map_or(Bound::Unbounded, Bound::Excluded);
     let places: Vec<PagePlace> =
         checkpoint.pages.range((start, Bound::Unbounded)).take(LOOKS_PER_TICK_MAX).cloned().collect();
-    let mut stored = 0;
+    let (mut stored, mut looked_at) = (0, checkpoint.looked_at);
+    let mut after = None;
     for (i, place) in places.iter().enumerate() {
-        if fold(world, place) == Folded::Done {
-            stored += 1;
+        match fold(world, place) {
+            Folded::Done => (stored, looked_at) = (stored + 1, 0),
+            Folded::NotYet | Folded::Loading | Folded::Damaged => looked_at += 1,
         }
         if stored == pages_max || i + 1 == LOOKS_PER_TICK_MAX {
-            let log = &mut *world.get_mut::<EffectLog>(chain).expect("a chain around collections");
-            log.checkpoint.as_mut().expect("a checkpoint that is being made").after = Some(place.clone());
-            return true;
+            after = Some(place.clone());
+            break;
         }
     }
-    false
+    let log = &mut *world.get_mut::<EffectLog>(chain).expect("a chain around collections");
+    let checkpoint = log.checkpoint.as_mut().expect("a checkpoint that is being made");
+    let is_more = after.is_some();
+    (checkpoint.after, checkpoint.looked_at) = (after, looked_at);
+    // Those that came first were looked at twice at most.
+    let is_held_back = looked_at >= checkpoint.pages.len();
+    checkpoint.held_back = is_held_back.then_some(now);
+    if is_held_back {
+        checkpoint.looked_at = 0;
+    }
+    is_more && !is_held_back
 }
 
 /// Drop effects that every page holds; true if there are more of them.
 fn drop_effects(world: &mut World, chain: ChainId) -> bool {
     let entity = world.resource::<Registry>().chains[&chain];
     let log = &mut *world.get_mut::<EffectLog>(entity).expect("a chain around collections");
-    let mut writes = Vec::new();
-    while let Some(entry) = log.entries.first_entry()
-        && *entry.key() <= log.obsolete
-    {
-        if writes.len() == DROPS_PER_TICK_MAX {
-            break;
-        }
-        let (last, bytes) = entry.remove_entry();
-        log.bytes -= bytes;
-        writes.push(Write { keyspace: Keyspace::Values, key: stored::effects_key(chain, last), value: None });
-    }
-    let is_rest = log.entries.first_key_value().is_some_and(|(last, _)| *last <= log.obsolete);
+    let drops = log.obsolete.len().min(DROPS_PER_TICK_MAX);
+    let mut writes: Vec<Write> = log
+        .obsolete
+        .drain(..drops)
+        .map(|last| Write { keyspace: Keyspace::Values, key: stored::effects_key(chain, last), value: None })
+        .collect();
+    let is_rest = !log.obsolete.is_empty();
     world.resource_mut::<Outbox>().writes.append(&mut writes);
     is_rest
 }

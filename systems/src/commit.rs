@@ -14,6 +14,7 @@ use components::versions::{HostedChain, HostedCollections};
 use components::{Error, Path, State, TxnId};
 
 use crate::arbitrate::{is_refused, note_looks};
+use crate::execute::end_jobs;
 use crate::intake::restart;
 use crate::pages::unstage;
 use crate::room::take_room;
@@ -47,7 +48,7 @@ pub fn commit(world: &mut World) {
 
 /// A transaction came too late for a lock: begin it again if nobody can tell.
 fn conflict(world: &mut World, id: TxnId, entity: Entity, mut ordered: Vec<Resource>) {
-    let now_ns = world.resource::<Inbox>().0.now_ns;
+    let monotonic_ns = world.resource::<Inbox>().0.monotonic_ns;
     let program = world.get_mut::<Program>(entity).expect("a program").take();
     drop(program);
     let ledger = world.get::<Program>(entity).expect("a program").ledger.clone();
@@ -56,7 +57,7 @@ fn conflict(world: &mut World, id: TxnId, entity: Entity, mut ordered: Vec<Resou
     wanted.append(&mut ordered);
     let transaction = &mut *world.get_mut::<Transaction>(entity).expect("a transaction");
     let can_retry = transaction.request.txn_id.is_none()
-        && transaction.deadline_ns > now_ns
+        && transaction.deadline_ns > monotonic_ns
         && transaction.attempts < ATTEMPTS_MAX;
     if can_retry {
         wanted.append(&mut transaction.expected_writes);
@@ -131,9 +132,9 @@ fn finish(world: &mut World, id: TxnId, entity: Entity) {
     }
     release(world, id, true);
     let transaction = &mut *world.get_mut::<Transaction>(entity).expect("a transaction");
-    let is_streamed =
-        transaction.outcome.as_ref().is_some_and(|reply| reply.as_ref().is_ok_and(State::is_streamed));
-    let pin = is_streamed.then_some((transaction.request_id, transaction.begun_commit));
+    let streamed = transaction.outcome.as_ref().and_then(|reply| reply.as_ref().ok());
+    let pin =
+        streamed.filter(|state| state.is_streamed()).map(|state| (transaction.begun_commit, trees_of(state)));
     transaction.phase = if is_success { Phase::Committed } else { Phase::Aborted };
     transaction.durable_after = transaction.durable_after.max(seen.unwrap_or(0));
     if is_commit {
@@ -142,8 +143,17 @@ fn finish(world: &mut World, id: TxnId, entity: Entity) {
     let (after, request) = (transaction.durable_after, transaction.request_id);
     world.resource_mut::<Outbox>().ended.push(Ended { request, id, is_commit });
     // What it saw stays until the answer is read, which may take long after it is given.
-    world.resource_mut::<Registry>().pins.extend(pin);
+    if let Some((commit, trees)) = pin {
+        world.resource_mut::<Registry>().retired.pin(request, commit, trees);
+    }
     world.resource_mut::<Registry>().held.entry(after).or_default().push(entity);
+}
+
+/// The trees that an answer is still to be read from.
+fn trees_of(answer: &State) -> Vec<TreeId> {
+    let mut trees = BTreeSet::new();
+    answer.each_snapshot(&mut |snapshot| trees.extend(snapshot.hosted_trees()));
+    trees.into_iter().collect()
 }
 
 /// What somebody newer has seen or changed before a transaction that is about to commit; with a lock on that, its next
@@ -219,6 +229,7 @@ fn learn(world: &mut World, kind: (Path, Verb), changes: &[Change], for_update: 
 /// lock for writing may have looked and left all as it was, for example because it was only expected to write.
 fn release(world: &mut World, id: TxnId, has_seen: bool) {
     unstage(world, id);
+    end_jobs(world, id);
     let registry = &mut *world.resource_mut::<Registry>();
     registry.active.remove(&id);
     let Some(held) = registry.held_locks.remove(&id) else { return };

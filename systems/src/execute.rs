@@ -13,6 +13,7 @@ use components::{Error, Reply, TxnId};
 use rayon::prelude::*;
 
 use crate::arbitrate::wake;
+use crate::intake::interrupt;
 use crate::pages;
 use crate::room::take_room_for_pages;
 use crate::tick::{Limits, Outbox, Pool, Registry, Statistics};
@@ -128,21 +129,35 @@ fn begin_jobs(world: &mut World, id: TxnId, jobs: Vec<(u32, Job)>) {
         registry.job_count += 1;
         let job_id = JobId(registry.job_count);
         registry.jobs.insert(job_id, (id, number));
+        registry.jobs_of.insert((id, job_id));
         world.resource_mut::<Outbox>().jobs.push((job_id, job));
     }
 }
 
-/// A job is done; whoever has ended since does not want to know.
-///
-/// # Panics
-/// If it could not read what is stored: then what is committed cannot be known.
+/// Nobody wants the results of the jobs of a transaction any more.
+pub(crate) fn end_jobs(world: &mut World, id: TxnId) {
+    let Registry { jobs, jobs_of, .. } = &mut *world.resource_mut::<Registry>();
+    let ended: Vec<JobId> =
+        jobs_of.extract_if((id, JobId(0))..=(id, JobId(u64::MAX)), |_| true).map(|(_, job)| job).collect();
+    for job in &ended {
+        jobs.remove(job);
+    }
+    world.resource_mut::<Outbox>().ended_jobs.extend(ended);
+}
+
+/// A job is done; whoever has ended since does not want to know. One that has failed is the failure of who has asked for
+/// it, as a panic of its program would be, and of nobody else.
 pub fn job_done(world: &mut World, job: JobId, result: JobResult) {
     let registry = &mut *world.resource_mut::<Registry>();
     let Some((id, number)) = registry.jobs.remove(&job) else { return };
+    registry.jobs_of.remove(&(id, job));
     // With whoever has ended, the pages may be gone that the job was to read.
     let Some(entity) = registry.active.get(&id).copied() else { return };
     if let JobResult::Failed(cause) = &result {
-        panic!("a job failed: {cause}");
+        tracing::error!(transaction = %id, "a job failed: {cause}");
+        world.resource_mut::<Statistics>().failed_jobs += 1;
+        interrupt(world, entity, Error::internal(cause));
+        return;
     }
     let mut result = result;
     if let JobResult::MergedPart(part) = &result {

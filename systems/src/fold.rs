@@ -15,7 +15,7 @@ use components::lock::{LockTable, TreeId};
 use components::storage::Keyspace;
 use components::versions::{EffectLog, PagePlace};
 
-use crate::pages::{discard, load, put, settle, store, tree_mut, tree_of};
+use crate::pages::{discard, is_damaged, load, put, settle, store, tree_mut, tree_of};
 use crate::tick::{Limits, Outbox, Registry, Statistics};
 
 /// A page with less than one part in so many of what a page may hold is small.
@@ -33,6 +33,8 @@ pub enum Folded {
     NotYet,
     /// Its base is not in memory; it was asked for.
     Loading,
+    /// Its base cannot be read.
+    Damaged,
 }
 
 /// Make a new base of a page and what was committed since; it may become several pages, or a part of the one beside it.
@@ -79,6 +81,7 @@ fn fold_once(world: &mut World, place: &PagePlace) -> (Folded, Option<PagePlace>
         None => columns::fold(layout, None, &changes, page_size),
         Some(cell) => match cell.content() {
             Some(base) => columns::fold(layout, Some(&*base), &changes, page_size),
+            None if is_damaged(world, cell.id()) => return (Folded::Damaged, None),
             None => {
                 load(world, cell.id());
                 return (Folded::Loading, None);

@@ -15,18 +15,17 @@ use crate::execute::job_done;
 use crate::pages;
 use crate::room::Room;
 use crate::scalar::Interpreter;
-use crate::tick::{
-    Expectation, Expectations, Hosting, Inbox, Input, Inputs, Limits, Outbox, Registry, Statistics,
-};
+use crate::tick::{Expectation, Expectations, Hosting, Inbox, Input, Limits, Outbox, Registry, Statistics};
 
 /// How fast rows that do not fit in memory are written at least, in bytes.
 const SPILLED_BYTES_PER_S_MIN: u64 = 2 << 20;
 
 /// Take in everything that came since the last tick.
 pub fn intake(world: &mut World) {
-    let Inputs { now_ns, events } = std::mem::take(&mut world.resource_mut::<Inbox>().0);
-    world.resource_mut::<Inbox>().0.now_ns = now_ns;
     let limits = *world.resource::<Limits>();
+    let inbox = &mut world.resource_mut::<Inbox>().0;
+    let (now_ns, monotonic_ns, events) =
+        (inbox.now_ns, inbox.monotonic_ns, std::mem::take(&mut inbox.events));
     let registry = &mut *world.resource_mut::<Registry>();
     registry.ticks += 1;
     registry.steps_left = limits.steps_per_tick;
@@ -36,7 +35,7 @@ pub fn intake(world: &mut World) {
             Input::Request { id, request } => begin(world, id, request, now_ns),
             Input::Cancel(id) => cancel(world, id),
             Input::Unpin(id) => {
-                world.resource_mut::<Registry>().pins.remove(&id);
+                world.resource_mut::<Registry>().retired.unpin(id);
             }
             Input::Room(room) => *world.resource_mut::<Room>() = room,
             Input::Durable(sequence) => {
@@ -52,7 +51,7 @@ pub fn intake(world: &mut World) {
             Input::Page { page, content } => pages::came(world, page, content),
         }
     }
-    expire(world, now_ns);
+    expire(world, monotonic_ns);
 }
 
 /// What a request may take beyond its time limit, in nanoseconds, for rows that are more than fit in memory.
@@ -68,6 +67,7 @@ fn extra_ns(body: &State) -> u64 {
 
 fn begin(world: &mut World, request_id: RequestId, request: Request, now_ns: u64) {
     let limits = *world.resource::<Limits>();
+    let monotonic_ns = world.resource::<Inbox>().0.monotonic_ns;
     let registry = &mut *world.resource_mut::<Registry>();
     let id = if registry.requests.len() >= limits.transactions_max {
         Err(Error::unavailable("too many transactions are open; try again in a second"))
@@ -101,7 +101,7 @@ fn begin(world: &mut World, request_id: RequestId, request: Request, now_ns: u64
         id,
         request_id,
         request: Arc::new(request),
-        deadline_ns: now_ns.saturating_add(limits.request_ttl_ns).saturating_add(extra_ns),
+        deadline_ns: monotonic_ns.saturating_add(limits.request_ttl_ns).saturating_add(extra_ns),
         phase: Phase::Running,
         authority,
         attempts: 0,
@@ -172,7 +172,7 @@ pub(crate) fn restart(world: &mut World, entity: Entity) {
 }
 
 /// End a transaction before its program does; false if its outcome is known already.
-fn interrupt(world: &mut World, entity: Entity, cause: Error) -> bool {
+pub(crate) fn interrupt(world: &mut World, entity: Entity, cause: Error) -> bool {
     let transaction = &mut *world.get_mut::<Transaction>(entity).expect("a transaction");
     let is_open = matches!(transaction.phase, Phase::Running | Phase::Waiting);
     if !is_open || transaction.outcome.is_some() {
@@ -195,13 +195,13 @@ fn cancel(world: &mut World, request_id: RequestId) {
 /// How many requests are ended in one tick because their time is over; the next tick goes on at once.
 const EXPIRED_AT_ONCE_MAX: usize = 512;
 
-fn expire(world: &mut World, now_ns: u64) {
+fn expire(world: &mut World, monotonic_ns: u64) {
     for _ in 0..EXPIRED_AT_ONCE_MAX {
         let registry = &mut *world.resource_mut::<Registry>();
         let Some((deadline_ns, request_id)) = registry.deadlines.first().copied() else {
             return;
         };
-        if deadline_ns > now_ns {
+        if deadline_ns > monotonic_ns {
             return;
         }
         registry.deadlines.pop_first();

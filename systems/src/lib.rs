@@ -1,7 +1,7 @@
 //! What happens: one file per stage of the tick, and the interpreters they call.
 //!
 //! The stages of a tick: [`intake`]; then [`arbitrate`], [`execute`], [`commit`] and [`apply`], again and again until
-//! nothing moves; then [`persist`], [`respond`] and [`evict`].
+//! nothing moves; then [`checkpoint`], [`respond`], [`evict`] and [`persist`].
 
 pub mod apply;
 pub mod arbitrate;
@@ -20,6 +20,7 @@ pub mod intake;
 pub mod pages;
 pub mod persist;
 pub mod respond;
+pub mod retired;
 pub mod room;
 pub mod scalar;
 pub mod tick;

@@ -1,11 +1,11 @@
 //! Pages: their content comes from storage when it is asked for, takes its place in a tree, and goes when nobody can
 //! read it any more.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bevy_ecs::prelude::{Entity, World};
 use bytes::Bytes;
-use components::TxnId;
 use components::collection::HostedCollection;
 use components::collection::columns::Columns;
 use components::collection::delta::Delta;
@@ -20,9 +20,17 @@ use components::lock::TreeId;
 use components::storage::{Keyspace, Write};
 use components::transaction::Program;
 use components::versions::{EffectLog, HostedCollections, HostedRows, PageHeader, PagePlace};
+use components::{Error, TxnId};
 
 use crate::arbitrate::wake;
-use crate::tick::{Load, Outbox, Registry, RetiredPage, Statistics as Counts};
+use crate::intake::interrupt;
+use crate::tick::{Hosting, Inbox, Limits, Load, Outbox, Registry, Statistics as Counts};
+
+/// How many pages are deleted in one tick at most.
+const DELETIONS_PER_TICK_MAX: usize = 256;
+
+/// How long a page that could not be read is left alone by what could wait, in nanoseconds.
+const DAMAGED_PAUSE_NS: u64 = 10_000_000_000;
 
 /// A transaction waits for the content of a page.
 pub fn ask(world: &mut World, id: TxnId, page: PageId) {
@@ -45,17 +53,24 @@ pub fn load(world: &mut World, page: PageId) {
     }
 }
 
-/// The content of a page has come.
-///
-/// # Panics
-/// If it could not be read: then what is committed cannot be known.
+/// Whether a page could not be read a short while ago.
+pub fn is_damaged(world: &World, page: PageId) -> bool {
+    let until_ns = world.resource::<Registry>().damaged_pages.get(&page);
+    until_ns.is_some_and(|until_ns| *until_ns > world.resource::<Inbox>().0.monotonic_ns)
+}
+
+/// The content of a page has come, or cannot be read: then those who wait for it fail, and nobody else.
 pub fn came(world: &mut World, page: PageId, content: Result<Columns, String>) {
     let registry = &mut *world.resource_mut::<Registry>();
     registry.loading_pages.remove(&page);
     let readers = registry.page_readers.remove(&page).unwrap_or_default();
     // Nobody may need it any more, and then it may be gone.
     let Some(entity) = registry.pages.get(&page).copied() else { return };
-    let content = content.unwrap_or_else(|cause| panic!("page {} cannot be read: {cause}", page.0));
+    let content = match content {
+        Ok(content) => content,
+        Err(cause) => return failed(world, page, entity, readers, &cause),
+    };
+    registry.damaged_pages.remove(&page);
     let ticks = registry.ticks;
     let header = world.get::<PageHeader>(entity).expect("a page");
     header.cell.begin_uses(ticks);
@@ -70,6 +85,34 @@ pub fn came(world: &mut World, page: PageId, content: Result<Columns, String>) {
         if let Some(transaction) = world.resource::<Registry>().active.get(&id).copied() {
             wake(world, id, transaction);
         }
+    }
+}
+
+fn failed(world: &mut World, page: PageId, entity: Entity, readers: BTreeSet<TxnId>, cause: &str) {
+    let tree = world.get::<PageHeader>(entity).expect("a page").tree;
+    let why = format!("page {} of {} cannot be read: {cause}", page.0, shown(world, tree));
+    let until_ns = world.resource::<Inbox>().0.monotonic_ns.saturating_add(DAMAGED_PAUSE_NS);
+    world.resource_mut::<Counts>().failed_reads += 1;
+    if world.resource_mut::<Registry>().damaged_pages.insert(page, until_ns).is_none() {
+        tracing::error!("{why}");
+    }
+    for id in readers {
+        if let Some(transaction) = world.resource::<Registry>().active.get(&id).copied() {
+            interrupt(world, transaction, Error::internal(&why));
+        }
+    }
+}
+
+/// A tree by the names that a person knows.
+fn shown(world: &World, tree: TreeId) -> String {
+    let address =
+        world.resource::<Hosting>().0.chains.get(&tree.chain).map(|chain| chain.address.to_string());
+    let address = address.unwrap_or_else(|| format!("chain {}", tree.chain.0));
+    let chain = world.resource::<Registry>().chains[&tree.chain];
+    let (_, rows) = tree_of(world, chain, tree);
+    match usize::from(tree.tree).checked_sub(1).map(|index| &rows.schema.indices()[index].name) {
+        Some(index) => format!("{address}, index {index}"),
+        None => address,
     }
 }
 
@@ -265,12 +308,13 @@ fn finish_part(world: &mut World, id: TxnId, number: u32, part: Arc<StagedPart>)
     wake(world, id, entity);
 }
 
-/// Delete what was stored for a transaction that has not committed it.
+/// What was stored for a transaction that has not committed it is of no use.
 pub fn unstage(world: &mut World, id: TxnId) {
-    for page in world.resource_mut::<Registry>().staged_pages.remove(&id).into_iter().flatten() {
-        delete(world, page);
-        world.resource_mut::<Counts>().page_unstagings += 1;
-    }
+    let registry = &mut *world.resource_mut::<Registry>();
+    let pages = registry.staged_pages.remove(&id).unwrap_or_default();
+    let count = pages.len() as u64;
+    registry.retired.leave(pages);
+    world.resource_mut::<Counts>().page_unstagings += count;
 }
 
 /// A tree, to be changed.
@@ -308,7 +352,9 @@ pub(crate) fn discard(world: &mut World, tree: TreeId, page: &Page) {
     let writes = &mut world.resource_mut::<Outbox>().writes;
     writes.push(Write { keyspace: Keyspace::Trees, key: stored::handle_key(tree, cell.id()), value: None });
     writes.push(put(Keyspace::Trees, stored::garbage_key(cell.id()), Bytes::new()));
-    retire(world, cell.id());
+    let registry = &mut *world.resource_mut::<Registry>();
+    let (last_id, commit) = (registry.ids.last(), registry.commit_count);
+    registry.retired.retire(tree, cell.id(), cell.bytes() as u64, last_id, commit);
 }
 
 /// A page holds nothing that its stored form lacks.
@@ -325,40 +371,46 @@ pub(crate) fn put(keyspace: Keyspace, key: Vec<u8>, value: Bytes) -> Write {
     Write { keyspace, key, value: Some(value) }
 }
 
-/// A base is in no newest version any more; older readers may still look at it.
-pub fn retire(world: &mut World, page: PageId) {
-    let registry = &mut *world.resource_mut::<Registry>();
-    let retired = RetiredPage { page, last_id: registry.ids.last(), commit: registry.commit_count };
-    registry.retired_pages.push_back(retired);
-}
-
-/// Let go of the bases that nobody can read any more.
+/// Let go of some of the bases that nobody can read any more, and of answers that have kept too many.
 pub fn release(world: &mut World) {
-    let oldest_pin = world.resource::<Registry>().oldest_pin();
-    loop {
-        let registry = &mut *world.resource_mut::<Registry>();
-        let oldest_active = registry.oldest_active();
-        let oldest_commit = registry.oldest_snapshot().min(oldest_pin);
-        match registry.retired_pages.front() {
-            Some(retired) if retired.last_id < oldest_active && retired.commit < oldest_commit => {}
-            _ => return,
-        }
-        let RetiredPage { page, .. } = registry.retired_pages.pop_front().expect("a retired page");
+    let bytes_max = world.resource::<Limits>().pinned_bytes_max;
+    let registry = &mut *world.resource_mut::<Registry>();
+    let oldest = registry.oldest_visibility();
+    let revoked = registry.retired.revoke(|_| oldest, bytes_max);
+    let mut free = Vec::new();
+    while free.len() < DELETIONS_PER_TICK_MAX
+        && let Some(page) = registry.retired.pop(|_| oldest)
+    {
+        free.push(page);
+    }
+    registry.is_checkpoint_due |= free.len() == DELETIONS_PER_TICK_MAX;
+    let counts = &mut *world.resource_mut::<Counts>();
+    counts.page_deletions += free.len() as u64;
+    counts.revoked_pins += revoked.len() as u64;
+    for request in &revoked {
+        tracing::warn!(
+            "answer {} is read too slowly: it keeps more than {bytes_max} bytes of old pages",
+            request.0
+        );
+    }
+    world.resource_mut::<Outbox>().revoked.extend(revoked);
+    for page in free {
         delete(world, page);
-        world.resource_mut::<Counts>().page_deletions += 1;
     }
 }
 
 /// Nobody can read a page any more.
 fn delete(world: &mut World, page: PageId) {
     let registry = &mut *world.resource_mut::<Registry>();
-    let entity = registry.pages.remove(&page).expect("a page");
-    let is_resident = registry.resident_pages.remove(&page);
-    let header = world.get::<PageHeader>(entity).expect("a page");
-    let bytes = header.cell.bytes() as u64;
-    world.despawn(entity);
-    if is_resident {
-        world.resource_mut::<Registry>().resident_page_bytes -= bytes;
+    registry.damaged_pages.remove(&page);
+    // What another world has left behind is in storage only.
+    if let Some(entity) = registry.pages.remove(&page) {
+        let is_resident = registry.resident_pages.remove(&page);
+        let bytes = world.get::<PageHeader>(entity).expect("a page").cell.bytes() as u64;
+        world.despawn(entity);
+        if is_resident {
+            world.resource_mut::<Registry>().resident_page_bytes -= bytes;
+        }
     }
     let writes = &mut world.resource_mut::<Outbox>().writes;
     for (keyspace, key) in

@@ -1,6 +1,6 @@
 //! What goes into a tick, what comes out of it, and what its stages hand to one another.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bevy_ecs::prelude::Entity;
@@ -19,6 +19,7 @@ use components::transaction::{CommitRight, RequestId};
 use components::{Path, Reply, Request, TxnId};
 
 use crate::ids::Ids;
+use crate::retired::RetiredPages;
 use crate::room::Room;
 
 /// One input of a tick.
@@ -70,8 +71,10 @@ pub enum Load {
 /// What a tick is given.
 #[derive(Clone, Debug, Default)]
 pub struct Inputs {
-    /// The clock of the host, in nanoseconds since the Unix epoch.
+    /// The clock on the wall, in nanoseconds since the Unix epoch: what ids are made of. It may be set back or forward.
     pub now_ns: u64,
+    /// A clock that only goes forward, in nanoseconds since some moment before the process began: what time limits follow.
+    pub monotonic_ns: u64,
     /// In order of arrival.
     pub events: Vec<Input>,
 }
@@ -89,9 +92,13 @@ pub struct Outputs {
     pub loads: Vec<Load>,
     /// What to do beside the world; [`Input::Job`] brings what came of it.
     pub jobs: Vec<(JobId, Job)>,
+    /// Jobs of which nobody wants the result any more. Some may have ended.
+    pub ended_jobs: Vec<JobId>,
+    /// Answers that cannot be read to their end any more: they have kept too much for too long.
+    pub revoked: Vec<RequestId>,
     /// Whether there is more to do without further input.
     pub is_busy: bool,
-    /// When to tick at the latest, in nanoseconds of the host's clock.
+    /// When to tick at the latest, in nanoseconds of the monotonic clock.
     pub next_deadline_ns: Option<u64>,
     /// Why the host cannot go on, if it cannot.
     pub poisoned: Option<String>,
@@ -125,6 +132,10 @@ pub struct Outbox {
     pub loads: Vec<Load>,
     /// See [`Outputs::jobs`].
     pub jobs: Vec<(JobId, Job)>,
+    /// See [`Outputs::ended_jobs`].
+    pub ended_jobs: Vec<JobId>,
+    /// See [`Outputs::revoked`].
+    pub revoked: Vec<RequestId>,
 }
 
 /// What this host serves.
@@ -136,6 +147,9 @@ pub const PARALLEL_PROGRAMS_MIN: usize = 2;
 
 /// How large the effects of a chain on its collections grow before its pages are stored: recovery repeats them.
 pub const EFFECTS_BYTES_MAX: u64 = 16 << 20;
+
+/// What may be kept in storage for answers that are read slowly, unless told, in bytes.
+pub const PINNED_BYTES_MAX: u64 = 256 << 20;
 
 /// How many batches may be on their way to the disk before pages wait for their turn.
 const BATCHES_IN_FLIGHT_MAX: u64 = 8;
@@ -191,6 +205,9 @@ pub struct Limits {
     pub steps_per_tick: usize,
     /// How much content of pages stays in memory, in bytes.
     pub page_cache_bytes: u64,
+    /// What may be kept in storage for nothing but answers that are read slowly, in bytes; beyond, the one that keeps most
+    /// is broken off.
+    pub pinned_bytes_max: u64,
     /// How large the effects of a chain on its collections grow in storage before its pages are stored, in bytes.
     pub effects_bytes_max: u64,
     /// How large the pages of a collection become.
@@ -214,6 +231,7 @@ impl Default for Limits {
             rounds_max: 4_096,
             steps_per_tick: STEPS_PER_TICK,
             page_cache_bytes: 500_000_000,
+            pinned_bytes_max: PINNED_BYTES_MAX,
             effects_bytes_max: EFFECTS_BYTES_MAX,
             page_size: PageSize::default(),
             fold_rows_min: FOLD_ROWS_MIN,
@@ -245,7 +263,7 @@ pub struct Registry {
     pub active: BTreeMap<TxnId, Entity>,
     /// Open transactions by the request that they answer.
     pub requests: BTreeMap<RequestId, Entity>,
-    /// When each of them is answered 408.
+    /// When each of them is answered 408, by the monotonic clock.
     pub deadlines: BTreeSet<(u64, RequestId)>,
     /// Chains by number.
     pub chains: BTreeMap<ChainId, Entity>,
@@ -293,6 +311,8 @@ pub struct Registry {
     pub resident_page_bytes: u64,
     /// Who waits for a job, and its number there.
     pub jobs: BTreeMap<JobId, (TxnId, u32)>,
+    /// The same the other way round.
+    pub jobs_of: BTreeSet<(TxnId, JobId)>,
     /// What was stored for transactions that have not committed: nobody else looks at it.
     pub staged_pages: BTreeMap<TxnId, Vec<PageId>>,
     /// Parts that are stored with a batch, with who waits for that, and the number of the job there.
@@ -301,14 +321,16 @@ pub struct Registry {
     pub job_count: u64,
     /// Transactions that wait for the content of a page.
     pub page_readers: BTreeMap<PageId, BTreeSet<TxnId>>,
-    /// Bases that no newest version has any more: until which transaction and which snapshot somebody may read them.
-    pub retired_pages: VecDeque<RetiredPage>,
-    /// Answers that are still to be read from pages, with the number of the last commit when their transaction began.
-    pub pins: BTreeMap<RequestId, u64>,
+    /// Bases that no newest version has any more, and the answers that are still to be read from them.
+    pub retired: RetiredPages,
     /// The batch of each commit that is not known to be durable.
     pub commit_batches: BTreeMap<u64, u64>,
     /// Pages that were asked for and have not come yet.
     pub loading_pages: BTreeSet<PageId>,
+    /// Pages that could not be read, and until when nobody but a reader asks for them again, by the monotonic clock.
+    pub damaged_pages: BTreeMap<PageId, u64>,
+    /// Names of pages up to this one are used up for whoever loads what is stored.
+    pub reserved_page: PageId,
     /// Chains around collections that have something to store.
     pub dirty_chains: BTreeSet<ChainId>,
     /// Whether a checkpoint can go on without further input.
@@ -324,17 +346,6 @@ pub struct HeldLocks {
     pub locks: Vec<(ChainId, LockId)>,
     /// How many of them were not granted.
     pub waiting: usize,
-}
-
-/// A base that only older readers may still look at.
-#[derive(Clone, Copy, Debug)]
-pub struct RetiredPage {
-    /// The base.
-    pub page: PageId,
-    /// The last transaction that had begun when it was retired.
-    pub last_id: TxnId,
-    /// The number of the last commit when it was retired.
-    pub commit: u64,
 }
 
 impl Registry {
@@ -379,11 +390,6 @@ impl Registry {
     /// The snapshot before which no transaction reads.
     pub fn oldest_snapshot(&self) -> u64 {
         self.snapshots.keys().next().copied().unwrap_or(u64::MAX)
-    }
-
-    /// The least commit after which a page was retired that an answer may still be read from.
-    pub fn oldest_pin(&self) -> u64 {
-        self.pins.values().min().copied().unwrap_or(u64::MAX)
     }
 
     /// The batch that makes a commit durable, if it is not known to be durable.
@@ -525,6 +531,12 @@ pub struct Statistics {
     pub page_unstagings: u64,
     /// Checkpoints of the pages of a chain that are complete.
     pub checkpoints: u64,
+    /// Pages and blocks that could not be read.
+    pub failed_reads: u64,
+    /// Jobs that failed.
+    pub failed_jobs: u64,
+    /// Answers that were broken off because they kept too much.
+    pub revoked_pins: u64,
 }
 
 /// The threads that poll programs when there are many. None: the thread of the tick alone.

@@ -1,8 +1,9 @@
 //! A host, its storage on a simulated disk, and its clock.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use components::chain::{Block, HistorySnapshot};
 use components::cluster::{Catalog, ClusterConfig};
 use components::collection::CollectionContent;
@@ -20,7 +21,7 @@ use io::storage::{CheckpointMode, Reader, Store, StoreOptions};
 use world::history::HistoryReader;
 use world::host::PROGRAM_STACK_BYTES;
 use world::load::{load, page_loader, perform, work};
-use world::{Host, HostConfig, Input, Inputs, InspectQuery, Limits, Outputs};
+use world::{Host, HostConfig, Inherited, Input, Inputs, InspectQuery, Limits, Outputs};
 
 use crate::random::Random;
 
@@ -122,6 +123,34 @@ impl MachineOptions {
     }
 }
 
+/// What is stored, of which some keys cannot be read.
+struct Damaged<'a> {
+    reader: Reader,
+    keys: &'a BTreeSet<(Keyspace, Vec<u8>)>,
+}
+
+impl Read for Damaged<'_> {
+    fn get(&self, keyspace: Keyspace, key: &[u8]) -> Result<Option<Bytes>, String> {
+        match self.keys.contains(&(keyspace, key.to_vec())) {
+            true => Err("the disk is on fire".to_string()),
+            false => Read::get(&self.reader, keyspace, key),
+        }
+    }
+
+    fn scan(
+        &self,
+        keyspace: Keyspace,
+        prefix: &[u8],
+        from: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<(Vec<u8>, Bytes)>, String> {
+        match self.keys.contains(&(keyspace, prefix.to_vec())) {
+            true => Err("the disk is on fire".to_string()),
+            false => Read::scan(&self.reader, keyspace, prefix, from, limit),
+        }
+    }
+}
+
 /// The disk has failed; nothing can be acknowledged any more.
 #[derive(Debug)]
 pub struct Crashed;
@@ -138,7 +167,10 @@ struct Pending {
 /// A host with its storage. Everything that it does follows from its options and what it is asked.
 pub struct Machine {
     pub host: Host,
+    /// The clock on the wall, which a test may set.
     pub now_ns: u64,
+    /// The clock that nobody sets.
+    monotonic_ns: u64,
     pub ticks: u64,
     store: Store,
     options: MachineOptions,
@@ -148,12 +180,16 @@ pub struct Machine {
     jobs: Vec<(u64, JobId, Job)>,
     /// How many jobs ended before one that was begun earlier.
     pub overtaken: u64,
+    /// What cannot be read once the host has started.
+    pub damaged: BTreeSet<(Keyspace, Vec<u8>)>,
     /// How many jobs there were to find rows, and to count them.
     pub finds: u64,
     pub counts: u64,
     /// Whether the rows of replies that stream are left to the test.
     pub leaves_streams: bool,
-    /// Replies whose rows are yet to be read.
+    /// Replies whose rows are not known to have been read.
+    unread: BTreeSet<RequestId>,
+    /// Those of them that this machine reads.
     streams: Vec<(u64, RequestId, State)>,
     next_request: u64,
     is_busy: bool,
@@ -186,7 +222,7 @@ impl Machine {
                 assert!(disk.is_crashed(), "the storage cannot be opened: {error}");
                 Crashed
             })?;
-        let host = Self::make_host(&mut store, &options, now_ns).map_err(|why| {
+        let host = Self::make_host(&mut store, &options, now_ns, 0, Vec::new()).map_err(|why| {
             assert!(disk.is_crashed(), "the host cannot start: {why}");
             Crashed
         })?;
@@ -194,6 +230,7 @@ impl Machine {
         Ok(Self {
             host,
             now_ns,
+            monotonic_ns: 0,
             ticks: 0,
             store,
             options,
@@ -202,16 +239,24 @@ impl Machine {
             loads: VecDeque::new(),
             jobs: Vec::new(),
             overtaken: 0,
+            damaged: BTreeSet::new(),
             finds: 0,
             counts: 0,
             leaves_streams: false,
+            unread: BTreeSet::new(),
             streams: Vec::new(),
             next_request: 0,
             is_busy: false,
         })
     }
 
-    fn make_host(store: &mut Store, options: &MachineOptions, now_ns: u64) -> Result<Host, String> {
+    fn make_host(
+        store: &mut Store,
+        options: &MachineOptions,
+        now_ns: u64,
+        monotonic_ns: u64,
+        answers: Vec<RequestId>,
+    ) -> Result<Host, String> {
         let configs = json::with_copy(options.clusters.as_bytes(), ClusterConfig::decode).expect("clusters");
         let catalog = Catalog::new("http://127.0.0.1:8702", [1; 32]);
         let loaded = load(&store.reader(), configs, catalog, |_| [2; 32])?;
@@ -222,9 +267,11 @@ impl Machine {
             catalog: loaded.catalog,
             chains: loaded.chains,
             last_page: loaded.last_page,
+            inherited: Inherited { garbage: loaded.garbage, answers, writes: Vec::new() },
             limits: options.limits,
             threads: options.threads,
             now_ns,
+            monotonic_ns,
         })
     }
 
@@ -237,10 +284,15 @@ impl Machine {
         }
         self.loads.clear();
         self.jobs.clear();
-        self.streams.clear();
-        self.is_busy = false;
-        self.host =
-            Self::make_host(&mut self.store, &self.options, self.now_ns).expect("what is stored is sound");
+        self.is_busy = true;
+        let answers = self.unread.iter().copied().collect();
+        let (now_ns, monotonic_ns) = (self.now_ns, self.monotonic_ns);
+        self.host = Self::make_host(&mut self.store, &self.options, now_ns, monotonic_ns, answers)
+            .expect("what is stored is sound");
+    }
+
+    fn damaged_reader(&self) -> Damaged<'_> {
+        Damaged { reader: self.store.reader(), keys: &self.damaged }
     }
 
     /// The state that a request answers, with everything in it that streams.
@@ -311,6 +363,11 @@ impl Machine {
         Ok(())
     }
 
+    /// These events, at this time.
+    pub fn inputs(&self, events: Vec<Input>) -> Inputs {
+        Inputs { now_ns: self.now_ns, monotonic_ns: self.monotonic_ns, events }
+    }
+
     fn read_stored(&self, state: &State) -> State {
         state.with_stored(&mut Stored(self.store.reader())).expect("what a snapshot reads is kept")
     }
@@ -319,16 +376,17 @@ impl Machine {
     pub fn tick(&mut self, events: Vec<Input>) -> Result<Outputs, Crashed> {
         self.ticks += 1;
         self.now_ns += TICK_NS;
+        self.monotonic_ns += TICK_NS;
         let mut all = Vec::new();
         self.flush(&mut all)?;
         while let Some((_, load)) = self.loads.pop_front_if(|(at, _)| *at <= self.ticks) {
-            all.push(perform(&self.store.reader(), &load));
+            all.push(perform(&self.damaged_reader(), &load));
         }
         let ticks = self.ticks;
         // Jobs end in any order.
         let ended: Vec<_> = self.jobs.extract_if(.., |(at, ..)| *at <= ticks).collect();
         for (_, id, job) in ended {
-            all.push(Input::Job { id, result: work(&self.store.reader(), &job, false) });
+            all.push(Input::Job { id, result: work(&self.damaged_reader(), &job, false) });
         }
         let streams: Vec<_> = self.streams.extract_if(.., |(at, ..)| *at <= ticks).collect();
         let mut read: Vec<(RequestId, Reply)> = Vec::new();
@@ -337,8 +395,16 @@ impl Machine {
             all.push(Input::Unpin(id));
         }
         all.extend(events);
-        let mut outputs = self.host.tick(Inputs { now_ns: self.now_ns, events: all });
+        for event in &all {
+            if let Input::Unpin(id) = event {
+                self.unread.remove(id);
+            }
+        }
+        let mut outputs = self.host.tick(self.inputs(all));
         for (id, reply) in std::mem::take(&mut outputs.replies) {
+            if reply.as_ref().is_ok_and(State::is_streamed) {
+                self.unread.insert(id);
+            }
             match reply {
                 // Whoever sends it reads the rows when there is time for that.
                 Ok(state) if state.is_streamed() && !self.leaves_streams => {
@@ -445,5 +511,6 @@ impl Machine {
     /// Pass the time without ticking.
     pub fn wait(&mut self, ns: u64) {
         self.now_ns += ns;
+        self.monotonic_ns += ns;
     }
 }

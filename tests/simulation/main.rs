@@ -23,4 +23,5 @@ mod scenarios;
 mod serializability;
 mod services;
 mod streams;
+mod unreadable;
 mod waiters;

@@ -7,7 +7,7 @@ use crate::machine::{Machine, MachineOptions, answer, get, on_program_stack, pos
 use crate::services;
 
 /// An input that makes a system panic: what was durable is not.
-fn defect() -> Input {
+pub fn defect() -> Input {
     Input::Durable(0)
 }
 

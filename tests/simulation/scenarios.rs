@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use world::{Input, Outputs};
 
 use crate::machine::{
-    Machine, MachineOptions, START_NS, TICK_NS, answer, get, on_program_stack, post, put, request, with_id,
+    Machine, MachineOptions, TICK_NS, answer, get, on_program_stack, post, put, request, with_id,
 };
 use crate::services;
 
@@ -215,12 +215,42 @@ fn a_request_ends_at_its_deadline_and_releases_its_locks() {
         let (reader, event) = machine.ask(get("/app/hot/r0"));
         assert_eq!(tick(&mut machine, vec![event]), []);
         let outputs = machine.tick(vec![]).expect("a disk without faults");
-        assert_eq!(outputs.next_deadline_ns, Some(START_NS + 11 * TICK_NS));
+        assert_eq!(outputs.next_deadline_ns, Some(11 * TICK_NS));
         machine.wait(3 * TICK_NS);
         let answers = tick(&mut machine, vec![]);
         assert!(answers.iter().any(|(id, status, _)| (*id, *status) == (holder, 408)), "{answers:?}");
         assert!(answers.contains(&(reader, 200, json!(0))), "{answers:?}");
         assert_eq!(machine.host.statistics().timeouts, 1);
+    });
+}
+
+#[test]
+fn time_limits_hold_whatever_is_done_to_the_clock_on_the_wall() {
+    const HOUR_NS: u64 = 3_600_000_000_000;
+    on_program_stack(|| {
+        for set in [|now_ns| now_ns - HOUR_NS, |now_ns| now_ns + HOUR_NS] {
+            let mut options = MachineOptions::new(1, &services::all());
+            options.limits.request_ttl_ns = 20 * TICK_NS;
+            let mut machine = Machine::new(options);
+            let holder = hold(&mut machine);
+            let (_, event) = machine.ask(put("/app/hot/r0", json!(5)));
+            assert_eq!(tick(&mut machine, vec![event]), [], "it waits for the lock");
+            machine.now_ns = set(machine.now_ns);
+            for _ in 0..10 {
+                assert_eq!(tick(&mut machine, vec![]), [], "a clock that was set is no reason to give up");
+            }
+            // What comes now has an id like any other.
+            for _ in 0..2 {
+                machine.now_ns -= HOUR_NS / 2;
+                let (reader, event) = machine.ask(get("/app/hot/r1"));
+                assert_eq!(tick(&mut machine, vec![event]), [(reader, 200, json!(1))]);
+            }
+            let answers: Vec<_> = (0..10).flat_map(|_| tick(&mut machine, vec![])).collect();
+            let answers: Vec<_> = answers.into_iter().map(|(id, status, _)| (id, status)).collect();
+            assert_eq!(answers, [(holder, 408)], "after twenty ticks, whatever the clock says");
+            machine.settle(vec![]);
+            assert_eq!(machine.value("/app/hot/r0"), json!(5), "the lock went to the one that waited");
+        }
     });
 }
 
@@ -325,7 +355,7 @@ fn what_was_read_must_be_durable_before_the_answer_leaves() {
         assert_eq!(tick(&mut machine, vec![write_event]), []);
         // The machine reports the batch with the next tick, so this one asks the host alone.
         let (ids, events): (Vec<_>, Vec<_>) = asked.into_iter().map(|one| machine.ask(one)).unzip();
-        let outputs = machine.host.tick(world::Inputs { now_ns: machine.now_ns, events });
+        let outputs = machine.host.tick(machine.inputs(events));
         let answered: Vec<_> = outputs.replies.iter().map(|(id, _)| *id).collect();
         assert_eq!(answered, [ids[3]], "only this one has read nothing new");
         let answers = tick(&mut machine, vec![]);

@@ -17,10 +17,10 @@ use world::{Input, InspectQuery};
 
 use crate::machine::{Machine, MachineOptions, get, on_program_stack, put, request};
 
-const ITEMS: &str = "/app/shop/items";
+pub const ITEMS: &str = "/app/shop/items";
 
 /// Enough for several pages, of which memory holds hardly one.
-const ROWS: u64 = 20_000;
+pub const ROWS: u64 = 20_000;
 const PAGE_CACHE_BYTES: u64 = 100_000;
 
 fn schema() -> serde_json::Value {
@@ -33,33 +33,42 @@ fn schema() -> serde_json::Value {
     ])
 }
 
-fn row(sku: u64, qty: i32) -> [Value; 3] {
+pub fn row(sku: u64, qty: i32) -> [Value; 3] {
     [sku.into(), format!("color {}", sku % 7).as_str().into(), Number::I32(qty).into()]
 }
 
-fn machine() -> Machine {
-    let clusters =
-        json!({"/app/shop": {"items": {"/state/chain/sync": [{"/state/collection/table": [schema()]}]}}});
+pub fn options() -> MachineOptions {
+    let table = || json!({"/state/chain/sync": [{"/state/collection/table": [schema()]}]});
+    let clusters = json!({"/app/shop": {"items": table(), "others": table()}});
     let mut options = MachineOptions::new(11, &clusters);
     options.limits.page_cache_bytes = PAGE_CACHE_BYTES;
-    let mut machine = Machine::new(options);
+    options
+}
+
+fn machine() -> Machine {
+    let mut machine = Machine::new(options());
     machine.leaves_streams = true;
     machine
 }
 
 /// Put a row with this quantity in the place of every row.
-fn stock(machine: &mut Machine, qty: i32) {
+pub fn stock(machine: &mut Machine, qty: i32) {
+    let (status, body) = machine.call(stocking(ITEMS, qty));
+    assert_eq!(status, 200, "{body}");
+}
+
+/// A request that puts a row with this quantity in the place of every row.
+pub fn stocking(path: &str, qty: i32) -> Request {
     let declared = json::with_copy(schema().to_string().as_bytes(), decode::state).expect("a schema");
     let schema = Arc::new(Schema::declared(CollectionKind::Table, &declared).expect("a schema"));
     let rows: Vec<_> = (0..ROWS).map(|sku| row(sku, qty)).collect();
     let columns = Columns::from_rows(&schema.layouts()[0].types, rows.iter().map(|row| &row[..]));
     let bulk = State::Bulk(Arc::new(Bulk::new(schema, columns)));
-    let (status, body) = machine.call(Request { body: bulk, ..put(ITEMS, json!(null)) });
-    assert_eq!(status, 200, "{body}");
+    Request { body: bulk, ..put(path, json!(null)) }
 }
 
 /// Tick until a request is answered with rows that are still to be read.
-fn stream(machine: &mut Machine, request: Request) -> (RequestId, Arc<RowsetSnapshot>) {
+pub fn stream(machine: &mut Machine, request: Request) -> (RequestId, Arc<RowsetSnapshot>) {
     let (id, event) = machine.ask(request);
     let mut events = vec![event];
     for _ in 0..1_000 {
@@ -77,7 +86,7 @@ fn stream(machine: &mut Machine, request: Request) -> (RequestId, Arc<RowsetSnap
 }
 
 /// All rows of a snapshot, without the world.
-fn read(machine: &Machine, snapshot: &Arc<RowsetSnapshot>) -> Result<Vec<Vec<Value>>, String> {
+pub fn read(machine: &Machine, snapshot: &Arc<RowsetSnapshot>) -> Result<Vec<Vec<Value>>, String> {
     let storage = machine.reader();
     let mut reader = RowsReader::new(snapshot.clone());
     let mut rows = Vec::new();
@@ -87,11 +96,11 @@ fn read(machine: &Machine, snapshot: &Arc<RowsetSnapshot>) -> Result<Vec<Vec<Val
     Ok(rows)
 }
 
-fn texts(rows: impl IntoIterator<Item = Vec<Value>>) -> Vec<String> {
+pub fn texts(rows: impl IntoIterator<Item = Vec<Value>>) -> Vec<String> {
     rows.into_iter().map(|row| format!("{row:?}")).collect()
 }
 
-fn retired_pages(machine: &mut Machine) -> u64 {
+pub fn retired_pages(machine: &mut Machine) -> u64 {
     let inspected = machine.host.inspect(&InspectQuery { limit: 1, ..Default::default() });
     inspected["retired_pages"].as_u64().expect("a number")
 }

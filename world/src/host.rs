@@ -10,6 +10,7 @@ use components::chain::ChainKind;
 use components::cluster::Catalog;
 use components::collection::page::PageId;
 use components::lock::{LockTable, TreeId};
+use components::storage::Write;
 use components::transaction::{RequestId, Transaction};
 use components::versions::{
     BlockHeader, EffectLog, History, HostedChain, HostedCollections, HostedRows, PageHeader, Stored, Version,
@@ -41,12 +42,28 @@ pub struct HostConfig {
     pub chains: Vec<LoadedChain>,
     /// The last name that was given to a page.
     pub last_page: PageId,
+    /// What is left to do from before.
+    pub inherited: Inherited,
     /// Its limits.
     pub limits: Limits,
     /// How many threads poll programs.
     pub threads: usize,
-    /// The clock of the host when it was made, in nanoseconds since the Unix epoch.
+    /// The clock on the wall when it was made, in nanoseconds since the Unix epoch.
     pub now_ns: u64,
+    /// The monotonic clock when it was made, in nanoseconds.
+    pub monotonic_ns: u64,
+}
+
+/// What a host takes over from the one before it on the same storage.
+#[derive(Debug, Default)]
+pub struct Inherited {
+    /// The pages in storage that are in no tree: they are to be deleted.
+    pub garbage: Vec<PageId>,
+    /// The answers that are still to be read from pages, these or others: an [`Input::Unpin`](systems::tick::Input::Unpin)
+    /// tells when that is done.
+    pub answers: Vec<RequestId>,
+    /// What is to be stored with the first batch.
+    pub writes: Vec<Write>,
 }
 
 /// A TinyChain host without its edges: a pure function from inputs to outputs and the next state.
@@ -78,7 +95,8 @@ impl Host {
     /// # Errors
     /// Why its schedules or threads cannot be made.
     pub fn new(config: HostConfig) -> Result<Self, String> {
-        let HostConfig { catalog, chains, last_page, limits, threads, now_ns } = config;
+        let HostConfig { catalog, chains, last_page, inherited, limits, threads, now_ns, monotonic_ns } =
+            config;
         let mut world = World::new();
         let pool = if threads > 1 {
             let pool = rayon::ThreadPoolBuilder::new()
@@ -93,7 +111,14 @@ impl Host {
         // What was read before is forgotten, so nothing may be written before it.
         let mut floor = TxnId::new(now_ns, 0);
         // A job of a world before this one may still end, and must not be taken for one of this.
-        let mut registry = Registry { batch: 1, last_page, job_count: now_ns, ..Default::default() };
+        let mut registry = Registry {
+            batch: 1,
+            last_page,
+            reserved_page: last_page,
+            job_count: monotonic_ns,
+            ..Default::default()
+        };
+        registry.retired.inherit(inherited.garbage, inherited.answers);
         for chain in chains {
             floor = floor.max(chain.last);
             registry.commit_count = registry.commit_count.max(chain.collections.last_commit);
@@ -110,7 +135,7 @@ impl Host {
         world.insert_resource(limits);
         world.insert_resource(Pool(pool));
         world.init_resource::<Inbox>();
-        world.init_resource::<Outbox>();
+        world.insert_resource(Outbox { writes: inherited.writes, ..Default::default() });
         world.init_resource::<Expectations>();
         world.init_resource::<Statistics>();
         world.init_resource::<Room>();
@@ -168,6 +193,8 @@ impl Host {
         let loads = std::mem::take(&mut outbox.loads);
         let jobs = std::mem::take(&mut outbox.jobs);
         let ended = std::mem::take(&mut outbox.ended);
+        let ended_jobs = std::mem::take(&mut outbox.ended_jobs);
+        let revoked = std::mem::take(&mut outbox.revoked);
         let registry = &mut *world.resource_mut::<Registry>();
         let is_checkpoint_due = std::mem::take(&mut registry.is_checkpoint_due);
         Outputs {
@@ -176,6 +203,8 @@ impl Host {
             batch,
             loads,
             jobs,
+            ended_jobs,
+            revoked,
             is_busy: registry.has_work()
                 || registry.has_answers()
                 || !registry.out_of_fuel.is_empty()
@@ -237,9 +266,15 @@ impl Host {
             for tree in collections.iter().flat_map(|rows| &rows.slots).flat_map(|rows| rows.trees.iter()) {
                 for (low, page) in tree.iter() {
                     text.extend_from_slice(low);
-                    let base = page.base.as_ref().map(|cell| (cell.id(), cell.content().is_some()));
+                    let base = page.base.as_ref();
+                    let base =
+                        base.map(|cell| (cell.id(), cell.content().is_some(), cell.uses(), cell.last_used()));
                     text.extend(
-                        format!("{base:?} {} {:?} {:?}", page.rows, page.delta, page.horizon).bytes(),
+                        format!(
+                            "{base:?} {} {:?} {:?} {}",
+                            page.rows, page.delta, page.horizon, page.through
+                        )
+                        .bytes(),
                     );
                 }
             }
@@ -262,8 +297,21 @@ impl Host {
             hash.update(&text);
         }
         let registry = self.world.resource::<Registry>();
-        let (deadlines, pins) = (&registry.deadlines, &registry.pins);
-        hash.update(format!("{deadlines:?} {:?} {pins:?}", registry.ids).as_bytes());
+        hash.update(format!("{:?} {:?}", registry.deadlines, registry.ids).as_bytes());
+        let Registry { held, snapshots, commit_batches, retired, staged_pages, .. } = registry;
+        let kept = (held, snapshots, commit_batches, retired, staged_pages);
+        hash.update(format!("{kept:?}").as_bytes());
+        let Registry { last_page, reserved_page, durable, job_count, jobs, staged_parts, .. } = registry;
+        let parts: Vec<_> = staged_parts
+            .iter()
+            .flat_map(|(batch, parts)| parts.iter().map(move |(id, number, _)| (batch, id, number)))
+            .collect();
+        hash.update(format!("{:?}", (last_page, reserved_page, durable, job_count, jobs, parts)).as_bytes());
+        let Registry {
+            loading_pages, damaged_pages, resident_pages, resident_page_bytes, dirty_chains, ..
+        } = registry;
+        let pages = (loading_pages, damaged_pages, resident_pages, resident_page_bytes, dirty_chains);
+        hash.update(format!("{pages:?}").as_bytes());
         hash.update(format!("{:?}", self.world.resource::<Expectations>()).as_bytes());
         hash.update(&registry.commit_count.to_be_bytes());
         hash.update(&registry.batch.to_be_bytes());
@@ -403,8 +451,17 @@ mod tests {
         let loaded = loaded.expect("what is stored is sound");
         memory.keep(loaded.writes);
         let (catalog, chains, last_page) = (loaded.catalog, loaded.chains, loaded.last_page);
-        Host::new(HostConfig { catalog, chains, last_page, limits: Limits::default(), threads: 1, now_ns: 0 })
-            .expect("a host")
+        Host::new(HostConfig {
+            catalog,
+            chains,
+            last_page,
+            inherited: Inherited::default(),
+            limits: Limits::default(),
+            threads: 1,
+            now_ns: 0,
+            monotonic_ns: 0,
+        })
+        .expect("a host")
     }
 
     fn ask(id: u64, verb: Verb, body: i64) -> Input {
@@ -415,7 +472,7 @@ mod tests {
     }
 
     fn tick(host: &mut Host, events: Vec<Input>) -> Outputs {
-        host.tick(Inputs { now_ns: 1_000, events })
+        host.tick(Inputs { now_ns: 1_000, monotonic_ns: 1_000, events })
     }
 
     fn status(reply: &Reply) -> Option<ErrorKind> {
@@ -502,8 +559,11 @@ mod tests {
         let mut memory = Memory::default();
         let mut host = self::host(&mut memory);
         // Begin both, and swap the program of the first before any is polled.
-        host.world.resource_mut::<Inbox>().0 =
-            Inputs { now_ns: 1_000, events: vec![ask(1, Verb::Put, 5), ask(2, Verb::Put, 6)] };
+        host.world.resource_mut::<Inbox>().0 = Inputs {
+            now_ns: 1_000,
+            monotonic_ns: 1_000,
+            events: vec![ask(1, Verb::Put, 5), ask(2, Verb::Put, 6)],
+        };
         host.begin.run(&mut host.world);
         let entity = host.world.resource::<Registry>().requests[&RequestId(1)];
         let ledger = host.world.get::<Program>(entity).expect("a program").ledger.clone();

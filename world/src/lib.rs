@@ -6,8 +6,10 @@ pub mod inspect;
 pub mod load;
 pub mod verify;
 
-pub use host::{Host, HostConfig};
+pub use host::{Host, HostConfig, Inherited};
 pub use inspect::InspectQuery;
 pub use systems::execute::panic_message;
 pub use systems::room::Room;
-pub use systems::tick::{EFFECTS_BYTES_MAX, Input, Inputs, JobLimits, Limits, Load, Outputs, Statistics};
+pub use systems::tick::{
+    EFFECTS_BYTES_MAX, Input, Inputs, JobLimits, Limits, Load, Outputs, PINNED_BYTES_MAX, Statistics,
+};

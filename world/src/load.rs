@@ -92,9 +92,11 @@ pub struct Loaded {
     pub catalog: Catalog,
     /// The chains that it serves.
     pub chains: Vec<LoadedChain>,
-    /// The last name that was given to a page.
+    /// The last name that may have been given to a page.
     pub last_page: PageId,
-    /// What has to be stored before the first request: chains that are new, and no more pages that nobody needs.
+    /// The pages that were in no tree any more when the host stopped, or not yet: they are to be deleted.
+    pub garbage: Vec<PageId>,
+    /// What has to be stored before the first request: chains that are new.
     pub writes: Vec<Write>,
 }
 
@@ -167,10 +169,10 @@ pub fn load(
     }
     // What is stored wins over what is configured, also for whoever asks the catalog.
     catalog.chains.append(&mut specs);
-    let garbage = stored_garbage(storage, &mut writes)?;
+    let garbage = stored_garbage(storage)?;
     let pages = chains.iter().flat_map(|chain| &chain.collections.slots).flat_map(|(_, trees)| trees);
     let pages = pages.flat_map(Tree::iter).filter_map(|(_, page)| page.base.as_ref().map(|cell| cell.id()));
-    let mut last_page = pages.chain(garbage).max().unwrap_or_default();
+    let mut last_page = pages.chain(garbage.iter().copied()).max().unwrap_or_default();
     // Chains that are not served keep their pages, too.
     let served: BTreeSet<ChainId> = chains.iter().map(|chain| chain.id).collect();
     let mut is_all_known = true;
@@ -185,7 +187,11 @@ pub fn load(
     if !is_all_known {
         last_page.0 += UNKNOWN_PAGES;
     }
-    Ok(Loaded { catalog, chains, last_page, writes })
+    // What an earlier version has stored knows no more than the pages that there are.
+    if let Some(value) = storage.get(Keyspace::Meta, &stored::last_page_key())? {
+        last_page = last_page.max(stored::parse_last_page(&value)?);
+    }
+    Ok(Loaded { catalog, chains, last_page, garbage, writes })
 }
 
 /// Whether what is configured can go on with what is stored: a value begins as it began once, collections stay as they
@@ -212,15 +218,11 @@ fn shown(state: &State) -> String {
     components::encode::to_json(state).unwrap_or_else(|error| error.to_string())
 }
 
-/// The pages that were in no tree any more when the host stopped; they are deleted.
-pub(crate) fn stored_garbage(storage: &dyn Read, writes: &mut Vec<Write>) -> Result<Vec<PageId>, String> {
+/// The pages that are in no tree.
+pub(crate) fn stored_garbage(storage: &dyn Read) -> Result<Vec<PageId>, String> {
     let mut pages = Vec::new();
     each_entry(storage, Keyspace::Trees, &stored::garbage_prefix(), |key, _| {
-        let page = stored::parse_garbage_key(key).ok_or("the key of a page is malformed")?;
-        for (keyspace, key) in [(Keyspace::Pages, stored::page_key(page)), (Keyspace::Trees, key.to_vec())] {
-            writes.push(Write { keyspace, key, value: None });
-        }
-        pages.push(page);
+        pages.push(stored::parse_garbage_key(key).ok_or("the key of a page is malformed")?);
         Ok(())
     })?;
     Ok(pages)
@@ -606,8 +608,16 @@ pub(crate) fn read_block(
 /// Read what a world has asked for.
 pub fn perform(storage: &dyn Read, load: &Load) -> Input {
     match load {
-        Load::Page { page, types } => Input::Page { page: *page, content: load_page(storage, *page, types) },
+        Load::Page { page, types } => {
+            Input::Page { page: *page, content: sound(|| load_page(storage, *page, types)) }
+        }
     }
+}
+
+/// What is read, if it can be: a decoder that panics has met damage that it does not know, which is no reason for the
+/// thread to end on which others wait.
+fn sound<T>(read: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|panic| Err(panic_message(&*panic)))
 }
 
 /// Do what a world has asked for; with the other threads of the pool that this runs on, if `is_parallel`.
@@ -647,7 +657,10 @@ pub fn work(storage: &(dyn Read + Sync), job: &Job, is_parallel: bool) -> JobRes
 pub fn page_loader(
     storage: &(dyn Read + Sync),
 ) -> impl Fn(&PageCell, &Layout) -> Result<Arc<Columns>, String> + Sync {
-    |cell, layout| load_page(storage, cell.id(), &layout.types).map(Arc::new)
+    |cell, layout| {
+        let content = load_page(storage, cell.id(), &layout.types);
+        content.map(Arc::new).map_err(|cause| format!("page {} cannot be read: {cause}", cell.id().0))
+    }
 }
 
 /// Read the content of a page.
@@ -656,7 +669,7 @@ pub fn page_loader(
 /// Why it cannot be read.
 pub fn load_page(storage: &dyn Read, page: PageId, types: &Arc<[ColumnType]>) -> Result<Columns, String> {
     let content = storage.get(Keyspace::Pages, &stored::page_key(page))?;
-    Columns::decode(types, content.ok_or_else(|| format!("page {} is missing", page.0))?)
+    Columns::decode(types, content.ok_or("it is missing")?)
 }
 
 fn transaction_of(key: &[u8], prefix_len: usize) -> Result<TxnId, String> {

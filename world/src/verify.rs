@@ -116,7 +116,7 @@ fn check_other_pages(
     are_pages_known: bool,
     verified: &mut Verified,
 ) -> Result<(), String> {
-    let garbage: BTreeSet<PageId> = stored_garbage(storage, &mut Vec::new())?.into_iter().collect();
+    let garbage: BTreeSet<PageId> = stored_garbage(storage)?.into_iter().collect();
     let mut lost = 0;
     each_entry_of(storage, Keyspace::Pages, &[], SCAN_PAGES, |key, _| {
         let page = key.try_into().map(u64::from_be_bytes).map(PageId);

@@ -363,6 +363,10 @@ impl Page {
         let kept =
             self.delta.as_added().filter(|entry| !entry.is_visible(oldest)).map(|entry| entry.commit).min();
         let limit = kept.unwrap_or(u64::MAX);
+        // Often there is nothing: then nothing is sorted or copied.
+        if self.delta.as_added().all(|entry| entry.commit >= limit) {
+            return None;
+        }
         let (mut changes, mut rest) = (Vec::<(Key, Option<Row>)>::new(), Vec::new());
         let (mut horizon, mut rows) = (self.horizon, 0);
         for entry in self.delta.iter() {

@@ -16,6 +16,7 @@ use super::schema::{Column, Layout, Schema};
 use super::{CollectionContent, Row, row_bytes};
 use crate::error::{Error, Result};
 use crate::ledger::RowsSnapshot;
+use crate::lock::TreeId;
 
 /// How many rows of a tree that is in memory come at a time.
 const LOCAL_CHUNK_ROWS: usize = 1_024;
@@ -84,6 +85,15 @@ pub struct RowsetSnapshot {
 impl RowsetSnapshot {
     fn layout(&self) -> &Layout {
         &self.collection.layouts()[self.scan.tree]
+    }
+
+    /// The trees of this host whose pages are read.
+    pub fn hosted_trees(&self) -> Vec<TreeId> {
+        let Trees::Hosted(rows) = &self.trees else { return Vec::new() };
+        // Rows that an index has found are completed from the primary tree.
+        let completed = self.scan.completes.then_some(0);
+        let trees = std::iter::once(self.scan.tree).chain(completed);
+        trees.map(|tree| TreeId::of(rows.collection, tree as u16)).collect()
     }
 
     /// All rows at once, if they take no more than this in memory, in bytes.

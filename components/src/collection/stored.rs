@@ -5,6 +5,7 @@
 //! | `Pages` | page | content of a base ([`super::columns`]) |
 //! | `Trees` | chain, slot, tree, page | handle: where the page is in its tree |
 //! | | `ff ff ff ff`, page | nothing: the page is in no tree any more |
+//! | `Meta` | `last page` | the last name of a page that may have been given, 8 bytes |
 //! | `Values` | chain, 2, last commit | effects of transactions, in order of commit |
 
 use std::ops::Bound;
@@ -69,6 +70,25 @@ pub fn garbage_key(page: PageId) -> Vec<u8> {
 pub fn parse_garbage_key(key: &[u8]) -> Option<PageId> {
     let page = key.strip_prefix(&garbage_prefix()[..])?;
     Some(PageId(u64::from_be_bytes(page.try_into().ok()?)))
+}
+
+/// Where the last name of a page is stored that may have been given: none is given twice.
+pub fn last_page_key() -> Vec<u8> {
+    b"last page".to_vec()
+}
+
+/// What is stored at [`last_page_key`].
+pub fn last_page(page: PageId) -> Bytes {
+    Bytes::copy_from_slice(&page.0.to_be_bytes())
+}
+
+/// The page of [`last_page`].
+///
+/// # Errors
+/// If it is malformed.
+pub fn parse_last_page(value: &[u8]) -> Result<PageId, String> {
+    let bytes = value.try_into().map_err(|_| "the last name of a page is malformed")?;
+    Ok(PageId(u64::from_be_bytes(bytes)))
 }
 
 /// What the keys of the effects on a chain's collections begin with.

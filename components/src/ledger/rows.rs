@@ -64,6 +64,8 @@ pub(super) struct RowsView {
 /// A hosted collection as a transaction sees it at one moment. Only what the transaction has locked may be read.
 #[derive(Clone, Debug)]
 pub struct RowsSnapshot {
+    /// Which it is.
+    pub collection: HostedCollection,
     /// Its schema.
     pub schema: Arc<Schema>,
     /// What was committed.
@@ -153,6 +155,7 @@ impl Ledger {
         let content = &mut *self.content();
         let view = content.collections.get_mut(&collection).expect("a collection with a lock");
         RowsSnapshot {
+            collection,
             own: view.own().clone(),
             schema: view.schema.clone(),
             trees: view.trees.clone(),

@@ -22,6 +22,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
 use super::budget::{Account, Budget, Charge};
 use super::request::LastPath;
@@ -148,6 +149,7 @@ impl Activity {
             kind,
             waiting_since_ms: AtomicU64::new(0),
             owed_ms: AtomicU64::new(0),
+            revoked: OnceLock::new(),
             _charge: charge,
         });
         let mut transfers = self.transfers.lock().unwrap_or_else(PoisonError::into_inner);
@@ -187,7 +189,8 @@ impl Activity {
         let now_ms = self.now_ms();
         let transfers = self.transfers();
         let is_late = |transfer: &Arc<Transfer>| {
-            transfer.kind == TransferKind::Reply && transfer.owed_ms(now_ms) > config.reply_idle_timeout_ms
+            transfer.kind == TransferKind::Reply
+                && (transfer.is_revoked() || transfer.owed_ms(now_ms) > config.reply_idle_timeout_ms)
         };
         if transfers.iter().any(is_late) {
             return true;
@@ -236,10 +239,22 @@ pub(super) struct Transfer {
     waiting_since_ms: AtomicU64,
     /// How long the host had waited before, without what was paid for. Only who holds the body or reply changes it.
     owed_ms: AtomicU64,
+    /// Tells that what it is read from is not there any more.
+    revoked: OnceLock<CancellationToken>,
     _charge: Option<Charge>,
 }
 
 impl Transfer {
+    /// What it is read from may be taken away.
+    pub(super) fn set_revoked(&self, revoked: CancellationToken) {
+        let _ = self.revoked.set(revoked);
+    }
+
+    /// Whether what it is read from is not there any more: it cannot come to its end.
+    pub(super) fn is_revoked(&self) -> bool {
+        self.revoked.get().is_some_and(CancellationToken::is_cancelled)
+    }
+
     /// It is our turn, after the client has taken or brought so many bytes.
     pub(super) fn wait_for_host(&self, bytes: usize) {
         self.settle(bytes as u64);

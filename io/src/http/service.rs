@@ -294,7 +294,7 @@ async fn stream(
     charge.add(encoder.bytes())?;
     charge.keep(STREAM_BYTES + encoder.bytes());
     let content_type = encoder.content_type();
-    let production = Box::new(Production { encoder, _pin: pin });
+    let production = Box::new(Production { encoder, pin });
     let (production, first) = produce(server.clone(), production).await?;
     let first = first?.unwrap_or_default();
     if production.encoder.is_done() {

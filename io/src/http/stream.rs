@@ -92,7 +92,7 @@ pub(super) struct BrokenBody(Error);
 /// What makes the chunks of a body, and what it keeps until it has made the last one.
 pub(super) struct Production {
     pub(super) encoder: Encoder,
-    pub(super) _pin: Option<gateway::Pin>,
+    pub(super) pin: Option<gateway::Pin>,
 }
 
 /// A chunk, and what makes the next one.
@@ -116,6 +116,9 @@ impl Streamed {
         charge: Charge,
     ) -> Self {
         let transfer = activity.transfer(TransferKind::Reply, Some(charge));
+        if let Some(pin) = &production.pin {
+            transfer.set_revoked(pin.revoked().clone());
+        }
         let ready = Frames::new(&transfer, first);
         let mut body = Self { server, transfer, ready, next: None };
         body.go_on(production);
@@ -175,6 +178,11 @@ impl Body for ReplyBody {
 impl Streamed {
     fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Bytes>>> {
         loop {
+            if self.transfer.is_revoked() {
+                return Poll::Ready(Err(Error::unavailable(
+                    "it is read so slowly that what it shows takes too much room: others have replaced it",
+                )));
+            }
             if let Some(frame) = self.ready.next() {
                 self.server.metrics.reply_body_bytes.fetch_add(frame.len() as u64, Relaxed);
                 return Poll::Ready(Ok(Some(frame)));

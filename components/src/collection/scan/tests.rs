@@ -8,6 +8,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::TxnId;
+use crate::cluster::ChainId;
+use crate::collection::HostedCollection;
 use crate::collection::Row;
 use crate::collection::bound::ValueRange;
 use crate::collection::change::RowChange;
@@ -94,6 +96,7 @@ impl Built {
     /// What the reader sees of it.
     pub(crate) fn rows(&self) -> RowsSnapshot {
         RowsSnapshot {
+            collection: HostedCollection { chain: ChainId(1), slot: 0 },
             schema: self.schema.clone(),
             trees: Arc::new(self.trees.clone()),
             own: self.own.clone(),
