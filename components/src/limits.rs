@@ -34,6 +34,9 @@ const STORED_WRAPPER_LEVELS: usize = 20;
 /// How deep what a chain or a collection stores may nest: what it shows can be sent back as a request.
 pub const STORED_DEPTH_MAX: u32 = (DOCUMENT_DEPTH_MAX - STORED_WRAPPER_LEVELS) as u32;
 
+/// How many levels an id counts as: JSON shows it as an object with an empty list, and that is what it may come back as.
+pub const ID_LEVELS: u32 = 2;
+
 /// How deep a stored document is read. No state is half as deep, also not those that were stored when
 /// [`STATE_DEPTH_MAX`] was the only limit.
 pub const STORED_DOCUMENT_DEPTH_MAX: usize = 2 * STATE_DEPTH_MAX as usize;
@@ -60,6 +63,7 @@ pub fn check_stored_value(value: &Value) -> Result<()> {
 
 fn check_value(value: &Value, depth: u32) -> Result<()> {
     match value {
+        Value::Id(_) => check_stored_depth(depth + ID_LEVELS),
         Value::Link(link) if link.path().segments().len() > PATH_SEGMENTS_MAX => Err(Error::bad_request(
             format_args!("a link that is stored has at most {PATH_SEGMENTS_MAX} segments"),
         )),
@@ -98,6 +102,10 @@ mod tests {
         let nested = |levels: u32| (0..levels).fold(Value::None, |inner, _| Value::Tuple([inner].into()));
         assert!(check_stored_value(&nested(STORED_DEPTH_MAX)).is_ok());
         assert!(check_stored_value(&nested(STORED_DEPTH_MAX + 1)).is_err());
+        let id = Value::Id(Id::literal("a"));
+        let around_id = |levels: u32| (0..levels).fold(id.clone(), |inner, _| Value::Tuple([inner].into()));
+        assert!(check_stored_value(&around_id(STORED_DEPTH_MAX - ID_LEVELS)).is_ok());
+        assert!(check_stored_value(&around_id(STORED_DEPTH_MAX - ID_LEVELS + 1)).is_err());
         let link = |segments| Value::Link((0..segments).map(|_| Id::literal("a")).collect::<Path>().into());
         assert!(check_stored_value(&link(PATH_SEGMENTS_MAX)).is_ok());
         for value in [link(PATH_SEGMENTS_MAX + 1), Value::Tuple([link(PATH_SEGMENTS_MAX + 1)].into())] {

@@ -11,6 +11,7 @@ use crate::collection::stream::Stream;
 use crate::collection::view::View;
 use crate::collection::{Collection, CollectionContent, NamedRow};
 use crate::error::{Error, Result};
+use crate::limits::ID_LEVELS;
 use crate::name::{Id, Link, Path};
 use crate::native::NativeClass;
 use crate::number::Number;
@@ -167,7 +168,8 @@ impl State {
             Self::Value(value) => match value {
                 Value::None | Value::Number(_) => leaf(0),
                 Value::Bytes(bytes) => leaf(bytes.len()),
-                Value::Id(id) => leaf(id.as_str().len()),
+                // It is shown as a map with an empty list, and so it may come back.
+                Value::Id(id) => Extent { depth: ID_LEVELS, ..leaf(id.as_str().len()) },
                 Value::String(text) => leaf(text.len()),
                 Value::Link(link) => leaf(link.path().segments().len() * 32),
                 Value::Tuple(items) => Extent::of_values(items),

@@ -13,6 +13,7 @@ mod machine;
 mod poison;
 mod programs;
 mod random;
+mod readable;
 mod rows;
 mod rows_crash;
 mod rows_determinism;
