@@ -147,6 +147,17 @@ impl Mutation {
         }
     }
 
+    /// Refuse to set a whole subject to something of another class than it was declared with. A DELETE leaves null.
+    ///
+    /// # Errors
+    /// As [`check_class`].
+    pub fn check_class(&self, declared: &State) -> Result<()> {
+        match self {
+            Self::Put { path, key, value } if path.is_root() && key.is_none() => check_class(declared, value),
+            Self::Put { .. } | Self::Delete { .. } => Ok(()),
+        }
+    }
+
     /// The subject after this mutation of a value subject (page 04 §4.6).
     ///
     /// # Errors
@@ -296,6 +307,39 @@ pub fn initial(declared: &State) -> Result<State> {
         Some(NativeClass::Number(class)) => Number::I64(0).cast(class).into(),
         Some(_) => State::NONE,
     })
+}
+
+/// What a value is that a chain keeps: the value of a chain stays of the class with which it was declared. Numbers are of
+/// one class, whatever their width, as JSON does not tell; truth values are none of them.
+fn kept_class(value: &State) -> &'static str {
+    match value {
+        State::Value(Value::None) => "null",
+        State::Value(Value::Number(Number::Bool(_))) => "bool",
+        State::Value(Value::Number(_)) => "number",
+        State::Value(Value::String(_)) => "string",
+        State::Value(Value::Bytes(_)) => "bytes",
+        State::Value(Value::Id(_)) => "id",
+        State::Value(Value::Link(_)) => "link",
+        State::Value(Value::Tuple(_)) | State::Tuple(_) => "list",
+        State::Map(_) => "map",
+        other => other.class().path(),
+    }
+}
+
+/// Refuse a value that is not of the class with which its chain was declared (page 00): one that was declared with null
+/// takes any value. What is in a list or map may be anything.
+///
+/// # Errors
+/// 400 that names both classes.
+pub fn check_class(declared: &State, value: &State) -> Result<()> {
+    let (declared, class) = (kept_class(declared), kept_class(value));
+    if declared == class || declared == "null" {
+        return Ok(());
+    }
+    Err(Error::bad_request(format_args!(
+        "this chain was declared with a {declared} and keeps one, so it cannot be set to {}",
+        crate::cast::describe(value)
+    )))
 }
 
 /// A state in the form in which chains store and hash it: integers as i64 if they fit, else u64, and floats as

@@ -1,5 +1,7 @@
 //! Hosted clusters: their configuration and members (protocol page 04 §1.4, §3).
 
+mod unawaited;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -14,6 +16,8 @@ use crate::native::NativeClass;
 use crate::op::OpDef;
 use crate::reference::{OpRef, Ref, Subject};
 use crate::state::{Map, State};
+
+pub use unawaited::UnawaitedWrite;
 
 /// Names that a member may not have: they are routes of every cluster.
 pub const BUILT_IN_ROUTES: [&str; 5] = ["authorize", "grant", "install", "replicas", "schema"];
@@ -285,6 +289,12 @@ impl Catalog {
                 Some((path, cluster, len))
             })
             .map(|(found, cluster, len)| (found, cluster, &path[len..]))
+    }
+
+    /// The first cluster that is canonically served by another host, which `is_own` decides by the origin of its link.
+    pub fn elsewhere(&self, mut is_own: impl FnMut(&str) -> bool) -> Option<&Link> {
+        let mut links = self.clusters.values().map(|cluster| &cluster.link);
+        links.find(|link| link.origin().is_some_and(|origin| !is_own(origin)))
     }
 
     /// Whether a link leads to this host.

@@ -106,6 +106,8 @@ struct Content {
     /// The results of jobs that are done.
     job_results: BTreeMap<u32, JobResult>,
     jobs_submitted: u32,
+    /// How many rows its writes have touched, if there were any.
+    rows_written: Option<u64>,
 }
 
 /// See the module.
@@ -184,6 +186,12 @@ impl Ledger {
         content.bytes = content.bytes.checked_sub(bytes).expect("no more is released than was reserved");
     }
 
+    /// A write has touched so many hosted rows, or values of chains.
+    pub fn note_written(&self, rows: u64) {
+        let content = &mut *self.content();
+        content.rows_written = Some(content.rows_written.unwrap_or(0) + rows);
+    }
+
     /// The subject of a chain if it is locked so, else ask for the lock.
     pub fn subject(&self, chain: ChainId, mode: LockMode) -> Option<State> {
         let content = &mut *self.content();
@@ -208,6 +216,7 @@ impl Ledger {
         let view = content.views.get_mut(&chain).expect("a view of a locked chain");
         assert_eq!(view.mode, LockMode::Write, "only a chain that is locked for writing changes");
         view.subject = mutation.apply(&view.subject)?;
+        content.rows_written = Some(content.rows_written.unwrap_or(0) + 1);
         let bytes = mutation.bytes();
         view.mutations.push(mutation);
         if content.bytes + bytes > TRANSACTION_BYTES_MAX {
@@ -285,6 +294,11 @@ impl Ledger {
     }
 
     // For the world.
+
+    /// How many rows the writes of the program have touched; none if it has not written.
+    pub fn rows_written(&self) -> Option<u64> {
+        self.content().rows_written
+    }
 
     /// The jobs that the program has submitted since the last call.
     pub fn take_jobs(&self) -> Vec<(u32, Job)> {

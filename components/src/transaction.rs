@@ -88,6 +88,8 @@ pub struct Transaction {
     pub for_update: BTreeSet<HostedCollection>,
     /// The answer, once it is known.
     pub outcome: Option<Reply>,
+    /// How many rows its writes have touched, once the answer is known; none if it has not written.
+    pub rows_written: Option<u64>,
 }
 
 impl Transaction {

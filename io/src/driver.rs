@@ -386,10 +386,12 @@ impl Driver {
             self.persistence.as_ref().expect("what is loaded was stored").load(load);
         }
         let mut answers = Vec::with_capacity(outputs.replies.len());
+        let mut rows_written = outputs.rows_written.into_iter().peekable();
         for (id, reply) in outputs.replies {
+            let rows_written = rows_written.next_if(|(written, _)| *written == id).map(|(_, rows)| rows);
             let pin = reply.as_ref().is_ok_and(State::is_streamed).then(|| self.answers.pins.pin(id));
             if let Some(sender) = self.waiting.remove(&id) {
-                answers.push(Delivery { sender, answer: Answer { reply, pin } });
+                answers.push(Delivery { sender, answer: Answer { reply, pin, rows_written } });
             }
         }
         outputs.revoked.into_iter().for_each(|id| self.answers.pins.revoke(id));

@@ -59,12 +59,14 @@ pub struct Answer {
     pub reply: Reply,
     /// Held as long as the reply may read pages, if it does.
     pub pin: Option<Pin>,
+    /// How many rows the writes of the transaction have touched; none if it has not written.
+    pub rows_written: Option<u64>,
 }
 
 impl From<Reply> for Answer {
     /// An answer that reads no pages.
     fn from(reply: Reply) -> Self {
-        Self { reply, pin: None }
+        Self { reply, pin: None, rows_written: None }
     }
 }
 

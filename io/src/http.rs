@@ -4,6 +4,7 @@ mod body;
 mod budget;
 pub mod bulk;
 mod connection;
+mod heads;
 mod limits;
 mod operator;
 mod reply;

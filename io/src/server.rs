@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write as _;
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs, UdpSocket};
 use std::num::NonZero;
 use std::path::Path;
 use std::sync::Arc;
@@ -78,6 +79,8 @@ pub fn run(mut config: Config) -> Result<(), String> {
         .block_on(async { http::listen(address) })
         .map_err(|cause| format!("cannot listen on {address}: {cause}"))?;
     let clusters = read_clusters(&config)?;
+    let port = listener.local_addr().map_err(|cause| cause.to_string())?.port();
+    check_canonical(&clusters, SocketAddr::new(config.socket_address().ip(), port))?;
     fs::create_dir_all(&config.workspace)
         .map_err(|cause| format!("cannot make --workspace {}: {cause}", config.workspace.display()))?;
     if config.data_dir.as_deref() == Some(Path::new(PLAIN_DATA_DIR)) {
@@ -122,6 +125,48 @@ fn origin(config: &Config) -> String {
         ip => format!("http://{}", std::net::SocketAddr::new(ip, address.port())),
     }
 }
+
+/// Refuse clusters that another host serves canonically: what is served here would be a copy, of which that host never
+/// hears.
+fn check_canonical(clusters: &[ClusterConfig], own: SocketAddr) -> Result<(), String> {
+    for ClusterConfig { link, path, .. } in clusters {
+        if let Some(other) = link.origin()
+            && !is_own(other, own)
+        {
+            return Err(format!(
+                "the cluster {path} is canonically served by {other}, which is not this host, {own}; replicas of clusters \
+                 are not supported yet"
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Whether an origin, `http://<host>[:<port>]`, is where this host listens.
+fn is_own(origin: &str, own: SocketAddr) -> bool {
+    let Some(authority) = origin.strip_prefix("http://") else { return false };
+    // An IPv6 address may come without brackets.
+    let bare = authority.trim_start_matches('[').trim_end_matches(']');
+    let addresses: Vec<SocketAddr> = match (authority.parse(), bare.parse::<IpAddr>()) {
+        (Ok(address), _) => vec![address],
+        (_, Ok(ip)) => vec![SocketAddr::new(ip, HTTP_PORT)],
+        _ if authority.contains(':') => {
+            authority.to_socket_addrs().map(Iterator::collect).unwrap_or_default()
+        }
+        _ => (authority, HTTP_PORT).to_socket_addrs().map(Iterator::collect).unwrap_or_default(),
+    };
+    addresses.iter().any(|address| {
+        let is_here = match own.ip() {
+            // Only an address of this machine can be bound to.
+            ip if ip.is_unspecified() => UdpSocket::bind((address.ip(), 0)).is_ok(),
+            ip => ip == address.ip(),
+        };
+        is_here && address.port() == own.port()
+    })
+}
+
+/// The port of a link that names none.
+const HTTP_PORT: u16 = 80;
 
 /// What a world is made of, as it is stored.
 fn load_world(
@@ -213,6 +258,9 @@ async fn run_on(
     tracing::info!("recovered {} chains in {recovery_ms} ms", loaded.chains.len());
     for cluster in &clusters {
         tracing::info!("serves {}", cluster.path);
+    }
+    for write in loaded.catalog.unawaited_writes() {
+        tracing::warn!("{write}");
     }
     let threads = config.threads;
     let noted = metrics.clone();

@@ -126,7 +126,7 @@ fn start(config: HttpConfig) -> Server {
             };
             next += 1;
             let pin = state.is_streamed().then(|| pins.pin(RequestId(next)));
-            let _ = reply.send(Answer { reply: Ok(state), pin });
+            let _ = reply.send(Answer { reply: Ok(state), pin, rows_written: None });
         }
     });
     let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();

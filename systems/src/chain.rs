@@ -78,6 +78,7 @@ impl Interpreter {
         }
         match mutation(path, &call)? {
             Some(mutation) => {
+                mutation.check_class(&spec.schema)?;
                 // The containers that a change is in are copied.
                 let subject = self.locked_subject(id, LockMode::Write).await;
                 self.step_through(&subject).await;
@@ -138,6 +139,7 @@ impl Interpreter {
         }
         match mutation(path, &call)? {
             Some(mutation) => {
+                mutation.check_class(local.schema())?;
                 self.step_through(&local.subject()).await;
                 // What a chain keeps lives as long as the transaction.
                 self.ledger.reserve(mutation.bytes())?;
@@ -158,6 +160,8 @@ impl Interpreter {
         let rows = Rowset::Collection(collection.clone());
         match &collection.source {
             Source::Hosted(hosted) => {
+                // It is a write, even if there is nothing to touch.
+                self.ledger.note_written(0);
                 let spec = &self.catalog.chains[&hosted.chain];
                 let place = || place(&spec.schema, hosted.slot.into());
                 let (call, recorded) = match (spec.kind, call) {
@@ -255,7 +259,12 @@ impl Interpreter {
             (None, None, Some(collections)) => collections,
             (None, Some(content), None) => {
                 self.step_through(content).await;
-                chain::stored(content)?
+                let stored = chain::stored(content)?;
+                // What was deleted is null, and a reply that is fed back says so.
+                if !matches!(stored, State::Value(Value::None)) {
+                    chain::check_class(&schema, &stored)?;
+                }
+                stored
             }
             (None, None, None) => schema.clone(),
         };

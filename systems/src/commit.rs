@@ -135,6 +135,7 @@ fn finish(world: &mut World, id: TxnId, entity: Entity) {
     let streamed = transaction.outcome.as_ref().and_then(|reply| reply.as_ref().ok());
     let pin =
         streamed.filter(|state| state.is_streamed()).map(|state| (transaction.begun_commit, trees_of(state)));
+    transaction.rows_written = if is_success { ledger.rows_written() } else { None };
     transaction.phase = if is_success { Phase::Committed } else { Phase::Aborted };
     transaction.durable_after = transaction.durable_after.max(seen.unwrap_or(0));
     if is_commit {

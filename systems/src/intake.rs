@@ -110,6 +110,7 @@ fn begin(world: &mut World, request_id: RequestId, request: Request, now_ns: u64
         expected_writes: expectation.values.into_iter().map(Resource::value).collect(),
         for_update: expectation.for_update,
         outcome: None,
+        rows_written: None,
     };
     let program = attempt(world, &mut transaction);
     let (deadline_ns, expected) = (transaction.deadline_ns, transaction.expected_writes.clone());

@@ -24,11 +24,14 @@ pub fn respond(world: &mut World) {
             let transaction = &mut *world.get_mut::<Transaction>(entity).expect("a transaction");
             let reply = transaction.outcome.take().expect("an answer");
             let (request_id, deadline_ns) = (transaction.request_id, transaction.deadline_ns);
+            let rows_written = transaction.rows_written;
             world.despawn(entity);
             let registry = &mut *world.resource_mut::<Registry>();
             registry.requests.remove(&request_id);
             registry.deadlines.remove(&(deadline_ns, request_id));
-            world.resource_mut::<Outbox>().replies.push((request_id, reply));
+            let outbox = &mut *world.resource_mut::<Outbox>();
+            outbox.replies.push((request_id, reply));
+            outbox.rows_written.extend(rows_written.map(|rows| (request_id, rows)));
         }
     }
 }

@@ -84,6 +84,9 @@ pub struct Inputs {
 pub struct Outputs {
     /// Answers, in the order in which they may leave.
     pub replies: Vec<(RequestId, Reply)>,
+    /// How many rows the writes of these have touched, in the order of their answers; those that did not write are left
+    /// out.
+    pub rows_written: Vec<(RequestId, u64)>,
     /// Transactions that got their place in the order, and so their outcome, in this tick; the answers may still be held.
     pub ended: Vec<Ended>,
     /// What must become durable.
@@ -124,6 +127,8 @@ pub struct Inbox(pub Inputs);
 pub struct Outbox {
     /// See [`Outputs::replies`].
     pub replies: Vec<(RequestId, Reply)>,
+    /// See [`Outputs::rows_written`].
+    pub rows_written: Vec<(RequestId, u64)>,
     /// See [`Outputs::ended`].
     pub ended: Vec<Ended>,
     /// Changes for the batch of this tick.

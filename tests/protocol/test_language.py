@@ -497,7 +497,7 @@ def test_an_op_definition_is_data(hypothetical, definition):
     ("parameters", [["f", post_op(["r", {"$a/sub": [ref("b")]}])], ["r", {"$f": {"a": 5, "b": 3}}]], 200, 2),
     ("parameters may be references", [["x", 5], ["f", post_op(["r", ref("a")])], ["r", {"$f": {"a": ref("x")}}]], 200, 5),
     ("extra parameters", [["f", post_op(["r", ref("a")])], ["r", {"$f": {"a": 5, "b": 3}}]], 200, 5),
-    ("a missing parameter", [["f", post_op(["r", ref("a")])], ["r", {"$f": {"b": 3}}]], 404),
+    ("a missing parameter", [["f", post_op(["r", ref("a")])], ["r", {"$f": {"b": 3}}]], 400),
     ("a missing parameter that nothing needs", [["f", post_op(["x", ref("a")], ["r", 1])], ["r", {"$f": {"b": 3}}]], 200, 1),
     ("local entries shadow parameters", [["f", get_op("k", ["k", 7], ["r", ref("k")])], ["r", {"$f": [1]}]], 200, 7),
     ("an empty body", [["f", get_op("k")], ["r", {"$f": [1]}]], 200, None),

@@ -201,7 +201,7 @@ def test_an_error_after_a_write_rolls_everything_back(bank):
     ("GET", "/app/account/forget", None, 405),
     ("HEAD", "/app/account/balance", None, 405),
     ("PATCH", "/app/account/balance", None, 405),
-    ("POST", "/app/account/deposit", {}, 404),
+    ("POST", "/app/account/deposit", {}, 400),
     ("GET", "/app/account/nope", None, 404),
     ("PUT", "/app/account/nope", 1, 404),
     ("GET", "/app/account/plus/more", None, 404),

@@ -131,7 +131,8 @@ impl Declared {
                 let run = runs.write(layout, &sort(layout, columns(rows))).expect("memory");
                 runs.push(run);
             }
-            Bulk::spilled(schema.clone(), runs)
+            let sent = runs.rows();
+            Bulk::spilled(schema.clone(), runs, sent)
         };
         State::Bulk(Arc::new(bulk))
     }

@@ -190,6 +190,7 @@ impl Host {
         let batch = persist::take_batch(world);
         let outbox = &mut *world.resource_mut::<Outbox>();
         let replies = std::mem::take(&mut outbox.replies);
+        let rows_written = std::mem::take(&mut outbox.rows_written);
         let loads = std::mem::take(&mut outbox.loads);
         let jobs = std::mem::take(&mut outbox.jobs);
         let ended = std::mem::take(&mut outbox.ended);
@@ -199,6 +200,7 @@ impl Host {
         let is_checkpoint_due = std::mem::take(&mut registry.is_checkpoint_due);
         Outputs {
             replies,
+            rows_written,
             ended,
             batch,
             loads,

@@ -11,6 +11,7 @@ use super::schema::Schema;
 pub struct Bulk {
     schema: Arc<Schema>,
     rows: BulkRows,
+    sent: u64,
 }
 
 /// Where the rows are.
@@ -29,13 +30,20 @@ impl Bulk {
     /// # Panics
     /// If they do not have the columns of the schema.
     pub fn new(schema: Arc<Schema>, rows: Columns) -> Self {
+        let sent = rows.len() as u64;
         let rows = super::columns::sort(&schema.layouts()[0], rows);
-        Self { schema, rows: BulkRows::Resident(rows) }
+        Self { schema, rows: BulkRows::Resident(rows), sent }
     }
 
-    /// Rows that were checked and written to scratch space in the order of the primary key.
-    pub fn spilled(schema: Arc<Schema>, runs: Runs) -> Self {
-        Self { schema, rows: BulkRows::Spilled(runs) }
+    /// Rows that were checked and written to scratch space in the order of the primary key; so many of them came, those
+    /// that others replace included.
+    pub fn spilled(schema: Arc<Schema>, runs: Runs, sent: u64) -> Self {
+        Self { schema, rows: BulkRows::Spilled(runs), sent }
+    }
+
+    /// How many rows came, those that others replace included.
+    pub fn sent(&self) -> u64 {
+        self.sent
     }
 
     /// What the rows are.

@@ -199,7 +199,7 @@ mod tests {
             let run = runs.write(layout, &sort(layout, columns(&schema, rows))).unwrap();
             runs.push(run);
         }
-        (Arc::new(Bulk::spilled(schema.clone(), runs.clone())), runs)
+        (Arc::new(Bulk::spilled(schema.clone(), runs.clone(), runs.rows())), runs)
     }
 
     /// Merge part by part and put what comes of it into its place, as the world does; how many parts there were.

@@ -25,6 +25,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::budget::{Account, Budget, Charge};
+use super::heads::Checked;
 use super::request::LastPath;
 use super::{HttpConfig, Server, service};
 
@@ -438,6 +439,7 @@ pub(super) async fn run(stream: TcpStream, server: Arc<Server>) {
         return;
     }
     let io = Watched { stream: TokioIo::new(stream), activity: activity.clone() };
+    let io = Checked::new(io, &server.config, server.metrics.clone());
     let service = service_fn(|request: hyper::Request<hyper::body::Incoming>| {
         let guard = activity.request(request.version() == hyper::Version::HTTP_2);
         let (server, activity) = (server.clone(), activity.clone());

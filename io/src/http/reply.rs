@@ -3,7 +3,8 @@
 use bytes::Bytes;
 use components::{Error, ErrorKind, Reply, Result, State, Value, encode, tbon};
 use hyper::header::{
-    ACCEPT, ACCEPT_ENCODING, ALLOW, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
+    ACCEPT, ACCEPT_ENCODING, ALLOW, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue,
+    RETRY_AFTER, WWW_AUTHENTICATE,
 };
 use hyper::{Response, StatusCode};
 
@@ -20,6 +21,9 @@ pub(super) const ARROW: &str = "application/vnd.apache.arrow.stream";
 
 /// The type of CSV.
 pub(super) const CSV: &str = "text/csv";
+
+/// Says how many rows a write has touched.
+pub(super) const ROWS: HeaderName = HeaderName::from_static("tinychain-rows");
 
 pub(super) const JSON_TYPE: HeaderValue = HeaderValue::from_static("application/json");
 
@@ -121,6 +125,15 @@ fn charged(bytes: Vec<u8>, mut charge: Charge) -> Result<Bytes> {
     charge.add(bytes.len())?;
     charge.keep(bytes.len());
     Ok(Bytes::from_owner(ChargedReply { bytes, _charge: charge }))
+}
+
+/// What is said of a reply to whoever asks for its head alone.
+pub(super) fn without_body(reply: HttpReply) -> HttpReply {
+    let (mut head, body) = reply.into_parts();
+    if let Some(bytes) = hyper::body::Body::size_hint(&body).exact() {
+        head.headers.insert(CONTENT_LENGTH, bytes.into());
+    }
+    Response::from_parts(head, ReplyBody::Whole(Bytes::new()))
 }
 
 /// A JSON text, with the newline that ends it.

@@ -8,8 +8,8 @@ use bumpalo::Bump;
 use components::document::Document;
 use components::reference::Verb;
 use components::{Error, Path, Result, State, TxnId, Value, decode, tbon};
-use hyper::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap};
-use hyper::{Method, Uri};
+use hyper::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderMap};
+use hyper::{Method, Uri, Version};
 use percent_encoding::percent_decode;
 
 use super::reply::{ARROW, CSV};
@@ -63,6 +63,24 @@ pub(super) fn verb(method: &Method) -> Result<Verb> {
         _ => Err(Error::method_not_allowed(format_args!(
             "{method} is not a verb of this host: GET, PUT, POST and DELETE are"
         ))),
+    }
+}
+
+/// Refuse a request of which two proxies may think that it is for different hosts (RFC 9112 §3.2).
+///
+/// # Errors
+/// 400 if there are two `Host`s, one that is none, or none on HTTP/1.1.
+pub(super) fn check_host(version: Version, headers: &HeaderMap) -> Result<()> {
+    let mut hosts = headers.get_all(HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (Some(host), None) if host.as_bytes().iter().any(|byte| b" \t,/@?#\\\"".contains(byte)) => Err(
+            Error::bad_request(format_args!("{:?} is not a Host", String::from_utf8_lossy(host.as_bytes()))),
+        ),
+        (None, _) if version == Version::HTTP_11 => {
+            Err(Error::bad_request("the request has no Host: HTTP/1.1 asks for one"))
+        }
+        (Some(_), Some(_)) => Err(Error::bad_request("the request has more than one Host")),
+        _ => Ok(()),
     }
 }
 

@@ -46,7 +46,8 @@ pub(super) async fn respond(
     let is_expecting = head.headers.contains_key(EXPECT);
     server.metrics.requests_in_flight.fetch_add(1, Relaxed);
     let in_flight = InFlight(&server.metrics.requests_in_flight);
-    let reply = match operator::respond(server, &head).await {
+    let is_head = head.method == Method::HEAD;
+    let reply = match answered_at_once(server, &head).await {
         Some(reply) => reply,
         None => {
             let wanted = Wanted::by(&head, server, activity);
@@ -65,7 +66,17 @@ pub(super) async fn respond(
     drop(in_flight);
     let body_bytes = reply.body().size_hint().exact().unwrap_or_default();
     server.metrics.count_reply(reply.status().as_u16(), usize::try_from(body_bytes).unwrap_or(usize::MAX));
+    // On HTTP/2 nobody else leaves the body out.
+    let reply = if is_head { reply::without_body(reply) } else { reply };
     reply.map(|body| body.on(activity))
+}
+
+/// The answer to a request that is refused for its head, or that an operator asks.
+async fn answered_at_once(server: &Server, head: &Parts) -> Option<HttpReply> {
+    match request::check_host(head.version, &head.headers) {
+        Ok(()) => operator::respond(server, head).await,
+        Err(error) => Some(reply::error(&error)),
+    }
 }
 
 /// What a request wants, by its head.
@@ -156,23 +167,35 @@ async fn call(
         MediaType::Tbon => bulk::rows_of_state(server.gateway.catalog(), &head, state),
         _ => state,
     };
+    let verb = head.verb;
     let request = Request {
-        verb: head.verb,
+        verb,
         path: head.path,
         key: head.key,
         body: state,
         txn_id: head.txn_id,
         rows_only: wanted_rows.is_some(),
     };
-    let Answer { reply: answer, pin } = server.gateway.call(request).await;
-    if let Ok(state) = &answer
+    let Answer { reply: answer, pin, rows_written } = server.gateway.call(request).await;
+    // A PUT or DELETE is a write, whatever it came to.
+    let rows_written = match verb {
+        Verb::Put | Verb::Delete if answer.is_ok() => Some(rows_written.unwrap_or(0)),
+        _ => rows_written,
+    };
+    let mut reply = if let Ok(state) = &answer
         && (state.is_streamed() || wanted_rows.is_some())
     {
-        return stream(server, activity, (state.clone(), pin), charge, wanted_rows, wants_tbon).await;
+        stream(server, activity, (state.clone(), pin), charge, wanted_rows, wants_tbon).await?
+    } else {
+        let size_bytes =
+            answer.as_ref().map_or(0, |state| usize::try_from(state.bytes()).unwrap_or(usize::MAX));
+        let bytes_max = server.config.max_reply_bytes;
+        big(server, size_bytes, move || reply::reply(answer, wants_tbon, bytes_max, charge)).await?
+    };
+    if let Some(rows) = rows_written {
+        reply.headers_mut().insert(reply::ROWS, rows.into());
     }
-    let size_bytes = answer.as_ref().map_or(0, |state| usize::try_from(state.bytes()).unwrap_or(usize::MAX));
-    let bytes_max = server.config.max_reply_bytes;
-    big(server, size_bytes, move || reply::reply(answer, wants_tbon, bytes_max, charge)).await
+    Ok(reply)
 }
 
 /// How many bytes the body of a request has at most, and what it is.

@@ -195,6 +195,7 @@ impl Interpreter {
     ) -> Result<()> {
         self.lock(collection, 0, &LockRange::Key(key.clone()), LockMode::Write).await;
         let old = self.locked_row(collection, layout, key).await;
+        self.ledger.note_written(u64::from(old.is_some() || new.is_some()));
         self.ledger.change_row(collection, key.clone(), RowChange { old, new })
     }
 
@@ -213,6 +214,7 @@ impl Interpreter {
         if !readable {
             return self.restart().await;
         }
+        self.ledger.note_written(bulk.sent());
         if let BulkRows::Spilled(runs) = bulk.rows() {
             let staged = self.merge_parts(collection, bulk, runs, &trees).await?;
             self.ledger.place_rows(collection, staged);

@@ -195,7 +195,7 @@ impl Interpreter {
         });
         let items: usize = captured_items.chain(argument_items).sum();
         self.step(op.body().len() + items).await;
-        let scope = Scope::new(&self.ledger, this);
+        let scope = Scope::of_op(&self.ledger, this, op);
         for (name, state) in captured.iter().flat_map(|captured| captured.iter()) {
             scope.bind(name.clone(), state.clone())?;
         }

@@ -9,7 +9,7 @@ use components::collection::schema::CollectionKind;
 use components::native::NativeClass;
 use components::op::Closure;
 use components::reference::{OpRef, Ref, Subject};
-use components::{Error, Id, Link, Map, Number, Result, State, Value};
+use components::{Error, ErrorKind, Id, Link, Map, Number, Result, State, Value};
 
 use super::scope::SELF;
 use super::{Call, Frame, Interpreter, objects};
@@ -21,7 +21,8 @@ use std::sync::Arc;
 /// write is known (protocol page 00).
 enum Prepared {
     Done(State),
-    Write(Subject, Call),
+    /// What is called, its arguments, and those as they were written.
+    Write(Subject, Call, Vec<State>),
     Tuple(Vec<Prepared>),
     Map(Vec<(Id, Prepared)>),
 }
@@ -76,8 +77,10 @@ impl Interpreter {
         Box::pin(async move {
             match prepared {
                 Prepared::Done(state) => Ok(state),
-                Prepared::Write(subject, call) => {
-                    self.call(frame, &subject, call).await?;
+                Prepared::Write(subject, call, written) => {
+                    let written: Vec<&State> = written.iter().collect();
+                    let called = self.call(frame, &subject, call).await;
+                    called.map_err(|cause| naming(frame, &written, cause))?;
                     Ok(State::NONE)
                 }
                 Prepared::Tuple(items) => {
@@ -101,6 +104,7 @@ impl Interpreter {
     async fn prepare_reference<'a>(&'a self, frame: Frame<'a>, reference: &'a Ref) -> Result<Prepared> {
         let state = match reference {
             Ref::Op(OpRef::Put(subject, key, value)) => {
+                let written = parameters_of(frame, [key, value]);
                 let (key, value) = self.resolve_both(frame, key, value).await?;
                 if let Some(kind) = collection_kind(subject) {
                     return Ok(Prepared::Done(self.load(kind, &key, &value).await?));
@@ -109,27 +113,35 @@ impl Interpreter {
                     let chain = self.local_chain(kind, &key, Some(&value), frame.depth).await?;
                     return Ok(Prepared::Done(chain));
                 }
-                return Ok(Prepared::Write(subject.clone(), Call::Put(key, value)));
+                return Ok(Prepared::Write(subject.clone(), Call::Put(key, value), written));
             }
             Ref::Op(OpRef::Delete(subject, key)) => {
+                let written = parameters_of(frame, [key]);
                 let key = self.resolve(frame, key.clone()).await?;
-                return Ok(Prepared::Write(subject.clone(), Call::Delete(key)));
+                return Ok(Prepared::Write(subject.clone(), Call::Delete(key), written));
             }
-            Ref::Op(OpRef::Get(subject, key)) => {
-                let key = self.resolve(frame, key.clone()).await?;
+            Ref::Op(OpRef::Get(subject, argument)) => {
+                let key = self.resolve(frame, argument.clone()).await?;
                 match chain_kind(subject) {
                     // Made anew each time: a chain in an op is not shared by its calls.
                     Some(kind) => self.local_chain(kind, &key, None, frame.depth).await?,
-                    None => self.call(frame, subject, Call::Get(key)).await?,
+                    None => {
+                        let called = self.call(frame, subject, Call::Get(key)).await;
+                        // What is raised on purpose is left as it is.
+                        let is_raised = matches!(subject, Subject::Link(link)
+                            if link.path().segments().first().is_some_and(|first| first.as_str() == "error"));
+                        let arguments: &[&State] = if is_raised { &[] } else { &[argument] };
+                        called.map_err(|cause| naming(frame, arguments, cause))?
+                    }
                 }
             }
             Ref::Op(OpRef::Post(subject, parameters)) => self.post(frame, subject, parameters).await?,
             Ref::Op(OpRef::Call(subject)) => self.call(frame, subject, Call::Either).await?,
             Ref::Id(name) => self.lookup(frame, name).await?,
             Ref::Cast(class, operand) => {
-                let operand = self.resolve(frame, operand.clone()).await?;
-                self.step_through(&operand).await;
-                cast_resolved(&operand, *class)?
+                let resolved = self.resolve(frame, operand.clone()).await?;
+                self.step_through(&resolved).await;
+                cast_resolved(&resolved, *class).map_err(|cause| naming(frame, &[operand], cause))?
             }
             Ref::If { condition, then, or_else } => {
                 let condition = self.resolve_condition(frame, condition).await?;
@@ -297,7 +309,97 @@ impl Interpreter {
             state = self.resolve(frame, attribute).await?;
             path = rest;
         }
-        self.route(state, path, call, frame.depth).await
+        if !frame.scope.is_parameter(name) || !is_plain(&state) {
+            return self.route(state, path, call, frame.depth).await;
+        }
+        // What a program asks of a parameter is what it takes it for.
+        let is_known = path.first().is_none_or(|method| METHODS.contains(&method.as_str()));
+        let called = self.route(state.clone(), path, call, frame.depth).await;
+        called.map_err(|cause| match cause.kind() {
+            ErrorKind::NotFound if is_known => Error::bad_request(format_args!(
+                "the parameter {name} cannot be {}: {}",
+                cast::describe(&state),
+                cause.message()
+            )),
+            _ => cause,
+        })
+    }
+}
+
+/// The methods that states have by nature, but for those that all have.
+const METHODS: [&str; 38] = [
+    "abs",
+    "add",
+    "and",
+    "append",
+    "concatenate",
+    "contains",
+    "count",
+    "div",
+    "extend",
+    "first",
+    "fold",
+    "for_each",
+    "gt",
+    "gte",
+    "insert",
+    "keys",
+    "len",
+    "limit",
+    "lt",
+    "lte",
+    "map",
+    "mul",
+    "not",
+    "or",
+    "order",
+    "pow",
+    "render",
+    "reverse",
+    "rows",
+    "schema",
+    "select",
+    "sub",
+    "sum",
+    "where",
+    "xor",
+    "zip",
+    "update",
+    "is_empty",
+];
+
+/// Whether nothing is found in a state but the methods of its class.
+fn is_plain(state: &State) -> bool {
+    matches!(state, State::Value(value) if !matches!(value, Value::Tuple(_)))
+}
+
+/// Those of the arguments of a write that are parameters of the op around it.
+fn parameters_of<const N: usize>(frame: Frame, arguments: [&State; N]) -> Vec<State> {
+    arguments.into_iter().filter(|argument| parameter(frame, argument).is_some()).cloned().collect()
+}
+
+/// The name of the parameter that an argument is, if it is one.
+fn parameter<'s>(frame: Frame, argument: &'s State) -> Option<&'s Id> {
+    match argument {
+        State::Ref(reference) => match &**reference {
+            Ref::Id(name) if frame.scope.is_parameter(name) => Some(name),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// An error of a call that cannot take its argument, with the name of the parameter that this argument is. What a method
+/// that was called says, or an error that is raised on purpose, is left as it is.
+fn naming(frame: Frame, arguments: &[&State], cause: Error) -> Error {
+    let mut names = arguments.iter().filter_map(|argument| parameter(frame, argument));
+    match (names.next(), names.next()) {
+        (Some(name), None)
+            if cause.kind() == ErrorKind::BadRequest && !cause.message().starts_with("in /") =>
+        {
+            cause.context(format_args!("the parameter {name}"))
+        }
+        _ => cause,
     }
 }
 

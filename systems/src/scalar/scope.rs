@@ -6,6 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 
 use components::ledger::Ledger;
+use components::op::OpDef;
 use components::{Error, Id, Result, State};
 
 use super::ITEMS_PER_FUEL;
@@ -40,13 +41,38 @@ struct Slots {
 pub struct Scope<'a> {
     ledger: &'a Ledger,
     this: Option<State>,
+    /// The op whose body this is, if it is one.
+    op: Option<&'a OpDef>,
     slots: Mutex<Slots>,
 }
 
 impl<'a> Scope<'a> {
     /// A scope without entries; `this` is what `$self` means in it.
     pub fn new(ledger: &'a Ledger, this: Option<State>) -> Self {
-        Self { ledger, this, slots: Mutex::default() }
+        Self { ledger, this, op: None, slots: Mutex::default() }
+    }
+
+    /// A scope for the body of an op.
+    pub fn of_op(ledger: &'a Ledger, this: Option<State>, op: &'a OpDef) -> Self {
+        Self { ledger, this, op: Some(op), slots: Mutex::default() }
+    }
+
+    /// Whether this is the name of a parameter that the op was called with.
+    pub fn is_parameter(&self, name: &Id) -> bool {
+        match self.op {
+            Some(OpDef::Get { key, .. } | OpDef::Delete { key, .. }) => name == key,
+            Some(OpDef::Put { key, value, .. }) => name == key || name == value,
+            // What the op does not name itself its caller does.
+            Some(OpDef::Post { body }) => !body.iter().any(|(entry, _)| entry == name),
+            None => false,
+        }
+    }
+
+    fn unknown(&self, name: &Id) -> Error {
+        match self.op {
+            Some(OpDef::Post { .. }) => Error::bad_request(format_args!("the parameter {name} is missing")),
+            _ => Error::not_found(format_args!("there is no ${name} here")),
+        }
     }
 
     // A program that panics is never polled again, so a poisoned scope is never read.
@@ -88,13 +114,13 @@ impl<'a> Scope<'a> {
     /// Make sure that the entry of this name is resolved sooner or later.
     ///
     /// # Errors
-    /// 404 if there is no such entry; 400 naming the cycle if it waits for itself.
+    /// 404 if there is no such entry, 400 if it is a parameter that is missing; 400 naming the cycle if it waits for itself.
     pub fn demand(&self, name: &Id) -> Result<()> {
         let slots = &mut *self.slots();
         let mut stack = vec![name.clone()];
         while let Some(name) = stack.pop() {
             let Some(slot) = slots.slots.get_mut(&name) else {
-                return Err(Error::not_found(format_args!("there is no ${name} here")));
+                return Err(self.unknown(&name));
             };
             let Slot::Unneeded(state) = slot else {
                 continue;

@@ -169,6 +169,8 @@ pub(super) struct Gathered<'a> {
     /// What has not been written.
     parts: Vec<Columns>,
     bytes: usize,
+    /// How many rows came.
+    sent: u64,
     runs: Option<Runs>,
     charge: &'a mut Charge,
 }
@@ -176,7 +178,7 @@ pub(super) struct Gathered<'a> {
 impl<'a> Gathered<'a> {
     /// No rows yet. They take memory on this charge.
     pub(super) fn new(schema: Arc<Schema>, workspace: &'a Workspace, charge: &'a mut Charge) -> Self {
-        Self { schema, workspace, parts: Vec::new(), bytes: 0, runs: None, charge }
+        Self { schema, workspace, parts: Vec::new(), bytes: 0, sent: 0, runs: None, charge }
     }
 
     /// How much is gathered before it is written, in bytes.
@@ -198,6 +200,7 @@ impl<'a> Gathered<'a> {
     /// 503 if they cannot be written; of [`Columns::concat`].
     pub(super) fn push(&mut self, rows: Columns, bytes: usize) -> Result<()> {
         self.bytes += bytes;
+        self.sent += rows.len() as u64;
         self.parts.push(rows);
         if self.bytes > self.workspace.run_bytes() {
             self.write()?;
@@ -245,7 +248,7 @@ impl<'a> Gathered<'a> {
         match self.runs.take() {
             Some(runs) => {
                 self.charge.add(runs.bytes())?;
-                Ok(Bulk::spilled(self.schema.clone(), runs))
+                Ok(Bulk::spilled(self.schema.clone(), runs, self.sent))
             }
             None => {
                 let rows = self.concat()?;
