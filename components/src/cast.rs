@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 
 use crate::error::{Error, Result};
@@ -153,6 +154,13 @@ pub(crate) fn bytes(value: &Value) -> Option<Arc<[u8]>> {
             .collect(),
         _ => None,
     }
+}
+
+/// Bytes from text as collections show them, which is base64 with padding. Any other text is hexadecimal, or base64
+/// without padding.
+pub(crate) fn shown_bytes(text: &str) -> Option<Arc<[u8]>> {
+    let shown = STANDARD.decode(text).ok();
+    shown.or_else(|| hex::decode(text).ok()).or_else(|| BASE64_ANY.decode(text).ok()).map(Into::into)
 }
 
 /// Bytes from base64 text, padded or not.

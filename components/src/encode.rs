@@ -10,8 +10,10 @@ use crate::chain::{
     Block, Blocks, Chain, ChainBlocks, ChainContent, ChainKind, HistorySnapshot, Mutation, Previous,
 };
 use crate::class::{Class, Instance};
-use crate::collection::Row;
+use crate::collection::columns::Shown;
+use crate::collection::schema::Column;
 use crate::collection::snapshot::RowsetSnapshot;
+use crate::collection::{CollectionContent, Row};
 use crate::error::{Error, Result};
 use crate::native::NativeClass;
 use crate::op::{Body, OpDef};
@@ -270,25 +272,35 @@ impl Serialize for State {
             }
             Self::View(view) => entry(serializer, view.schema().class().path(), &[&**view.schema()]),
             Self::Stream(_) => serializer.collect_seq(EMPTY),
-            Self::Row(row) => serializer.collect_seq(row.values.iter()),
-            Self::Content(content) if content.is_list => Rows(&content.rows).serialize(serializer),
+            Self::Row(row) => ShownRow(&row.columns, &row.values).serialize(serializer),
+            Self::Content(content) if content.is_list => Rows(content).serialize(serializer),
             // Rows that are still to be read are written by those who can read them.
             Self::Snapshot(_) => Err(S::Error::custom("these rows have yet to be read")),
             // Rows on their way in are never shown.
             Self::Bulk(bulk) => entry(serializer, bulk.schema().class().path(), &[&**bulk.schema()]),
             Self::Content(content) => {
-                entry(serializer, content.schema.class().path(), &(&*content.schema, Rows(&content.rows)))
+                entry(serializer, content.schema.class().path(), &(&*content.schema, Rows(content)))
             }
         }
     }
 }
 
 /// Rows as a list of lists.
-struct Rows<'a>(&'a [Row]);
+struct Rows<'a>(&'a CollectionContent);
 
 impl Serialize for Rows<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-        serializer.collect_seq(self.0.iter().map(|row| &**row))
+        serializer.collect_seq(self.0.rows.iter().map(|row| ShownRow(&self.0.columns, row)))
+    }
+}
+
+/// A row of some columns.
+struct ShownRow<'a>(&'a [Column], &'a Row);
+
+impl Serialize for ShownRow<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        let cells = self.0.iter().zip(self.1.iter());
+        serializer.collect_seq(cells.map(|(column, value)| Shown(column.class, value)))
     }
 }
 

@@ -10,6 +10,9 @@ mod arithmetic;
 mod cast;
 mod compare;
 
+/// How many digits a whole float has at most.
+const WHOLE_FLOAT_DIGITS_MAX: usize = 309;
+
 /// A number with its width (page 01 §2.1). Equality is by value, across kinds and widths (§7.4).
 #[derive(Clone, Copy, Debug)]
 pub enum Number {
@@ -123,6 +126,11 @@ impl NumberType {
         }
     }
 
+    /// Whether every integer of 64 bits in its range is a number of this class, as it is not of floats.
+    pub fn is_exact(self) -> bool {
+        !matches!(self, Self::Float | Self::F32 | Self::F64 | Self::Complex | Self::C32 | Self::C64)
+    }
+
     /// The class with the given path, if it is one of numbers (page 01 §2.1).
     pub fn from_path(path: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|class| class.path() == path)
@@ -182,9 +190,26 @@ impl Number {
         if let Ok(number) = text.parse() {
             return Ok(Self::I64(number));
         }
-        text.parse()
-            .map(Self::U64)
-            .map_err(|_| Error::bad_request(format_args!("an integer that fits neither i64 nor u64: {text}")))
+        if let Ok(number) = text.parse() {
+            return Ok(Self::U64(number));
+        }
+        Self::parse_whole_float(text).map(Self::F64).ok_or_else(|| {
+            Error::bad_request(format_args!("an integer that fits neither i64 nor u64, and no float: {text}"))
+        })
+    }
+
+    /// The float that a text of digits spells, without a point: all digits of one, or those that a cast to a string gives.
+    pub fn parse_whole_float(text: &str) -> Option<f64> {
+        let text = text.trim();
+        let text = text.strip_prefix('+').unwrap_or(text);
+        let digits = text.strip_prefix('-').unwrap_or(text).trim_start_matches('0');
+        // The greatest float has fewer.
+        if digits.len() > WHOLE_FLOAT_DIGITS_MAX || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+            return None;
+        }
+        let float: f64 = text.parse().ok()?;
+        let magnitude = float.abs();
+        (digits == magnitude.to_string() || digits == format!("{magnitude:.0}")).then_some(float)
     }
 
     /// Whether this is an integer by its class; truth values are none.

@@ -306,7 +306,9 @@ async fn whoever_goes_away_or_stops_to_read_keeps_nothing() {
 async fn an_error_is_a_status_before_the_first_byte_and_a_broken_body_after_it() {
     let server = start(HttpConfig::default());
     for (path, accept, status) in [
-        ("/nan", "application/json", 400),
+        // JSON has no form for it: there it is null.
+        ("/nan", "application/json", 200),
+        ("/late_nan", "application/json", 200),
         ("/nan", "text/csv", 200),
         ("/missing", ARROW, 500),
         ("/number", ARROW, 400),
@@ -318,9 +320,7 @@ async fn an_error_is_a_status_before_the_first_byte_and_a_broken_body_after_it()
         let body = body.expect("a whole body");
         assert!(status == 200 || serde_json::from_slice::<serde_json::Value>(&body).is_ok());
     }
-    for (path, accept) in
-        [("/late_nan", "application/json"), ("/broken", "text/csv"), ("/broken", "application/json")]
-    {
+    for (path, accept) in [("/broken", "text/csv"), ("/broken", "application/json")] {
         let (head, body) = server.fetch(path, accept).await;
         assert!(head.starts_with("http/1.1 200"), "{path} as {accept}: {head}");
         assert!(body.is_none(), "{path} as {accept} looks whole");

@@ -6,7 +6,18 @@ use super::key::{Key, KeyRange};
 use super::schema::Layout;
 use crate::value::Value;
 
-/// The values between two bounds, in the order of keys. The bounds are values of the type of the column.
+/// A value that those of a column are compared with, as one that the column can hold.
+#[derive(Clone, Debug)]
+pub enum Place {
+    /// It is one of them.
+    At(Value),
+    /// It is greater than this one, and less than all that are greater than this.
+    Above(Value),
+    /// It is less than all of them.
+    First,
+}
+
+/// The values between two bounds, in the order of keys. The bounds are values that the column can hold.
 #[derive(Clone, Debug)]
 pub struct ValueRange {
     /// Where it begins.
@@ -19,9 +30,39 @@ impl ValueRange {
     /// Every value.
     pub const ALL: ValueRange = ValueRange { start: Bound::Unbounded, end: Bound::Unbounded };
 
+    /// No value: nothing is before the least one, which every column is compared with as if it could hold it.
+    pub const NONE: ValueRange = ValueRange { start: Bound::Unbounded, end: Bound::Excluded(Value::None) };
+
     /// One value alone.
     pub fn equal(value: Value) -> Self {
         Self { start: Bound::Included(value.clone()), end: Bound::Included(value) }
+    }
+
+    /// The values of a column that are equal to one that is there.
+    pub fn equal_to(place: Place) -> Self {
+        Self::between(Bound::Included(place.clone()), Bound::Included(place))
+    }
+
+    /// The values of a column between two bounds, which it need not be able to hold.
+    pub fn between(start: Bound<Place>, end: Bound<Place>) -> Self {
+        let start = match start {
+            Bound::Included(Place::At(value)) => Bound::Included(value),
+            Bound::Excluded(Place::At(value))
+            | Bound::Included(Place::Above(value))
+            | Bound::Excluded(Place::Above(value)) => Bound::Excluded(value),
+            Bound::Included(Place::First) | Bound::Excluded(Place::First) | Bound::Unbounded => {
+                Bound::Unbounded
+            }
+        };
+        let end = match end {
+            Bound::Excluded(Place::At(value)) => Bound::Excluded(value),
+            Bound::Included(Place::At(value) | Place::Above(value))
+            | Bound::Excluded(Place::Above(value)) => Bound::Included(value),
+            Bound::Included(Place::First) | Bound::Excluded(Place::First) => return Self::NONE,
+            Bound::Unbounded => Bound::Unbounded,
+        };
+        let range = Self { start, end };
+        if range.is_empty() { Self::NONE } else { range }
     }
 
     /// The value, if there can be just one.
@@ -35,6 +76,19 @@ impl ValueRange {
     /// Whether this says nothing.
     pub fn is_all(&self) -> bool {
         matches!((&self.start, &self.end), (Bound::Unbounded, Bound::Unbounded))
+    }
+
+    /// Whether there can be no value in the range.
+    pub fn is_empty(&self) -> bool {
+        match (&self.start, &self.end) {
+            (_, Bound::Excluded(Value::None)) => true,
+            (Bound::Included(start), Bound::Included(end)) => start.collate(end).is_gt(),
+            (
+                Bound::Included(start) | Bound::Excluded(start),
+                Bound::Included(end) | Bound::Excluded(end),
+            ) => start.collate(end).is_ge(),
+            (Bound::Unbounded, _) | (_, Bound::Unbounded) => false,
+        }
     }
 
     /// Whether a value is in the range.
@@ -89,6 +143,9 @@ impl KeyRange {
     /// # Panics
     /// If there are not so many columns, or a value is not of the type of its column.
     pub fn of(layout: &Layout, prefix: &[Value], range: &ValueRange) -> Self {
+        if range.is_empty() {
+            return Self::none();
+        }
         let key = |value: &Value| Key::of_prefix(layout, &[prefix, std::slice::from_ref(value)].concat());
         let prefixed = Self::prefix(Key::of_prefix(layout, prefix));
         // What begins with a value comes right after the value itself.

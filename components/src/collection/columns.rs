@@ -5,6 +5,7 @@
 //!  codec    the stored form, and its values     filter  conditions, all rows at once; statistics to skip pages by
 //!  fold     changes become new pages; sorting   export  JSON and Arrow
 //!  import   Arrow arrays and other values from clients, checked
+//!  text     values as text, and back
 //! ```
 //!
 //! Numbers of one width, text and bytes are Arrow buffers; any other value is a few self-describing bytes ([`codec`]).
@@ -19,6 +20,7 @@ mod native;
 mod search;
 #[cfg(test)]
 mod tests;
+mod text;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -34,10 +36,12 @@ use crate::value::Value;
 
 pub use builder::ColumnsBuilder;
 pub use codec::{decode_value, encode_value};
-pub use export::{arrow_fields, arrow_type, write_csv_header};
+pub use export::{arrow_fields, arrow_type, is_json_field, write_csv_header};
 pub use filter::{STATISTICS_TEXT_BYTES, Selection, may_match};
 pub use fold::{PAGE_BYTES, PAGE_ROWS, PageSize, cut, fold, sort};
-pub use import::{Cell, Import, check_arrow_type};
+pub use import::{Arrays, Cell, Import, check_arrow_type};
+pub(crate) use text::Shown;
+pub use text::{ReadJson, TextOrigin, cell};
 
 use native::Native;
 

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
-use super::bound::{Condition, ValueRange};
-use super::coerce::{coerce_bound, value_of};
+use super::bound::{Condition, Place, ValueRange};
+use super::coerce::{place, value_of};
 use super::declare::name;
 use super::schema::{Column, ColumnType};
 use crate::cast;
@@ -56,7 +56,7 @@ pub fn table_bounds(columns: &[Column], bounds: &State) -> Result<Vec<Condition>
 /// What a range of a BTree means: the first values of its keys, and last a range of the next one.
 ///
 /// # Errors
-/// 400 if it is longer than a key, or a value cannot be one of its column.
+/// 400 if it is longer than a key, or a value cannot be compared with those of its column.
 pub fn btree_range(columns: &[Column], range: &State) -> Result<Vec<Condition>> {
     if range.is_none() {
         return Ok(Vec::new());
@@ -78,7 +78,7 @@ pub fn btree_range(columns: &[Column], range: &State) -> Result<Vec<Condition>> 
             Value::Tuple(sides) if i + 1 == items.len() && sides.len() == 2 && is_range(column, sides) => {
                 sides_of(column, sides)?
             }
-            value => ValueRange::equal(coerce_bound(column, value)?),
+            value => ValueRange::equal_to(place(column, value)?),
         };
         if !range.is_all() {
             conditions.push(Condition { column: i, range });
@@ -110,7 +110,7 @@ fn column_bound(column: &Column, bound: &Value) -> Result<ValueRange> {
         {
             Ok(ValueRange::ALL)
         }
-        value => Ok(ValueRange::equal(coerce_bound(column, value)?)),
+        value => Ok(ValueRange::equal_to(place(column, value)?)),
     }
 }
 
@@ -135,7 +135,7 @@ fn tagged(side: &Value) -> Option<(bool, &Value)> {
 }
 
 fn sides_of(column: &Column, sides: &[Value]) -> Result<ValueRange> {
-    let side = |side: &Value, is_start: bool| -> Result<Bound<Value>> {
+    let side = |side: &Value, is_start: bool| -> Result<Bound<Place>> {
         // Without a tag a start is inclusive and an end exclusive.
         let (is_inclusive, value) = tagged(side).unwrap_or((is_start, side));
         if let (None, Value::Tuple(pair)) = (tagged(side), side)
@@ -149,11 +149,11 @@ fn sides_of(column: &Column, sides: &[Value]) -> Result<ValueRange> {
         }
         Ok(match value {
             Value::None => Bound::Unbounded,
-            value if is_inclusive => Bound::Included(coerce_bound(column, value)?),
-            value => Bound::Excluded(coerce_bound(column, value)?),
+            value if is_inclusive => Bound::Included(place(column, value)?),
+            value => Bound::Excluded(place(column, value)?),
         })
     };
-    Ok(ValueRange { start: side(&sides[0], true)?, end: side(&sides[1], false)? })
+    Ok(ValueRange::between(side(&sides[0], true)?, side(&sides[1], false)?))
 }
 
 #[cfg(test)]
@@ -186,6 +186,21 @@ mod tests {
             (r#"{"qty": [["in", 2], ["in", 2]]}"#, "2:2"),
             (r#"[["qty", [["in", 2], null]], ["qty", [null, ["in", 5]]]]"#, "2:=2..=5"),
             (r#"{"qty": "5", "color": 7}"#, r#"1:"7" 2:5"#),
+            (r#"{"qty": 2.0}"#, "2:2"),
+            (r#"{"qty": true}"#, "2:1"),
+            (r#"{"qty": [["in", 2.5], ["ex", 9.5]]}"#, "2:2..=9"),
+            (r#"{"qty": [["ex", -2.5], ["in", -0.5]]}"#, "2:-3..=-1"),
+            (r#"{"qty": [["in", "2.5"], null]}"#, "2:2..*"),
+            (r#"{"qty": [["in", -5000000000], ["in", 5000000000]]}"#, "2:*..=2147483647"),
+            (r#"{"sku": [["ex", -1], null]}"#, ""),
+            (r#"{"sku": [["in", 0.5], ["ex", 1]]}"#, "0:0..1"),
+            (r#"{"sku": [["in", 5.5], ["ex", 5]]}"#, "0:*..null"),
+            (r#"{"sku": -1}"#, "0:*..null"),
+            (r#"{"qty": 2.5}"#, "2:*..null"),
+            (r#"{"qty": null}"#, "2:*..null"),
+            (r#"{"qty": [2, 9]}"#, "2:*..null"),
+            (r#"{"qty": 5000000000}"#, "2:*..null"),
+            (r#"{"qty": [["ex", 5000000000], null]}"#, "2:2147483647..*"),
             ("{}", ""),
             ("[]", ""),
             ("null", ""),
@@ -196,8 +211,7 @@ mod tests {
             (r#"{"nope": 1}"#, "no column nope"),
             (r#"{"color": null}"#, "the column color"),
             (r#"{"qty": "x"}"#, "the column qty"),
-            (r#"{"qty": 5000000000}"#, "out of the range"),
-            (r#"{"sku": -1}"#, "out of the range"),
+            (r#"{"qty": [null]}"#, "the column qty"),
             (r#"{"qty": [["in", 1], ["a", 2]]}"#, "\"a\""),
             (r#"{"color": [["a", 1], ["b", 2]]}"#, "the column color"),
             (r#""qty""#, "bounds are"),
@@ -218,7 +232,7 @@ mod tests {
             (r#"["Oslo", [2, 9]]"#, r#"0:"Oslo" 1:=2..9"#),
             (r#"[[["in", "C"], ["ex", "P"]]]"#, r#"0:="C".."P""#),
             (r#"[[null, null]]"#, ""),
-            (r#"["Oslo", null]"#, r#"0:"Oslo" 1:0"#),
+            (r#"["Oslo", null]"#, r#"0:"Oslo" 1:*..null"#),
             ("null", ""),
             ("[]", ""),
             ("{}", ""),

@@ -62,6 +62,86 @@ impl Number {
         }
     }
 
+    /// This number as one of another class, if that can hold exactly its value; a float may be rounded to a narrower one,
+    /// unless it becomes infinite. A truth value is none of other numbers here.
+    pub fn exactly(self, into: NumberType) -> Option<Number> {
+        if into == NumberType::Number {
+            return Some(self);
+        }
+        if matches!(self, Self::Bool(_)) && into != NumberType::Bool {
+            return None;
+        }
+        self.held_as(into).or_else(|| match into {
+            // The width that an abstract class takes from the number may be too narrow for it.
+            NumberType::Int => self.held_as(NumberType::I64),
+            NumberType::UInt => self.held_as(NumberType::U64),
+            NumberType::Float => self.held_as(NumberType::F64),
+            NumberType::Complex => self.held_as(NumberType::C64),
+            _ => None,
+        })
+    }
+
+    /// The cast, if it loses nothing but digits of a float.
+    fn held_as(self, into: NumberType) -> Option<Number> {
+        // A cast of a float of 32 bits saturates at integers of so many.
+        let cast = match (self.cast(into), self) {
+            (cast, Self::F32(_) | Self::C32(_)) if cast.integer().is_some() => {
+                Self::C64(self.to_complex()).cast(into)
+            }
+            (cast, _) => cast,
+        };
+        if self.integer().is_some() || cast.integer().is_some() {
+            return cast.collate(&self).is_eq().then_some(cast);
+        }
+        let is_real = cast.is_complex() || self.to_complex()[1] == 0.0;
+        let is_rounded = cast.is_finite() || !self.is_finite();
+        (is_real && is_rounded).then_some(cast)
+    }
+
+    /// The greatest number of a class of real numbers that is not greater than this number in the order of keys
+    /// ([`Number::collate`]); none if all are greater. A float is rounded to a narrower one instead, as it is where it is
+    /// stored, so that it is found there.
+    ///
+    /// # Panics
+    /// If it is no class of real numbers of one width.
+    pub fn at_most(self, class: NumberType) -> Option<Number> {
+        let [re, im] = self.to_complex();
+        let is_beyond = im != 0.0 || re.is_nan() || im.is_nan();
+        let integer = |min: i128, max: i128| {
+            // The cast saturates far beyond both ends.
+            let floor = self.integer().unwrap_or(re.floor() as i128);
+            let floor = if is_beyond { max } else { floor.min(max) };
+            let number = match i64::try_from(floor) {
+                Ok(floor) => Self::I64(floor),
+                Err(_) => Self::U64(floor.max(0) as u64),
+            };
+            (floor >= min).then(|| number.cast(class))
+        };
+        match class {
+            NumberType::Bool => integer(0, 1),
+            NumberType::U8 => integer(0, u8::MAX.into()),
+            NumberType::U16 => integer(0, u16::MAX.into()),
+            NumberType::U32 => integer(0, u32::MAX.into()),
+            NumberType::U64 => integer(0, u64::MAX.into()),
+            NumberType::I16 => integer(i16::MIN.into(), i16::MAX.into()),
+            NumberType::I32 => integer(i32::MIN.into(), i32::MAX.into()),
+            NumberType::I64 => integer(i64::MIN.into(), i64::MAX.into()),
+            NumberType::F32 | NumberType::F64 => Some(match self.held_as(class) {
+                Some(held) => held,
+                None if is_beyond => Self::F64(f64::INFINITY).cast(class),
+                None => {
+                    let cast = self.cast(class);
+                    match (cast.collate(&self).is_gt(), cast) {
+                        (true, Self::F32(x)) => Self::F32(x.next_down()),
+                        (true, Self::F64(x)) => Self::F64(x.next_down()),
+                        (_, cast) => cast,
+                    }
+                }
+            }),
+            other => panic!("{other} is no class of real numbers of one width"),
+        }
+    }
+
     /// This number as a u64, if it is exactly one: `3`, `3.0` and `3+0i` are, `-1` and `3.5` are not.
     pub fn as_u64(self) -> Option<u64> {
         self.exact_integer()?.try_into().ok()
@@ -108,7 +188,7 @@ impl Number {
     }
 
     /// The real and the imaginary part, as f64.
-    pub(super) fn to_complex(self) -> [f64; 2] {
+    pub(crate) fn to_complex(self) -> [f64; 2] {
         match self {
             Self::C32(parts) => parts.map(f64::from),
             Self::C64(parts) => parts,

@@ -141,11 +141,16 @@ impl Charge {
         Ok(())
     }
 
-    /// Give back all but so many bytes.
-    pub(super) fn keep(&mut self, bytes: usize) {
-        let less = self.bytes.saturating_sub(bytes);
+    /// Give back so many bytes.
+    pub(super) fn remove(&mut self, bytes: usize) {
+        let less = bytes.min(self.bytes);
         self.bytes -= less;
         self.account.give_back(less);
+    }
+
+    /// Give back all but so many bytes.
+    pub(super) fn keep(&mut self, bytes: usize) {
+        self.remove(self.bytes.saturating_sub(bytes));
     }
 
     /// Give everything back.

@@ -180,7 +180,7 @@ impl Encoder {
     /// JSON of a state with rows in it, of which everything else is bounded.
     ///
     /// # Errors
-    /// 413 if that is longer, 400 if JSON has no form for it.
+    /// 413 if that is longer, 400 if JSON has no form for it; rows have one always.
     pub(super) fn json(state: &State, bytes_max: usize, pages: Pages) -> Result<Self> {
         let mut parts: VecDeque<JsonPart> = to_json_parts(state, bytes_max)?.into();
         parts.push_back(JsonPart::Text(b"\n".to_vec()));
@@ -262,7 +262,7 @@ impl Encoder {
                 while chunk.len() < TEXT_CHUNK_BYTES
                     && let Some((columns, row)) = next_row(rows, next, pages)?
                 {
-                    columns.write_csv_row(row, chunk);
+                    columns.write_csv_row(row, chunk)?;
                 }
             }
             Form::Arrow { rows, schema, writer } => return write_arrow(rows, schema, writer, pages),

@@ -122,6 +122,7 @@ pub(crate) fn plan(
         completes,
         sorts,
         range: match &run.range {
+            _ if conditions.iter().any(|condition| condition.range.is_empty()) => KeyRange::none(),
             Some(range) => KeyRange::of(layout, &run.prefix, range),
             None => KeyRange::prefix(Key::of_prefix(layout, &run.prefix)),
         },

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use components::collection::bound::{Condition, ValueRange};
-use components::collection::coerce::{Rule, coerce, table_key, table_row, value_of};
+use components::collection::coerce::{Rule, check_key, coerce, table_key, table_row, value_of};
 use components::collection::declare::{columns_value, name};
 use components::collection::key::Key;
 use components::collection::range::table_bounds;
@@ -85,11 +85,12 @@ impl Interpreter {
                     self.insert_rows(collection, &value, depth).await?;
                     return Ok(State::NONE);
                 }
-                let key = table_key(&collection.schema, &values(&key, "the key of a row")?)?;
+                let key = values(&key, "the key of a row")?;
                 match (value.as_map(), value.to_tuple()) {
-                    (Some(changes), _) => self.update(collection, key, changes).await?,
+                    (Some(changes), _) => self.update(collection, &key, changes).await?,
                     (None, Some(_)) => {
-                        let mut row = key;
+                        check_key(&collection.schema, &key)?;
+                        let mut row = key.to_vec();
                         row.extend(values(&value, "what is written")?.iter().cloned());
                         let row = table_row(&collection.schema, &row)?;
                         let key = Key::of_row(&collection.schema.layouts()[0], &row);
@@ -109,8 +110,10 @@ impl Interpreter {
                 if key.is_none() {
                     return Err(Error::bad_request("a row is deleted by its key"));
                 }
-                let key = table_key(&collection.schema, &values(&key, "the key of a row")?)?;
-                self.write(collection, &Key::of_prefix(&collection.schema.layouts()[0], &key), None).await?;
+                if let Some(key) = table_key(&collection.schema, &values(&key, "the key of a row")?)? {
+                    let key = Key::of_prefix(&collection.schema.layouts()[0], &key);
+                    self.write(collection, &key, None).await?;
+                }
                 Ok(State::NONE)
             }
             Call::Either => unreachable!("decided above"),
@@ -119,7 +122,9 @@ impl Interpreter {
 
     /// The row with a key.
     async fn find(&self, rows: &Rowset, key: &State) -> Result<Option<Row>> {
-        let key = table_key(rows.schema(), &values(key, "the key of a row")?)?;
+        let Some(key) = table_key(rows.schema(), &values(key, "the key of a row")?)? else {
+            return Ok(None);
+        };
         match rows {
             Rowset::Collection(collection) => {
                 self.row(collection, &Key::of_prefix(&collection.schema.layouts()[0], &key)).await
@@ -136,8 +141,9 @@ impl Interpreter {
     }
 
     /// Change some columns of the row with this key, if there is one.
-    async fn update(&self, collection: &Collection, key: Vec<Value>, changes: &Map) -> Result<()> {
+    async fn update(&self, collection: &Collection, key: &[Value], changes: &Map) -> Result<()> {
         let schema = &collection.schema;
+        let key = table_key(schema, key)?;
         let mut changed = Vec::with_capacity(changes.len());
         for (name, value) in changes.iter() {
             let position = schema
@@ -149,10 +155,10 @@ impl Interpreter {
             let value = value_of(value).map_err(|cause| cause.context(format_args!("the column {name}")))?;
             changed.push((position, coerce(&schema.columns()[position], &value, Rule::Lenient)?));
         }
-        let key = Key::of_prefix(&schema.layouts()[0], &key);
-        if changed.is_empty() {
+        let Some(key) = key.filter(|_| !changed.is_empty()) else {
             return Ok(());
-        }
+        };
+        let key = Key::of_prefix(&schema.layouts()[0], &key);
         let Some(row) = self.row(collection, &key).await? else {
             return Ok(());
         };

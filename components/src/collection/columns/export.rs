@@ -16,6 +16,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::Serialize;
 
 use super::native::Native;
+use super::text::{Shown, is_plain, not_finite};
 use super::{Column, Columns, codec, match_column};
 use crate::collection::schema::{self, ColumnType};
 use crate::error::{Error, Result};
@@ -46,14 +47,27 @@ pub fn arrow_type(class: ColumnType) -> DataType {
     }
 }
 
+/// What the metadata of a field says of it whose texts are the JSON of values.
+const JSON_MARK: (&str, &str) = ("tinychain.encoding", "json");
+
 /// The Arrow schema of some columns.
 pub fn arrow_fields(columns: &[schema::Column]) -> arrow_schema::Schema {
     let field = |column: &schema::Column| {
         // Only these hold nothing.
         let is_nullable = matches!(column.class, ColumnType::None | ColumnType::Value);
-        Field::new(column.name.as_str(), arrow_type(column.class), is_nullable)
+        let field = Field::new(column.name.as_str(), arrow_type(column.class), is_nullable);
+        let is_json = *field.data_type() == DataType::Utf8 && column.class != ColumnType::String;
+        match is_json {
+            true => field.with_metadata([JSON_MARK]),
+            false => field,
+        }
     };
     arrow_schema::Schema::new(columns.iter().map(field).collect::<Vec<_>>())
+}
+
+/// Whether the texts of an Arrow field are the JSON of values, as [`arrow_fields`] says it.
+pub fn is_json_field(field: &Field) -> bool {
+    field.metadata().get(JSON_MARK.0).is_some_and(|encoding| encoding == JSON_MARK.1)
 }
 
 /// Append the header of CSV: the names of the columns.
@@ -110,26 +124,34 @@ impl Columns {
             Column::String(texts) => Arc::new(texts.clone()),
             Column::Bytes(contents) => Arc::new(contents.clone()),
             Column::Encoded(contents) => {
+                let class = self.types[column];
                 let json = |row: usize| match codec::value(contents.value(row)) {
                     Value::None => Ok(None),
-                    value => serde_json::to_string(&value).map(Some).map_err(Error::bad_request),
+                    value => match not_finite(&value) {
+                        Some(word) => Ok(Some(word.to_string())),
+                        None => {
+                            serde_json::to_string(&Shown(class, &value)).map(Some).map_err(Error::bad_request)
+                        }
+                    },
                 };
                 Arc::new((0..contents.len()).map(json).collect::<Result<StringArray>>()?)
             }
         })
     }
 
-    /// Append the JSON text of a value, as [`crate::encode::to_json`] has it.
+    /// Append the JSON text of a value, which reads back as the same value; but what JSON has no form for, NaN and
+    /// infinity, is null.
     ///
     /// # Errors
-    /// 400 if it holds a number that JSON has no form for: NaN or infinity. Part of it may have been appended.
+    /// 400 if it cannot be written. Part of it may have been appended.
     ///
     /// # Panics
     /// If there is no such column or row.
     pub fn write_json(&self, column: usize, row: usize, out: &mut Vec<u8>) -> Result<()> {
         fn number<T: Native>(out: &mut Vec<u8>, number: T) -> Result<()> {
             if !number.is_finite() {
-                return write(out, &number.number());
+                out.extend_from_slice(b"null");
+                return Ok(());
             }
             write(out, &number)
         }
@@ -146,60 +168,78 @@ impl Columns {
                 out.push(b'"');
                 Ok(())
             }
-            Column::Encoded(contents) => write(out, &codec::value(contents.value(row))),
+            Column::Encoded(contents) => {
+                write(out, &Shown(self.types[column], &codec::value(contents.value(row))))
+            }
         )
     }
 
-    /// Append a value as a field of CSV (RFC 4180): text as it is, in quotes where it must be; bytes in base64; nothing
-    /// for nothing, which is not the empty text; any other value as in JSON, but NaN and infinity have a form here.
+    /// Append a value as a field of CSV (RFC 4180), which reads back as the same value: text as it is, in quotes where it
+    /// must be; bytes in base64; nothing for nothing, which is not the empty text; any other value as in JSON, but NaN and
+    /// infinity have a form here. In a column of any value, text is as in JSON where it would be read as something else.
+    ///
+    /// # Errors
+    /// As [`Self::write_json`].
     ///
     /// # Panics
     /// If there is no such column or row.
-    pub fn write_csv(&self, column: usize, row: usize, out: &mut Vec<u8>) {
+    pub fn write_csv(&self, column: usize, row: usize, out: &mut Vec<u8>) -> Result<()> {
+        fn float<T: Native>(out: &mut Vec<u8>, float: T) -> Result<()> {
+            match float.is_finite() {
+                true => write(out, &float),
+                false => {
+                    out.extend_from_slice(float.number().to_string().as_bytes());
+                    Ok(())
+                }
+            }
+        }
         match &self.columns[column] {
+            Column::F32(floats) => return float(out, floats[row]),
+            Column::F64(floats) => return float(out, floats[row]),
             Column::String(texts) => write_field(out, texts.value(row)),
-            Column::Encoded(contents) => match codec::value(contents.value(row)) {
-                Value::None => {}
-                Value::String(text) => write_field(out, &text),
-                Value::Id(id) => write_field(out, id.as_str()),
-                Value::Link(link) => write_field(out, &link.to_string()),
-                Value::Bytes(bytes) => out.extend_from_slice(BASE64.encode(&bytes).as_bytes()),
-                // What JSON has no form for is shown as people see it.
-                value => match serde_json::to_string(&value) {
-                    Ok(json) => write_field(out, &json),
-                    Err(_) => write_field(out, &value.to_string()),
+            Column::Encoded(contents) => match (self.types[column], codec::value(contents.value(row))) {
+                (_, Value::None) => {}
+                (ColumnType::Value, Value::String(text)) if is_plain(&text) => write_field(out, &text),
+                (ColumnType::Id, Value::Id(id)) => write_field(out, id.as_str()),
+                (ColumnType::Link, Value::Link(link)) => write_field(out, &link.to_string()),
+                (class, value) => match not_finite(&value) {
+                    Some(word) => out.extend_from_slice(word.as_bytes()),
+                    None => {
+                        let json =
+                            serde_json::to_string(&Shown(class, &value)).map_err(Error::bad_request)?;
+                        write_field(out, &json);
+                    }
                 },
             },
             Column::Bytes(contents) => {
                 out.extend_from_slice(BASE64.encode(contents.value(row)).as_bytes());
             }
-            _ => {
-                let start = out.len();
-                if self.write_json(column, row, out).is_err() {
-                    out.truncate(start);
-                    out.extend_from_slice(self.value(column, row).to_string().as_bytes());
-                }
-            }
+            _ => return self.write_json(column, row, out),
         }
+        Ok(())
     }
 
     /// Append a row as a record of CSV, with the line break that ends it.
     ///
+    /// # Errors
+    /// As [`Self::write_csv`].
+    ///
     /// # Panics
     /// If there is no such row.
-    pub fn write_csv_row(&self, row: usize, out: &mut Vec<u8>) {
+    pub fn write_csv_row(&self, row: usize, out: &mut Vec<u8>) -> Result<()> {
         let start = out.len();
         for column in 0..self.columns.len() {
             if column > 0 {
                 out.push(b',');
             }
-            self.write_csv(column, row, out);
+            self.write_csv(column, row, out)?;
         }
         // A line of nothing is no record to many readers.
         if out.len() == start {
             out.extend_from_slice(b"\"\"");
         }
         out.extend_from_slice(b"\r\n");
+        Ok(())
     }
 
     /// All columns as a batch of an [`arrow_fields`] schema.
@@ -219,7 +259,7 @@ impl Columns {
     /// Append the JSON text of a row: a list of the values at some positions.
     ///
     /// # Errors
-    /// 400 if one is a number that JSON has no form for: NaN or infinity. Part of it may have been appended.
+    /// As [`Self::write_json`].
     ///
     /// # Panics
     /// If there is no such column or row.

@@ -138,6 +138,9 @@ impl Column {
                 None => BooleanBuffer::new_unset(values.len()),
             })
         }
+        if range.is_empty() {
+            return BooleanBuffer::new_unset(rows.len());
+        }
         let met = match_column!(Column, self,
             Native(values) => natives(&values[rows.clone()], range),
             Column::Bool(values) => {

@@ -12,6 +12,7 @@ use arrow_buffer::ScalarBuffer;
 use arrow_schema::DataType;
 
 use super::builder::Growing;
+use super::text::{EXACT_INTEGER_MAX, ReadJson, TextOrigin, cell};
 use super::{Column, Columns, ColumnsBuilder, arrow_type};
 use crate::collection::coerce::{Rule, check_count, into_column};
 use crate::collection::schema::{self, CollectionKind, ColumnType, Schema};
@@ -187,6 +188,12 @@ fn push(growing: &mut Growing, column: &schema::Column, rule: Rule, cell: Cell) 
         (Growing::I16(values), Cell::Number(number)) => integer!(values, *number),
         (Growing::U16(values), Cell::Number(number)) => integer!(values, *number),
         (Growing::U8(values), Cell::Number(number)) => integer!(values, *number),
+        (Growing::F64(values), Cell::Number(Number::I64(number)))
+            if number.unsigned_abs() <= EXACT_INTEGER_MAX =>
+        {
+            values.push(*number as f64);
+            return Ok(size_of::<f64>());
+        }
         (Growing::F64(values), Cell::Number(Number::F64(number))) => {
             values.push(*number);
             return Ok(size_of::<f64>());
@@ -300,38 +307,51 @@ pub fn check_arrow_type(data_type: &DataType) -> Result<()> {
     Err(Error::bad_request(format_args!("the Arrow type {data_type} is not supported: {hint}")))
 }
 
+/// Arrow arrays that come in: one for each column of a schema and in its order.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrays<'a> {
+    /// The arrays.
+    pub arrays: &'a [ArrayRef],
+    /// How many values each of them has.
+    pub len: usize,
+    /// Of each, whether its texts are the JSON of values ([`super::is_json_field`]).
+    pub are_json: &'a [bool],
+    /// How many rows came before, which errors count.
+    pub rows_before: usize,
+    /// Reads the JSON of a value.
+    pub json: ReadJson,
+}
+
 impl Columns {
-    /// Rows in columns out of Arrow arrays, one for each column of the schema and in its order: in the same memory where
-    /// the array is of [`arrow_type`], else as values that come in one after the other. `charge` is asked for the memory
+    /// Rows in columns out of Arrow arrays: in the same memory where the array is of [`arrow_type`], else as values that come in one after the other. `charge` is asked for the memory
     /// that is not that of the arrays.
     ///
     /// Null is a value only in columns of nothing and of any value.
     ///
     /// # Errors
-    /// As [`Import::push`], with the rows counted after `rows_before`; of [`check_arrow_type`]; of `charge`.
+    /// As [`Import::push`]; of [`check_arrow_type`]; of `charge`.
     ///
     /// # Panics
     /// If there is not one array for each column, with `len` values each.
-    pub fn from_arrays(
-        schema: &Schema,
-        arrays: &[ArrayRef],
-        len: usize,
-        rows_before: usize,
-        charge: &mut Charge,
-    ) -> Result<Self> {
+    pub fn from_arrays(schema: &Schema, from: &Arrays, charge: &mut Charge) -> Result<Self> {
+        let &Arrays { arrays, len, are_json, .. } = from;
         assert_eq!(arrays.len(), schema.columns().len(), "an array for each column");
         let rule = rule(schema);
-        let import = |(column, array): (&schema::Column, &ArrayRef)| {
+        let import = |((column, array), is_json): ((&schema::Column, &ArrayRef), &bool)| {
             assert_eq!(array.len(), len, "arrays have equally many values");
             check_arrow_type(array.data_type())
                 .map_err(|cause| cause.context(format_args!("column {}", column.name)))?;
             charge(ARRAY_BYTES)?;
             match same_memory(column, array) {
                 Some(column) => Ok(column),
-                None => converted(column, array, rule, rows_before, charge),
+                None => {
+                    let origin = if *is_json { TextOrigin::Json } else { TextOrigin::Text };
+                    converted(column, array, (rule, origin), from, charge)
+                }
             }
         };
-        let columns = schema.columns().iter().zip(arrays).map(import).collect::<Result<_>>()?;
+        assert_eq!(are_json.len(), arrays.len(), "each array is JSON or not");
+        let columns = schema.columns().iter().zip(arrays).zip(are_json).map(import).collect::<Result<_>>()?;
         Ok(Self::new(schema.layouts()[0].types.clone(), columns, len))
     }
 
@@ -418,8 +438,8 @@ fn same_memory(column: &schema::Column, array: &ArrayRef) -> Option<Column> {
 fn converted(
     column: &schema::Column,
     array: &ArrayRef,
-    rule: Rule,
-    rows_before: usize,
+    (rule, origin): (Rule, TextOrigin),
+    from: &Arrays,
     charge: &mut Charge,
 ) -> Result<Column> {
     // The length is only what the sender says where the values take no memory.
@@ -431,8 +451,9 @@ fn converted(
     let mut growing = Growing::new(column.class, array.len());
     let mut uncharged_bytes = 0;
     for row in 0..array.len() {
-        let refused = |cause: Error| in_cell(&cause, rows_before + row, column);
+        let refused = |cause: Error| in_cell(&cause, from.rows_before + row, column);
         let cell = match reader(row) {
+            Some(Cell::Text(text)) => cell(column.class, text, origin, from.json).map_err(refused)?,
             Some(cell) => cell,
             None if matches!(column.class, ColumnType::None | ColumnType::Value) => Cell::Value(Value::None),
             None => return Err(refused(Error::bad_request("null is no value of this column"))),

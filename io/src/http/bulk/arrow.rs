@@ -1,5 +1,6 @@
 //! Rows out of an Arrow IPC stream.
 
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use arrow_array::{Array, ArrayRef, RecordBatch};
@@ -7,12 +8,12 @@ use arrow_buffer::Buffer;
 use arrow_ipc::reader::StreamDecoder;
 use arrow_ipc::root_as_message;
 use arrow_schema::ArrowError;
-use components::collection::columns::{Columns, check_arrow_type};
+use components::collection::columns::{Arrays, Columns, check_arrow_type, is_json_field};
 use components::collection::schema::Schema;
 use components::{Error, Result};
 
 use super::arriving::{Arriving, Gathered};
-use super::positions;
+use super::{json, positions};
 use crate::http::budget::Charge;
 
 /// What a message of a stream begins with, unless it is from before Arrow 0.15; then comes its length.
@@ -69,7 +70,9 @@ pub(super) fn arrow_arriving(
     gathered: &mut Gathered<'_>,
     held: &mut Charge,
 ) -> Result<()> {
-    let Message { mut bytes, .. } = read_message(arriving, Vec::new(), message_bytes_max, gathered, held)?;
+    let mut held = Dictionaries { bytes: BTreeMap::new(), charge: held };
+    let Message { mut bytes, .. } =
+        read_message(arriving, Vec::new(), message_bytes_max, gathered, &mut held)?;
     let mut next = Vec::new();
     if !arriving.read_onto(&mut next, 1)? {
         next.push(END[0]);
@@ -77,7 +80,7 @@ pub(super) fn arrow_arriving(
     bytes.extend_from_slice(&next);
     let mut batches = Batches::begin(schema, Buffer::from_vec(bytes))?;
     loop {
-        let message = read_message(arriving, next, message_bytes_max, gathered, held)?;
+        let message = read_message(arriving, next, message_bytes_max, gathered, &mut held)?;
         let message_bytes = message.bytes.len();
         let mut bytes = Buffer::from_vec(message.bytes);
         bytes.advance(message.done);
@@ -89,6 +92,26 @@ pub(super) fn arrow_arriving(
             return batches.finish();
         }
         next = Vec::new();
+    }
+}
+
+/// The memory of the dictionaries that a decoder keeps.
+struct Dictionaries<'a> {
+    /// How much each of them takes, in bytes.
+    bytes: BTreeMap<i64, usize>,
+    charge: &'a mut Charge,
+}
+
+impl Dictionaries<'_> {
+    /// A dictionary has come, or more of one. Another one of the same number takes its place.
+    fn add(&mut self, number: i64, is_more: bool, bytes: usize) -> Result<()> {
+        let held = self.bytes.entry(number).or_default();
+        // What is replaced is dropped once the new one is decoded; more of one is copied together with it.
+        let replaced = if is_more { 0 } else { std::mem::take(held) };
+        *held += bytes;
+        self.charge.add(bytes)?;
+        self.charge.remove(replaced);
+        Ok(())
     }
 }
 
@@ -106,7 +129,7 @@ fn read_message(
     mut bytes: Vec<u8>,
     message_bytes_max: usize,
     gathered: &mut Gathered<'_>,
-    held: &mut Charge,
+    held: &mut Dictionaries<'_>,
 ) -> Result<Message> {
     let ends_early = || malformed("it ends early");
     let done = bytes.len();
@@ -139,12 +162,12 @@ fn read_message(
     let message = root_as_message(&bytes[prefix_len..]).map_err(malformed)?;
     let body_len = usize::try_from(message.bodyLength()).map_err(|_| ends_early())?;
     check_len(body_len)?;
-    let dictionary = message.header_as_dictionary_batch().and_then(|dictionary| dictionary.data());
-    // The decoder keeps dictionaries.
+    let dictionary = message.header_as_dictionary_batch();
     match dictionary {
-        Some(_) => held.add(metadata_len + body_len)?,
+        Some(dictionary) => held.add(dictionary.id(), dictionary.isDelta(), metadata_len + body_len)?,
         None => gathered.charge(metadata_len + body_len)?,
     }
+    let dictionary = dictionary.and_then(|dictionary| dictionary.data());
     if let Some(batch) = message.header_as_record_batch().or(dictionary) {
         check_batch(batch, body_len)?;
     }
@@ -160,6 +183,8 @@ struct Batches<'a> {
     decoder: StreamDecoder,
     /// Where each array belongs.
     positions: Vec<usize>,
+    /// Of each column, whether its texts are the JSON of values.
+    are_json: Vec<bool>,
     rows: usize,
 }
 
@@ -176,7 +201,11 @@ impl<'a> Batches<'a> {
             check_arrow_type(field.data_type())
                 .map_err(|cause| cause.context(format_args!("column {}", field.name())))?;
         }
-        Ok(Self { schema, decoder, positions, rows: 0 })
+        let mut are_json = vec![false; positions.len()];
+        for (position, field) in positions.iter().zip(sent.fields()) {
+            are_json[*position] = is_json_field(field);
+        }
+        Ok(Self { schema, decoder, positions, are_json, rows: 0 })
     }
 
     /// Decode until there are rows; none if the bytes have no more.
@@ -196,7 +225,14 @@ impl<'a> Batches<'a> {
             let arrays: Option<Vec<ArrayRef>> = arrays.into_iter().collect();
             let arrays = arrays.filter(|arrays| arrays.iter().all(|array| array.len() == batch.num_rows()));
             let arrays = arrays.ok_or_else(|| malformed("a batch is not of the columns of the stream"))?;
-            let part = Columns::from_arrays(self.schema, &arrays, batch.num_rows(), self.rows, charge)?;
+            let arrays = Arrays {
+                arrays: &arrays,
+                len: batch.num_rows(),
+                are_json: &self.are_json,
+                rows_before: self.rows,
+                json: json::value,
+            };
+            let part = Columns::from_arrays(self.schema, &arrays, charge)?;
             self.rows = self.rows.saturating_add(part.len());
             return Ok(Some(part));
         }

@@ -4,15 +4,15 @@ use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use components::collection::columns::{Cell, Columns, Import};
-use components::collection::schema::{ColumnType, Schema};
-use components::{Error, Number, NumberType, Result};
+use components::collection::columns::{Columns, Import, TextOrigin, cell};
+use components::collection::schema::Schema;
+use components::{Error, Result};
 
 use super::arriving::{Arriving, Gathered, Text, TextWatch};
-use super::{UNCHARGED_BYTES_MAX, positions};
+use super::{UNCHARGED_BYTES_MAX, json, positions};
 
 /// Decode CSV text with a header of the names of the columns of the schema, in any order. An empty field is an empty
-/// text, and no number. `charge` is asked for the memory of the rows, in bytes.
+/// text, nothing in a column of any value, and no number. `charge` is asked for the memory of the rows, in bytes.
 ///
 /// # Errors
 /// 400 if it is malformed or of other columns; as [`Import::push`], with the rows counted after the header.
@@ -100,7 +100,7 @@ fn read(
                 // Fields are cut at ASCII characters.
                 let text = std::str::from_utf8(field)
                     .map_err(|_| import.refused(*position, &Error::bad_request("it is not UTF-8")))?;
-                match cell(schema.columns()[*position].class, text) {
+                match cell(schema.columns()[*position].class, text, TextOrigin::Csv, json::value) {
                     Ok(cell) => import.push(*position, cell)?,
                     Err(cause) => return Err(import.refused(*position, &cause)),
                 }
@@ -123,20 +123,4 @@ fn unreadable(cause: ::csv::Error) -> Error {
     };
     let unreadable = || Error::bad_request(format_args!("the CSV cannot be read: {cause}"));
     arriving.cloned().unwrap_or_else(unreadable)
-}
-
-fn cell(class: ColumnType, text: &str) -> Result<Cell<'_>> {
-    let ColumnType::Number(class) = class else { return Ok(Cell::Text(text)) };
-    // Other numbers than these are parsed where text becomes a number.
-    let is_integer = text.strip_prefix('-').unwrap_or(text).bytes().all(|byte| byte.is_ascii_digit());
-    match text {
-        "" => Err(Error::bad_request("an empty field is not a number")),
-        "false" if class == NumberType::Bool => Ok(Cell::Number(Number::Bool(false))),
-        "true" if class == NumberType::Bool => Ok(Cell::Number(Number::Bool(true))),
-        text if is_integer => match text.parse() {
-            Ok(number) => Ok(Cell::Number(Number::I64(number))),
-            Err(_) => Ok(Cell::Text(text)),
-        },
-        text => Ok(Cell::Text(text)),
-    }
 }

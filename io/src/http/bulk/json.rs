@@ -33,6 +33,25 @@ pub fn json(
     }
 }
 
+/// The value that a JSON text is, as one of a row.
+///
+/// # Errors
+/// 400 if it is not the JSON of a value.
+pub(super) fn value(text: &str) -> Result<Value> {
+    let mut scanner = Scanner { text, bytes: text.as_bytes(), at: 0 };
+    scanner.peek();
+    let token = scanner.cell()?;
+    if scanner.peek() != 0 || scanner.at < text.len() {
+        return Err(scanner.invalid("the end of the value"));
+    }
+    Ok(match token {
+        Token::Number(number) => Value::Number(number),
+        Token::Text(text) => Value::String(text.into()),
+        Token::Unescaped(text) => Value::String(text.into()),
+        Token::Value(value) => value,
+    })
+}
+
 /// Whether each item of a list starts as a list. It need not be well formed.
 fn is_list_of_lists(bytes: &[u8]) -> bool {
     let (mut depth, mut in_string, mut escaped, mut is_item_next) = (0_usize, false, false, false);

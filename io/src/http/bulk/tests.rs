@@ -546,3 +546,317 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn dictionaries_that_are_replaced_take_no_memory() {
+    // Together they take more than a request may; each of them does not.
+    let colors = |i: u64| (0..500).map(move |n| format!("{i:03} {n:03}"));
+    let batch = |i: u64| -> Vec<(&'static str, ArrayRef)> {
+        let texts: Vec<String> = colors(i).collect();
+        let dictionary: arrow_array::DictionaryArray<arrow_array::types::Int32Type> =
+            texts.iter().map(|text| Some(&text[..])).collect();
+        let skus: Vec<u64> = (0..500).map(|n| i * 500 + n).collect();
+        let mut batch = items(&skus, &vec![""; 500], &[1; 500]);
+        batch[1].1 = Arc::new(dictionary);
+        batch
+    };
+    let body = stream(&(0..300).map(batch).collect::<Vec<_>>());
+    assert!(body.len() > 2 << 20);
+    let expected: String =
+        (0..300).flat_map(colors).enumerate().map(|(sku, color)| format!("[{sku},\"{color}\",1]")).collect();
+    let (rows, _) = arrived("/shop/items", ARROW, &body, (10_000, 50_000), true).unwrap();
+    assert!(rows == expected);
+}
+
+mod round_trip {
+    use std::ops::RangeInclusive;
+
+    use components::collection::coerce::Rule;
+    use components::collection::coerce::coerce;
+    use components::collection::columns::{arrow_fields, encode_value, write_csv_header};
+    use components::collection::schema::{Column, ColumnType};
+    use components::{Id, Link, Number, NumberType};
+
+    use super::*;
+
+    fn classes() -> Vec<ColumnType> {
+        let numbers = NumberType::ALL.into_iter().map(ColumnType::Number);
+        let others = [
+            ColumnType::String,
+            ColumnType::Bytes,
+            ColumnType::Id,
+            ColumnType::Link,
+            ColumnType::Tuple,
+            ColumnType::None,
+            ColumnType::Value,
+        ];
+        numbers.chain(others).collect()
+    }
+
+    fn any_number() -> BoxedStrategy<Number> {
+        const AROUND: RangeInclusive<i128> = -2..=2;
+        let edge = (0..=64u32, AROUND, any::<bool>()).prop_map(|(bit, more, is_negative)| {
+            let integer = ((1i128 << bit) + more) * if is_negative { -1 } else { 1 };
+            match (i64::try_from(integer), u64::try_from(integer)) {
+                (Ok(integer), _) => Number::I64(integer),
+                (_, Ok(integer)) => Number::U64(integer),
+                _ => Number::F64(integer as f64),
+            }
+        });
+        let special = prop::sample::select(vec![
+            0.0,
+            -0.0,
+            0.1,
+            1e20,
+            1e21,
+            1e300,
+            f64::MAX,
+            f64::MIN_POSITIVE,
+            5e-324,
+            1e-7,
+            123_456_789_012_345_680.0,
+            f64::NAN,
+            f64::INFINITY,
+            f64::NEG_INFINITY,
+        ]);
+        let float = prop_oneof![any::<f64>(), special, (-9i8..9).prop_map(|x| f64::from(x) / 4.0)].boxed();
+        prop_oneof![
+            3 => edge,
+            1 => any::<bool>().prop_map(Number::Bool),
+            1 => any::<u8>().prop_map(Number::U8),
+            1 => any::<i16>().prop_map(Number::I16),
+            1 => any::<f32>().prop_map(Number::F32),
+            3 => float.clone().prop_map(Number::F64),
+            1 => [float.clone(), float].prop_map(Number::C64),
+            1 => [any::<f32>(), any::<f32>()].prop_map(Number::C32),
+        ]
+        .boxed()
+    }
+
+    fn any_text() -> BoxedStrategy<String> {
+        let like_something = prop::sample::select(vec![
+            "",
+            " ",
+            "1",
+            "-1",
+            "1.5",
+            "1e5",
+            "01",
+            "-",
+            "null",
+            "true",
+            "True",
+            "NaN",
+            "nan",
+            "inf",
+            "Infinity",
+            "-Infinity",
+            "[1]",
+            "[",
+            "{\"a\":[]}",
+            "{",
+            "\"",
+            "\"x\"",
+            "x\"",
+            "a,b",
+            "\r",
+            "\n",
+            "\r\n",
+            "\0",
+            "\u{feff}",
+            "YWI=",
+            "abcd",
+            "6162",
+            "1+2i",
+            "2026-01-01",
+            "/a/b",
+            "$x",
+            "é",
+            "😀",
+            "99999999999999999999",
+            "\\",
+            "#",
+        ]);
+        prop_oneof![3 => like_something.prop_map(str::to_string), 1 => ".{0,6}", 1 => "[0-9a-f]{0,8}"].boxed()
+    }
+
+    fn any_bytes() -> BoxedStrategy<Vec<u8>> {
+        // The base64 of some looks hexadecimal.
+        let hexadecimal =
+            "([0-9a-f]{4}){1,3}".prop_map(|text| components::cast::base64(&text).unwrap().to_vec());
+        prop_oneof![hexadecimal, prop::collection::vec(any::<u8>(), 0..8)].boxed()
+    }
+
+    fn any_link() -> BoxedStrategy<Link> {
+        prop::sample::select(vec![
+            "/",
+            "/a",
+            "/a/b",
+            "http://h:1",
+            "http://h:1/a",
+            "/state",
+            "/state/scalar/value",
+            "/state/scalar/value/string",
+            "/state/scalar/value/tuple",
+            "/state/scalar/value/number/int/64",
+            "/state/scalar/value/bytes",
+            "/state/tuple",
+            "/state/scalar/op/post",
+            "/state/scalar/ref/if",
+            "/state/collection/btree",
+            "/state/chain/sync",
+        ])
+        .prop_map(|text| Link::parse(text).unwrap())
+        .boxed()
+    }
+
+    fn any_value() -> BoxedStrategy<Value> {
+        let leaf = prop_oneof![
+            1 => Just(Value::None),
+            3 => any_number().prop_map(Value::Number),
+            3 => any_text().prop_map(|text| Value::String(text.into())),
+            2 => any_bytes().prop_map(|bytes| Value::Bytes(bytes.into())),
+            1 => "[a-zé0-9.\\-]{1,3}".prop_filter_map("a name", |name| Id::parse(&name).ok()).prop_map(Value::Id),
+            1 => any_link().prop_map(Value::Link),
+        ];
+        leaf.prop_recursive(3, 12, 3, |inner| {
+            prop::collection::vec(inner, 0..3).prop_map(|items| Value::Tuple(items.into()))
+        })
+        .boxed()
+    }
+
+    /// A value as a column of a class holds it.
+    fn any_value_of(column: Column) -> BoxedStrategy<Value> {
+        let value = match column.class {
+            ColumnType::Number(_) => any_number().prop_map(Value::Number).boxed(),
+            ColumnType::String => any_text().prop_map(|text| Value::String(text.into())).boxed(),
+            ColumnType::Bytes => any_bytes().prop_map(|bytes| Value::Bytes(bytes.into())).boxed(),
+            ColumnType::Id => "[a-zé0-9.\\-]{1,3}"
+                .prop_filter_map("a name", |name| Id::parse(&name).ok())
+                .prop_map(Value::Id)
+                .boxed(),
+            ColumnType::Link => any_link().prop_map(Value::Link).boxed(),
+            ColumnType::Tuple => {
+                prop::collection::vec(any_value(), 0..4).prop_map(|items| Value::Tuple(items.into())).boxed()
+            }
+            ColumnType::None | ColumnType::Value => any_value(),
+        };
+        value
+            .prop_map(move |value| {
+                let value = match (column.class, value) {
+                    (ColumnType::Number(class), Value::Number(number)) => number.cast(class).into(),
+                    (_, value) => value,
+                };
+                // Binary forms and CSV carry reals that are not finite; nothing has them as parts of anything else.
+                let is_special = match &value {
+                    Value::Number(Number::F32(float)) => !float.is_finite(),
+                    Value::Number(Number::F64(float)) => !float.is_finite(),
+                    _ => false,
+                };
+                let none = match column.class {
+                    ColumnType::Number(class) => Number::I64(0).cast(class).into(),
+                    ColumnType::Tuple => Value::Tuple([].into()),
+                    _ => Value::None,
+                };
+                match is_special {
+                    true if column.class == ColumnType::None => Value::None,
+                    true => widened(column.class, value),
+                    false => coerce(&column, &value, Rule::Strict).unwrap_or(none),
+                }
+            })
+            .boxed()
+    }
+
+    /// A float that is not finite, as it is stored in a column of a class.
+    fn widened(class: ColumnType, float: Value) -> Value {
+        match (class, float) {
+            (ColumnType::Number(NumberType::F32), float) => float,
+            (_, Value::Number(float)) => float.as_f64().into(),
+            (_, other) => other,
+        }
+    }
+
+    fn any_table() -> impl Strategy<Value = (Arc<Schema>, Vec<Vec<Value>>)> {
+        let column = prop::sample::select(classes());
+        (any::<bool>(), prop::collection::vec(column, 1..5)).prop_flat_map(|(is_tree, classes)| {
+            let columns: Vec<Column> = classes
+                .into_iter()
+                .enumerate()
+                .map(|(i, class)| Column { name: Id::parse(&format!("c{i}")).unwrap(), class, max_len: None })
+                .collect();
+            let row = columns.iter().cloned().map(any_value_of).collect::<Vec<_>>();
+            let (kind, key_len) = match is_tree {
+                true => (CollectionKind::BTree, columns.len()),
+                false => (CollectionKind::Table, 1),
+            };
+            let schema = Arc::new(Schema::new(kind, columns.into(), key_len, [].into()));
+            (Just(schema), prop::collection::vec(row, 0..5))
+        })
+    }
+
+    /// What the values are, bit for bit; but of integers only their values, as nothing shows their widths where they may
+    /// have any.
+    fn told(rows: &Columns) -> Vec<Vec<u8>> {
+        fn plain(value: &Value) -> Value {
+            match value {
+                Value::Number(number) if number.is_integer() => match number.as_i64() {
+                    Some(integer) => integer.into(),
+                    None => value.clone(),
+                },
+                // There is one NaN only.
+                Value::Number(number) if number.is_nan() => f64::NAN.into(),
+                Value::Tuple(items) => Value::Tuple(items.iter().map(plain).collect()),
+                other => other.clone(),
+            }
+        }
+        let row = |row: usize| {
+            let mut bytes = Vec::new();
+            rows.row(row).iter().for_each(|value| encode_value(&mut bytes, &plain(value)));
+            bytes
+        };
+        (0..rows.len()).map(row).collect()
+    }
+
+    proptest! {
+        /// `PROPTEST_CASES` says how many tables are tried.
+        #[test]
+        fn any_table_comes_back_in_every_form((schema, rows) in any_table()) {
+            let rows = Columns::from_rows(&schema.layouts()[0].types, rows.iter().map(|row| &row[..]));
+            let mut text = Vec::new();
+            write_csv_header(schema.columns(), &mut text);
+            for row in 0..rows.len() {
+                rows.write_csv_row(row, &mut text).unwrap();
+            }
+            let shown = String::from_utf8_lossy(&text).into_owned();
+            let back = csv(&schema, &text, &mut free);
+            prop_assert!(back.is_ok(), "{:?} of {}", back, shown);
+            prop_assert_eq!(told(&back.unwrap()), told(&rows), "{}", shown);
+
+            let fields = Arc::new(arrow_fields(schema.columns()));
+            let mut stream = StreamWriter::try_new(Vec::new(), &fields).unwrap();
+            stream.write(&rows.batch(&fields).unwrap()).unwrap();
+            stream.finish().unwrap();
+            let back = arrow(&schema, std::mem::take(stream.get_mut()), &mut free);
+            prop_assert!(back.is_ok(), "{:?}", back);
+            prop_assert_eq!(told(&back.unwrap()), told(&rows));
+
+            let positions: Vec<usize> = (0..schema.columns().len()).collect();
+            let is_finite = |value: &Value| !matches!(value, Value::Number(number) if !number.is_finite());
+            let finite: Vec<usize> = (0..rows.len()).filter(|row| rows.row(*row).iter().all(is_finite)).collect();
+            let (finite, mut text) = (rows.take(&finite), vec![b'[']);
+            for row in 0..finite.len() {
+                if row > 0 {
+                    text.push(b',');
+                }
+                finite.write_json_row(row, &positions, &mut text).unwrap();
+            }
+            text.push(b']');
+            if !finite.is_empty() {
+                let shown = String::from_utf8_lossy(&text).into_owned();
+                let back = json(&schema, &text, &mut free);
+                prop_assert!(matches!(back, Ok(Some(_))), "{:?} of {}", back, shown);
+                prop_assert_eq!(told(&back.unwrap().unwrap()), told(&finite), "{}", shown);
+            }
+        }
+    }
+}

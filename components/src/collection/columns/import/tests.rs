@@ -90,8 +90,15 @@ fn import(schema: &Arc<Schema>, rows: &[Vec<Value>]) -> Result<Columns> {
 
 fn from_array(class: ColumnType, max_len: Option<u64>, array: ArrayRef) -> Result<Columns> {
     let schema = schema(CollectionKind::Table, &[(class, max_len)]);
-    let len = array.len();
-    Columns::from_arrays(&schema, &[array], len, 0, &mut |_| Ok(()))
+    Columns::from_arrays(&schema, &arrays(&[array], 0), &mut |_| Ok(()))
+}
+
+fn no_json(text: &str) -> Result<Value> {
+    Err(Error::bad_request(format_args!("here {text} is not read as JSON")))
+}
+
+fn arrays(arrays: &[ArrayRef], rows_before: usize) -> Arrays<'_> {
+    Arrays { arrays, len: arrays[0].len(), are_json: &[false], rows_before, json: no_json }
 }
 
 /// An array, and the values that it stands for.
@@ -229,7 +236,7 @@ fn arrays_of_the_type_of_a_column_stay_where_they_are() {
 fn rows_are_counted_over_all_batches() {
     let schema = schema(CollectionKind::Table, &[(ColumnType::Number(NumberType::U8), None)]);
     let array: ArrayRef = Arc::new(Int32Array::from(vec![1, 256]));
-    let error = Columns::from_arrays(&schema, &[array], 2, 40, &mut |_| Ok(())).unwrap_err();
+    let error = Columns::from_arrays(&schema, &arrays(&[array], 40), &mut |_| Ok(())).unwrap_err();
     assert!(error.message().starts_with("row 42, column c0: 256 is out of the range"), "{error}");
 }
 
@@ -259,15 +266,14 @@ fn memory_is_charged_before_it_is_taken() {
     let schema = schema(CollectionKind::Table, &[(ColumnType::Value, None)]);
     // Nulls take no memory, however many there are.
     let nulls: ArrayRef = Arc::new(NullArray::new(usize::MAX / 2));
-    let error =
-        Columns::from_arrays(&schema, std::slice::from_ref(&nulls), nulls.len(), 0, refuse).unwrap_err();
+    let error = Columns::from_arrays(&schema, &arrays(std::slice::from_ref(&nulls), 0), refuse).unwrap_err();
     assert_eq!(error.message(), "too much");
 
     let mut charged_bytes = 0;
     let long = "x".repeat(10_000);
     let dictionary: DictionaryArray<Int32Type> = (0..1_000).map(|_| Some(&long[..])).collect();
     let schema = self::schema(CollectionKind::Table, &[(ColumnType::String, None)]);
-    let error = Columns::from_arrays(&schema, &[Arc::new(dictionary)], 1_000, 0, &mut |bytes| {
+    let error = Columns::from_arrays(&schema, &arrays(&[Arc::new(dictionary)], 0), &mut |bytes| {
         charged_bytes += bytes;
         if charged_bytes > 1_000_000 { Err(Error::too_large("too much")) } else { Ok(()) }
     });
