@@ -49,7 +49,7 @@ fn echo() -> Gateway {
     let (events, inputs) = crossbeam_channel::bounded(1024);
     std::thread::spawn(move || {
         for event in inputs {
-            if let Event::Request { request, reply } = event {
+            if let Event::Request { request, reply, .. } = event {
                 let _ = reply.send(Ok(request.key.into()).into());
             }
         }

@@ -39,6 +39,9 @@ const REBUILDS_MAX: usize = 8;
 /// Defects that were longer ago do not count.
 const REBUILDS_PERIOD: Duration = Duration::from_secs(3_600);
 
+/// How often all that wait are looked at for some that have gone without a word.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+
 /// Why the driver has ended.
 #[derive(Debug, Eq, PartialEq)]
 pub enum Ended {
@@ -93,9 +96,10 @@ pub struct Driver {
     metrics: Arc<Metrics>,
     ready: Arc<AtomicBool>,
     waiting: BTreeMap<RequestId, oneshot::Sender<Answer>>,
-    next_request: u64,
+    /// When it was last looked who among all that wait has gone.
+    swept: Instant,
     /// Requests that wait for the disk to keep up, in order of arrival.
-    held: VecDeque<(Request, oneshot::Sender<Answer>)>,
+    held: VecDeque<(RequestId, Request, oneshot::Sender<Answer>)>,
     /// What the world knows of the room on the disk.
     room: Room,
     /// The newest batch that was handed to the storage, and the newest that is durable.
@@ -144,7 +148,7 @@ impl Driver {
             metrics,
             ready,
             waiting: BTreeMap::new(),
-            next_request: 0,
+            swept: Instant::now(),
             held: VecDeque::new(),
             room: Room::PLENTY,
             batch_sent: 0,
@@ -170,7 +174,7 @@ impl Driver {
                 Err(Error::unavailable("the host is going down; it is not known what happened")).into(),
             );
         }
-        for (_, reply) in std::mem::take(&mut self.held) {
+        for (_, _, reply) in std::mem::take(&mut self.held) {
             let _ = reply.send(Err(Error::unavailable("the host is going down")).into());
         }
         if let Some(persistence) = self.persistence.take() {
@@ -267,21 +271,30 @@ impl Driver {
             Event::Request { reply, .. } if self.drain_by.is_some() => {
                 let _ = reply.send(Err(Error::unavailable("the host is going down")).into());
             }
-            Event::Request { request, reply } if request.verb != Verb::Get && self.is_disk_behind() => {
+            // Who has gone already wants nothing.
+            Event::Request { reply, .. } if reply.is_closed() => {}
+            Event::Request { id, request, reply } if request.verb != Verb::Get && self.is_disk_behind() => {
                 if self.held.len() < HELD_REQUESTS_MAX {
-                    self.held.push_back((request, reply));
+                    self.held.push_back((id, request, reply));
                 } else {
                     let refusal = Error::unavailable("the disk is behind; try again in a second");
                     let _ = reply.send(Err(refusal).into());
                 }
             }
-            Event::Request { request, reply } => self.begin(request, reply, inputs),
+            Event::Request { id, request, reply } => self.begin(id, request, reply, inputs),
             Event::Inspect { query, reply } => {
                 let _ = reply.send(self.host.inspect(&query));
             }
-            Event::Hangup => {
-                let gone = self.waiting.iter().filter(|(_, reply)| reply.is_closed()).map(|(id, _)| *id);
-                inputs.extend(gone.map(Input::Cancel));
+            Event::Hangup(id) => {
+                if self.waiting.contains_key(&id) {
+                    inputs.push(Input::Cancel(id));
+                }
+                // Of those that found no room in the queue.
+                if self.swept.elapsed() > SWEEP_INTERVAL {
+                    let gone = self.waiting.iter().filter(|(_, reply)| reply.is_closed()).map(|(id, _)| *id);
+                    inputs.extend(gone.filter(|gone| *gone != id).map(Input::Cancel));
+                    self.swept = Instant::now();
+                }
             }
             // These are looked after before each tick.
             Event::Unpinned | Event::Durable => {}
@@ -304,9 +317,13 @@ impl Driver {
         None
     }
 
-    fn begin(&mut self, request: Request, reply: oneshot::Sender<Answer>, inputs: &mut Vec<Input>) {
-        let id = RequestId(self.next_request);
-        self.next_request += 1;
+    fn begin(
+        &mut self,
+        id: RequestId,
+        request: Request,
+        reply: oneshot::Sender<Answer>,
+        inputs: &mut Vec<Input>,
+    ) {
         self.waiting.insert(id, reply);
         inputs.push(Input::Request { id, request });
     }
@@ -327,10 +344,10 @@ impl Driver {
     fn take_held(&mut self, inputs: &mut Vec<Input>) {
         while self.is_held_due()
             && inputs.len() < EVENTS_PER_TICK_MAX
-            && let Some((request, reply)) = self.held.pop_front()
+            && let Some((id, request, reply)) = self.held.pop_front()
         {
             if !reply.is_closed() {
-                self.begin(request, reply, inputs);
+                self.begin(id, request, reply, inputs);
             }
         }
     }
@@ -427,7 +444,7 @@ impl Driver {
                 }
                 // What has no room is not durable, and the world is made anew without it anyway.
                 Ok(Event::StorageRefused(_)) => break,
-                Ok(Event::Durable | Event::Loaded(_) | Event::Hangup | Event::Unpinned) => {}
+                Ok(Event::Durable | Event::Loaded(_) | Event::Hangup(_) | Event::Unpinned) => {}
                 Ok(event) => deferred.push(event),
                 Err(_) => return Some(Ended::Drained),
             }

@@ -1,6 +1,7 @@
 //! The way from a connection into the world and back.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use components::cluster::Catalog;
@@ -23,6 +24,8 @@ pub const QUEUE_EVENTS_MAX: usize = 16_384;
 pub enum Event {
     /// A request to run. The reply channel is closed when its connection is.
     Request {
+        /// What to call it.
+        id: RequestId,
         /// What to run.
         request: Request,
         /// Where to answer.
@@ -35,8 +38,8 @@ pub enum Event {
         /// Where to answer, in JSON.
         reply: oneshot::Sender<serde_json::Value>,
     },
-    /// Some connection went away: look which replies nobody waits for.
-    Hangup,
+    /// Nobody waits for the reply to this request any more.
+    Hangup(RequestId),
     /// Some answers that stream are not read any more: [`Pins`] knows which.
     Unpinned,
     /// More is durable: [`Persistence::durable`](crate::persistence::Persistence::durable) knows up to where.
@@ -150,6 +153,7 @@ impl Drop for Pin {
 #[derive(Clone, Debug)]
 pub struct Gateway {
     events: Sender<Event>,
+    requests: Arc<AtomicU64>,
     pages: Pages,
     workspace: Option<Arc<Workspace>>,
     catalog: Arc<Catalog>,
@@ -158,14 +162,15 @@ pub struct Gateway {
 /// Tells the world when a reply is no longer waited for.
 struct HangupGuard<'a> {
     events: &'a Sender<Event>,
+    id: RequestId,
     answered: bool,
 }
 
 impl Drop for HangupGuard<'_> {
     fn drop(&mut self) {
         if !self.answered {
-            // If the queue is full the world is busy and will notice the closed channel by itself.
-            let _ = self.events.try_send(Event::Hangup);
+            // If the queue is full the world is busy, and notices the closed channel later.
+            let _ = self.events.try_send(Event::Hangup(self.id));
         }
     }
 }
@@ -173,7 +178,13 @@ impl Drop for HangupGuard<'_> {
 impl Gateway {
     /// A gateway that sends events to the given channel, of a host that serves nothing.
     pub fn new(events: Sender<Event>) -> Self {
-        Self { events, pages: Pages::default(), workspace: None, catalog: Arc::default() }
+        Self {
+            events,
+            requests: Arc::default(),
+            pages: Pages::default(),
+            workspace: None,
+            catalog: Arc::default(),
+        }
     }
 
     /// A gateway whose answers may be read from these pages.
@@ -218,10 +229,11 @@ impl Gateway {
     /// The answer is that of the transaction; 503 if the host is full or going down.
     pub async fn call(&self, request: Request) -> Answer {
         let (reply, answer) = oneshot::channel();
-        if let Err(cause) = self.send(Event::Request { request, reply }) {
+        let id = RequestId(self.requests.fetch_add(1, Ordering::Relaxed));
+        if let Err(cause) = self.send(Event::Request { id, request, reply }) {
             return Err(cause).into();
         }
-        let mut guard = HangupGuard { events: &self.events, answered: false };
+        let mut guard = HangupGuard { events: &self.events, id, answered: false };
         let answer = answer.await;
         guard.answered = true;
         answer.unwrap_or_else(|_| Err(Error::unavailable("the host went down before it answered")).into())

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use components::{Error, Number, Path, Request, State};
@@ -13,9 +13,12 @@ use io::gateway::{Event, Gateway};
 use io::http::{HttpConfig, listen, serve};
 use io::metrics::Metrics;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+
+/// What takes longer has failed, however busy the machine is.
+const LIVENESS: Duration = Duration::from_secs(30);
 
 /// How long the path `/slow` takes.
 const SLOW: Duration = Duration::from_millis(300);
@@ -49,13 +52,13 @@ fn world() -> Gateway {
     std::thread::spawn(move || {
         for event in inputs {
             match event {
-                Event::Request { request, reply } if request.path == Path::parse("/slow").unwrap() => {
+                Event::Request { request, reply, .. } if request.path == Path::parse("/slow").unwrap() => {
                     std::thread::spawn(move || {
                         std::thread::sleep(SLOW);
                         let _ = reply.send(answer(request).into());
                     });
                 }
-                Event::Request { request, reply } => {
+                Event::Request { request, reply, .. } => {
                     let _ = reply.send(answer(request).into());
                 }
                 Event::Inspect { query, reply } => {
@@ -143,9 +146,7 @@ impl Server {
         let mut stream = self.connect().await;
         // A server that refuses early may close before all of it is sent.
         let _ = stream.write_all(bytes.as_ref()).await;
-        tokio::time::timeout(Duration::from_secs(10), read_answer(&mut stream))
-            .await
-            .expect("an answer in time")
+        tokio::time::timeout(LIVENESS, read_answer(&mut stream)).await.expect("an answer in time")
     }
 
     async fn raw(&self, bytes: impl AsRef<[u8]>) -> Answer {
@@ -171,11 +172,37 @@ impl Server {
         self.send("POST", "/x", "", body).await
     }
 
-    /// The server answers a new client at once.
+    /// The server answers a new client.
     async fn assert_alive(&self) {
-        let start = Instant::now();
         assert_eq!(self.get("/a").await.status, 200);
-        assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    }
+
+    /// What requests and replies hold of the budget, in bytes.
+    async fn held_bytes(&self) -> usize {
+        let page = self.get("/metrics").await;
+        let line = page.text().lines().find_map(|line| line.strip_prefix("tinychain_held_bytes "));
+        line.expect("a gauge").parse().unwrap()
+    }
+}
+
+/// Wait until something holds; it is a failure if that takes very long.
+async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let start = Instant::now();
+    while !holds().await {
+        assert!(start.elapsed() < LIVENESS, "{what} after {LIVENESS:?}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Whether the server closes a connection, after what is still to be read from it.
+async fn is_closed(stream: &mut TcpStream) -> bool {
+    let mut bytes = [0; 4096];
+    loop {
+        match tokio::time::timeout(Duration::from_millis(1), stream.read(&mut bytes)).await {
+            Ok(Ok(0) | Err(_)) => return true,
+            Ok(Ok(_)) => {}
+            Err(_) => return false,
+        }
     }
 }
 
@@ -367,7 +394,12 @@ async fn operators_endpoints() {
 
 #[tokio::test]
 async fn body_limits() {
-    let config = HttpConfig { max_body_bytes: 1000, max_bodies_bytes: 3000, ..HttpConfig::default() };
+    let config = HttpConfig {
+        max_body_bytes: 1000,
+        max_bodies_bytes: 3000,
+        body_idle_timeout_ms: 60_000,
+        ..HttpConfig::default()
+    };
     let server = start(config);
     assert_eq!(server.post(format!("\"{}\"", "a".repeat(998))).await.status, 200);
     assert!(server.post("a".repeat(1001)).await.error(413, "too_large").contains("1000"));
@@ -393,12 +425,103 @@ async fn body_limits() {
         stream.write_all(format!("{head}{}", "1".repeat(740)).as_bytes()).await.unwrap();
         waiting.push(stream);
     }
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    let full = server.post("1".repeat(100)).await;
-    full.error(503, "unavailable");
+    let ask = async || server.post(format!("\"{}\"", "1".repeat(98))).await;
+    eventually("there is still room", async || ask().await.status == 503).await;
+    ask().await.error(503, "unavailable");
+    // They make room, as somebody wants it, and one that has gone does so too.
+    eventually("there is no room", async || ask().await.status == 200).await;
+    assert!(server.metrics.connections_displaced.load(Ordering::Relaxed) > 0);
     drop(waiting);
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    assert_eq!(server.post("1").await.status, 200);
+    eventually("something is held", async || server.held_bytes().await == 0).await;
+}
+
+/// A connection of HTTP/2 that is written by hand, with a window of so many bytes for each reply.
+async fn http2_by_hand(server: &Server, window: u32) -> TcpStream {
+    let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    let initial_window_size = [&[0, 4][..], &window.to_be_bytes()].concat();
+    bytes.extend(frame(4, 0, 0, &initial_window_size));
+    let mut stream = server.connect().await;
+    stream.write_all(&bytes).await.unwrap();
+    stream
+}
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = &(payload.len() as u32).to_be_bytes()[1..];
+    [length, &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// A whole GET, its head as HPACK.
+fn http2_get(stream: u32, path: &str) -> Vec<u8> {
+    let (method, scheme, authority) = (b"\x82", b"\x86", b"\x01\x01x");
+    let path = [&[4, path.len() as u8], path.as_bytes()].concat();
+    frame(1, 5, stream, &[&method[..], scheme, &path, authority].concat())
+}
+
+/// Send pings until the server closes the connection.
+async fn ping_until_closed(stream: &mut TcpStream) {
+    eventually("a connection that only pings is open", async || {
+        let _ = stream.write_all(&frame(6, 0, 0, b"attacker")).await;
+        is_closed(stream).await
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn replies_that_nobody_reads_are_held_once_and_given_up() {
+    let (bytes_max, replies) = (4 << 20, 20);
+    let config =
+        HttpConfig { max_bodies_bytes: bytes_max, reply_idle_timeout_ms: 1_500, ..HttpConfig::default() };
+    let server = start(config);
+    let mut unread = Vec::new();
+    for _ in 0..replies {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        let mut stream = socket.connect(server.address).await.unwrap();
+        stream.write_all(b"GET /wide HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        unread.push(stream);
+    }
+    eventually("not all are answered", async || {
+        server.metrics.replies(200) + server.metrics.replies(503) >= replies
+    })
+    .await;
+    assert!(server.metrics.replies(503) > 0, "there is room for {} replies", server.metrics.replies(200));
+    let held_bytes = server.held_bytes().await;
+    assert!((100_000..=bytes_max).contains(&held_bytes), "{held_bytes}");
+    server.assert_alive().await;
+    eventually("something is held", async || server.held_bytes().await == 0).await;
+    // The connection, of which each can tell that its reply broke off.
+    for stream in &mut unread {
+        eventually("it is open", async || is_closed(stream).await || server.held_bytes().await == 0).await;
+    }
+}
+
+#[tokio::test]
+async fn pings_are_no_progress() {
+    let config = HttpConfig { idle_timeout_ms: 1_000, reply_idle_timeout_ms: 1_000, ..HttpConfig::default() };
+    let server = start(config);
+    // A large reply and a small one that nobody reads, and nothing at all after a request.
+    for (path, window) in [("/wide", 0), ("/a", 0), ("/a", 65_535)] {
+        let mut stream = http2_by_hand(&server, window).await;
+        stream.write_all(&http2_get(1, path)).await.unwrap();
+        ping_until_closed(&mut stream).await;
+    }
+    assert_eq!(server.metrics.replies(200), 3);
+    assert_eq!(server.metrics.connections_expired.load(Ordering::Relaxed), 3);
+    assert_eq!(server.held_bytes().await, 0);
+}
+
+#[tokio::test]
+async fn a_connection_holds_no_more_than_its_share() {
+    let server = start(HttpConfig { max_bodies_bytes: 16 << 20, ..HttpConfig::default() });
+    let mut stream = http2_by_hand(&server, 0).await;
+    let requests: Vec<u8> = (0..50).flat_map(|i| http2_get(2 * i + 1, "/wide")).collect();
+    stream.write_all(&requests).await.unwrap();
+    let answered = || server.metrics.replies(200) + server.metrics.replies(503);
+    eventually("not all are answered", async || answered() >= 50).await;
+    assert!(server.held_bytes().await <= 4 << 20);
+    assert!(server.metrics.replies(200) > 1);
+    let others = server.get("/wide").await;
+    assert_eq!(others.json().as_array().unwrap().len(), 100_000);
 }
 
 #[tokio::test]
@@ -412,18 +535,10 @@ async fn slow_and_half_open_clients() {
     let server = start(config);
     // A slow head: one byte at a time never ends, so the connection does.
     let mut slow = server.connect().await;
-    let start = Instant::now();
-    let mut closed = false;
-    for _ in 0..100 {
-        let mut byte = [0];
-        let write = slow.write_all(b"G").await;
-        let read = tokio::time::timeout(Duration::from_millis(30), slow.read(&mut byte)).await;
-        closed = write.is_err() || matches!(read, Ok(Ok(0) | Err(_)));
-        if closed {
-            break;
-        }
-    }
-    assert!(closed && start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    eventually("a slow head is waited for", async || {
+        slow.write_all(b"G").await.is_err() || is_closed(&mut slow).await
+    })
+    .await;
     // A body that does not come.
     let answer = server.raw("POST /x HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n[").await;
     answer.error(408, "timeout");
@@ -433,26 +548,66 @@ async fn slow_and_half_open_clients() {
     used.write_all(b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
     read_answer(&mut used).await.unwrap();
     for stream in [&mut silent, &mut used] {
-        let end = tokio::time::timeout(Duration::from_secs(3), stream.read(&mut [0])).await;
+        let end = tokio::time::timeout(LIVENESS, stream.read(&mut [0])).await;
         assert!(matches!(end, Ok(Ok(0) | Err(_))), "{end:?}");
     }
     // A client that closes its side at once, or in the middle of a body.
     let mut half = server.connect().await;
     half.write_all(b"POST /x HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n[").await.unwrap();
     half.shutdown().await.unwrap();
-    let _ = tokio::time::timeout(Duration::from_secs(3), half.read(&mut [0])).await.unwrap();
+    let _ = tokio::time::timeout(LIVENESS, half.read(&mut [0])).await.unwrap();
     server.assert_alive().await;
     assert_eq!(server.metrics.connections_expired.load(Ordering::Relaxed), 3);
 }
 
 #[tokio::test]
-async fn connections_beyond_the_limit_wait_until_idle_ones_go() {
+async fn the_oldest_idle_connection_makes_room_for_one_beyond_the_limit() {
     let server = start(HttpConfig { max_connections: 2, ..HttpConfig::default() });
-    let _idle = [server.connect().await, server.connect().await];
+    let mut idle = [server.connect().await, server.connect().await];
+    eventually("not all are open", async || server.metrics.connections_open.load(Ordering::Relaxed) == 2)
+        .await;
+    server.assert_alive().await;
+    assert_eq!(server.metrics.connections_displaced.load(Ordering::Relaxed), 1);
+    assert!(is_closed(&mut idle[0]).await && !is_closed(&mut idle[1]).await);
+}
+
+#[tokio::test]
+async fn whoever_keeps_the_host_waiting_longest_makes_room() {
+    let server = start(HttpConfig { max_connections: 4, ..HttpConfig::default() });
+    // A body that trickles, replies that nobody reads beside pings, and one that works.
+    let mut slow_body = server.connect().await;
+    slow_body.write_all(b"POST /x HTTP/1.1\r\nHost: x\r\nContent-Length: 999\r\n\r\n").await.unwrap();
+    eventually("it is not there", async || server.metrics.requests_in_flight.load(Ordering::Relaxed) == 1)
+        .await;
     tokio::time::sleep(Duration::from_millis(50)).await;
+    let mut unread = http2_by_hand(&server, 0).await;
+    unread.write_all(&http2_get(1, "/a")).await.unwrap();
+    eventually("it is not answered", async || server.metrics.replies(200) == 1).await;
+    let mut works = server.connect().await;
+    let mut work = async || {
+        works.write_all(b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        assert_eq!(read_answer(&mut works).await.unwrap().status, 200);
+    };
     let start = Instant::now();
-    assert_eq!(server.get("/a").await.status, 200);
-    assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
+    let _other = server.connect().await;
+    while start.elapsed() < Duration::from_millis(600) {
+        let _ = slow_body.write_all(b"1").await;
+        let _ = unread.write_all(&frame(6, 0, 0, b"attacker")).await;
+        work().await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let mut others = Vec::new();
+    for goes in [&mut slow_body, &mut unread] {
+        assert!(!is_closed(goes).await);
+        // One more than there are places for.
+        let mut stream = server.connect().await;
+        stream.write_all(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        work().await;
+        assert_eq!(read_answer(&mut stream).await.unwrap().status, 200);
+        assert!(is_closed(goes).await);
+        others.push(stream);
+    }
+    assert_eq!(server.metrics.connections_displaced.load(Ordering::Relaxed), 2);
 }
 
 #[tokio::test]
@@ -522,7 +677,7 @@ async fn http2_without_tls() {
 
 #[tokio::test]
 async fn shutdown_finishes_what_runs() {
-    let server = start(HttpConfig::default());
+    let server = start(HttpConfig { drain_timeout_ms: 3_000, ..HttpConfig::default() });
     let mut idle = server.connect().await;
     idle.write_all(b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
     read_answer(&mut idle).await.unwrap();
@@ -532,14 +687,19 @@ async fn shutdown_finishes_what_runs() {
     let mut stuck = server.connect().await;
     stuck.write_all(b"POST /x HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n1").await.unwrap();
     let _silent = server.connect().await;
-    tokio::time::sleep(Duration::from_millis(50)).await;
-    let start = Instant::now();
+    let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    let metrics = &server.metrics;
+    eventually("they are not all there", async || {
+        (count(&metrics.requests_in_flight), count(&metrics.connections_open)) == (2, 4)
+    })
+    .await;
     server.shutdown.cancel();
+    // What is idle goes at once, what runs has its time.
     assert_eq!(idle.read(&mut [0]).await.unwrap(), 0);
-    assert!(start.elapsed() < Duration::from_millis(200), "idle: {:?}", start.elapsed());
     assert_eq!(read_answer(&mut busy).await.unwrap().status, 200);
-    tokio::time::timeout(Duration::from_secs(3), server.ended).await.unwrap().unwrap().unwrap();
-    assert!(start.elapsed() < Duration::from_millis(1_500), "{:?}", start.elapsed());
+    assert!(!server.ended.is_finished(), "it does not wait for what runs");
+    tokio::time::timeout(LIVENESS, server.ended).await.unwrap().unwrap().unwrap();
+    assert_eq!(count(&metrics.connections_open), 0);
     assert!(TcpStream::connect(server.address).await.is_err());
     // The address can be listened on again at once.
     listen(server.address).unwrap();
