@@ -563,7 +563,9 @@ async fn slow_and_half_open_clients() {
 #[tokio::test]
 async fn the_oldest_idle_connection_makes_room_for_one_beyond_the_limit() {
     let server = start(HttpConfig { max_connections: 2, ..HttpConfig::default() });
-    let mut idle = [server.connect().await, server.connect().await];
+    let oldest = server.connect().await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let mut idle = [oldest, server.connect().await];
     eventually("not all are open", async || server.metrics.connections_open.load(Ordering::Relaxed) == 2)
         .await;
     server.assert_alive().await;
