@@ -404,8 +404,60 @@ impl Serialize for OpRef {
 impl Serialize for Mutation {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
         match self {
-            Self::Put { path, key, value } => (path.to_string(), key, value).serialize(serializer),
-            Self::Delete { path, key } => (path.to_string(), key).serialize(serializer),
+            Self::Put { path, key, value } => {
+                (path.to_string(), RecordedValue(key), RecordedState(value)).serialize(serializer)
+            }
+            Self::Delete { path, key } => (path.to_string(), RecordedValue(key)).serialize(serializer),
+        }
+    }
+}
+
+/// A state as a history shows it. In JSON bytes say that they are bytes: what is fed back must have the same hash.
+struct RecordedState<'a>(&'a State);
+
+impl Serialize for RecordedState<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        match self.0 {
+            state if !serializer.is_human_readable() => state.serialize(serializer),
+            State::Value(value) => RecordedValue(value).serialize(serializer),
+            State::Tuple(items) => serializer.collect_seq(items.iter().map(RecordedState)),
+            State::Map(items) => {
+                serializer.collect_map(items.iter().map(|(name, item)| (name.as_str(), RecordedState(item))))
+            }
+            State::Content(content) => {
+                let rows = RecordedRows(&content.rows);
+                entry(serializer, content.schema.class().path(), &(&*content.schema, rows))
+            }
+            other => other.serialize(serializer),
+        }
+    }
+}
+
+struct RecordedRows<'a>(&'a [Row]);
+
+impl Serialize for RecordedRows<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.iter().map(|row| RecordedValues(row)))
+    }
+}
+
+struct RecordedValues<'a>(&'a [Value]);
+
+impl Serialize for RecordedValues<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.iter().map(RecordedValue))
+    }
+}
+
+struct RecordedValue<'a>(&'a Value);
+
+impl Serialize for RecordedValue<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        match self.0 {
+            value if !serializer.is_human_readable() => value.serialize(serializer),
+            bytes @ Value::Bytes(_) => entry(serializer, NativeClass::Bytes.path(), bytes),
+            Value::Tuple(items) => RecordedValues(items).serialize(serializer),
+            value => value.serialize(serializer),
         }
     }
 }
@@ -614,6 +666,16 @@ pub(crate) mod tests {
         let items = [("b", State::string("é\n\u{1}\"\\")), ("a", State::NONE)];
         let map = items.into_iter().map(|(name, item)| (Id::literal(name), item)).collect();
         assert_eq!(to_json(&State::map(map).unwrap()).unwrap(), r#"{"a":null,"b":"é\n\u0001\"\\"}"#);
+    }
+
+    #[test]
+    fn bytes_in_a_history_come_back_as_bytes() {
+        let bytes = Value::Bytes(b"ab".as_slice().into());
+        let nested = State::tuple(vec![State::Value(Value::Tuple([bytes.clone()].into()))]).unwrap();
+        let mutation = Mutation::put(crate::Path::root(), &bytes, &nested).unwrap();
+        let text = serde_json::to_string(&mutation).unwrap();
+        let shown = r#"{"/state/scalar/value/bytes":"YWI="}"#;
+        assert_eq!(text, format!(r#"["/",{shown},[[{shown}]]]"#));
     }
 
     #[test]
