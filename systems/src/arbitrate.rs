@@ -10,7 +10,7 @@ use components::TxnId;
 use components::chain::SeenHistory;
 use components::cluster::ChainId;
 use components::ledger::Want;
-use components::lock::{Lock, LockId, LockMode, LockTable, Requested, Resource};
+use components::lock::{Lock, LockId, LockMode, LockTable, Requested, Resource, TreeId};
 use components::transaction::{Authority, Phase, Program, Transaction};
 use components::versions::{BlockHeader, History, HostedCollections, Version, Versions};
 
@@ -32,9 +32,13 @@ pub fn arbitrate(world: &mut World) {
         {
             continue;
         }
+        let snapshot = snapshot(world, id);
+        if let Want::Lock(Resource { tree: TreeId { chain, .. }, .. }, _) | Want::History(chain) = &want {
+            world.resource_mut::<Registry>().note_reader(id, *chain, snapshot);
+        }
         match want {
             Want::Lock(resource, mode) => {
-                if let Some(snapshot) = snapshot(world, id) {
+                if let Some(snapshot) = snapshot {
                     show_snapshot(world, id, &resource, mode, snapshot);
                 } else if is_refused(world, id, &resource, mode) {
                     world.resource_mut::<Registry>().refused.insert(id);

@@ -71,7 +71,9 @@ fn advance(world: &mut World, chain: ChainId) {
             held_back: None,
         });
     }
-    let is_full = log.checkpoint.is_some() && store_pages(world, entity);
+    relieve(world, chain, entity);
+    let log = world.get::<EffectLog>(entity).expect("a chain around collections");
+    let is_full = log.checkpoint.is_some() && store_pages(world, chain, entity);
     if let Some(lacking) = lacking(world, entity) {
         let log = &mut *world.get_mut::<EffectLog>(entity).expect("a chain around collections");
         let checkpoint = log.checkpoint.take().expect("a checkpoint that is complete");
@@ -85,6 +87,26 @@ fn advance(world: &mut World, chain: ChainId) {
     registry.is_checkpoint_due |= is_full || is_rest;
     if is_clean {
         registry.dirty_chains.remove(&chain);
+    }
+}
+
+/// Bound what is kept of a chain because older transactions may look at what was before: beyond a limit those do not count
+/// that have asked for nothing of the chain, and begin again if they come; beyond twice as much the oldest of the others
+/// begins again.
+fn relieve(world: &mut World, chain: ChainId, entity: Entity) {
+    let kept_bytes_max = world.resource::<Limits>().kept_effects_bytes_max;
+    let log = world.get::<EffectLog>(entity).expect("a chain around collections");
+    let bytes = log.bytes;
+    let is_held_back = log.checkpoint.as_ref().is_some_and(|checkpoint| checkpoint.held_back.is_some());
+    let registry = &mut *world.resource_mut::<Registry>();
+    if bytes <= kept_bytes_max / 2 {
+        registry.pressed_chains.remove(&chain);
+    } else if bytes > kept_bytes_max && is_held_back {
+        registry.pressed_chains.insert(chain);
+    }
+    // What cannot be read holds back pages too, and is nobody's fault.
+    if bytes / 2 > kept_bytes_max && is_held_back && registry.damaged_pages.is_empty() {
+        registry.end_oldest_reader(chain);
     }
 }
 
@@ -112,12 +134,12 @@ fn lacking(world: &World, chain: Entity) -> Option<BTreeSet<u64>> {
 }
 
 /// Store some of the pages of a checkpoint; true if that was not all that can be done now.
-fn store_pages(world: &mut World, chain: Entity) -> bool {
+fn store_pages(world: &mut World, id: ChainId, chain: Entity) -> bool {
     if !world.resource::<Registry>().can_store_pages() || !world.resource::<Room>().is_for_pages() {
         // What becomes durable lets it go on.
         return false;
     }
-    let now = (world.resource::<Registry>().oldest_visibility(), world.resource::<Statistics>().page_loads);
+    let now = (world.resource::<Registry>().oldest_visibility(id), world.resource::<Statistics>().page_loads);
     // What could not be read is tried again after a while.
     let has_damage = !world.resource::<Registry>().damaged_pages.is_empty();
     let effects_bytes_max = world.resource::<Limits>().effects_bytes_max;

@@ -234,6 +234,7 @@ fn release(world: &mut World, id: TxnId, has_seen: bool) {
     let registry = &mut *world.resource_mut::<Registry>();
     registry.active.remove(&id);
     let Some(held) = registry.held_locks.remove(&id) else { return };
+    registry.forget_reader(id, &held);
     let oldest_active = registry.oldest_active();
     for (chain, lock) in held.locks {
         let entity = world.resource::<Registry>().chains[&chain];

@@ -51,7 +51,7 @@ pub fn fold(world: &mut World, place: &PagePlace) -> Folded {
 fn fold_once(world: &mut World, place: &PagePlace) -> (Folded, Option<PagePlace>) {
     let (tree_id, low) = place;
     let registry = world.resource::<Registry>();
-    let (oldest, commit_count) = (registry.oldest_visibility(), registry.commit_count);
+    let (oldest, commit_count) = (registry.oldest_visibility(tree_id.chain), registry.commit_count);
     let chain = registry.chains[&tree_id.chain];
     let (tree, rows) = tree_of(world, chain, *tree_id);
     let schema = rows.schema.clone();
@@ -128,7 +128,7 @@ fn beside(
     page: &Page,
     content: Option<&Columns>,
 ) -> Option<Beside> {
-    let oldest = world.resource::<Registry>().oldest_visibility();
+    let oldest = world.resource::<Registry>().oldest_visibility(tree_id.chain);
     if !page.is_readable(oldest) || is_locked_whole(world, chain, *tree_id) {
         return None;
     }
@@ -193,7 +193,7 @@ fn join(
 ) -> Option<PagePlace> {
     let tree_id = *tree_id;
     let registry = world.resource::<Registry>();
-    let (oldest, through) = (registry.oldest_visibility(), registry.commit_count);
+    let (oldest, through) = (registry.oldest_visibility(tree_id.chain), registry.commit_count);
     let mut horizon = (TxnId::ZERO, 0);
     for page in [&page, &beside.page] {
         let one = page.foldable(oldest).map_or(page.horizon, |foldable| {

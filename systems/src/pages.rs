@@ -375,14 +375,17 @@ pub(crate) fn put(keyspace: Keyspace, key: Vec<u8>, value: Bytes) -> Write {
 pub fn release(world: &mut World) {
     let bytes_max = world.resource::<Limits>().pinned_bytes_max;
     let registry = &mut *world.resource_mut::<Registry>();
-    let oldest = registry.oldest_visibility();
-    let revoked = registry.retired.revoke(|_| oldest, bytes_max);
+    // Taken out, as who reads a chain is in the registry too.
+    let mut retired = std::mem::take(&mut registry.retired);
+    let oldest = |tree: TreeId| registry.oldest_reader(tree.chain);
+    let revoked = retired.revoke(oldest, bytes_max);
     let mut free = Vec::new();
     while free.len() < DELETIONS_PER_TICK_MAX
-        && let Some(page) = registry.retired.pop(|_| oldest)
+        && let Some(page) = retired.pop(oldest)
     {
         free.push(page);
     }
+    registry.retired = retired;
     registry.is_checkpoint_due |= free.len() == DELETIONS_PER_TICK_MAX;
     let counts = &mut *world.resource_mut::<Counts>();
     counts.page_deletions += free.len() as u64;

@@ -215,6 +215,9 @@ pub struct Limits {
     pub pinned_bytes_max: u64,
     /// How large the effects of a chain on its collections grow in storage before its pages are stored, in bytes.
     pub effects_bytes_max: u64,
+    /// How large they grow if pages cannot be stored because older transactions may look at what was before, in bytes; then
+    /// those begin again.
+    pub kept_effects_bytes_max: u64,
     /// How large the pages of a collection become.
     pub page_size: PageSize,
     /// From how many committed rows on a page is folded, if it is in memory.
@@ -238,6 +241,7 @@ impl Default for Limits {
             page_cache_bytes: 500_000_000,
             pinned_bytes_max: PINNED_BYTES_MAX,
             effects_bytes_max: EFFECTS_BYTES_MAX,
+            kept_effects_bytes_max: 4 * EFFECTS_BYTES_MAX,
             page_size: PageSize::default(),
             fold_rows_min: FOLD_ROWS_MIN,
             jobs: JobLimits::default(),
@@ -294,6 +298,10 @@ pub struct Registry {
     pub snapshots: BTreeMap<u64, usize>,
     /// What each active transaction holds and waits for.
     pub held_locks: BTreeMap<TxnId, HeldLocks>,
+    /// Who may look at what each chain was.
+    pub chain_readers: BTreeMap<ChainId, ChainReaders>,
+    /// Chains of which more is kept for older transactions than those that have not come yet are worth.
+    pub pressed_chains: BTreeSet<ChainId>,
     /// How much the stages may still do in this tick.
     pub steps_left: usize,
     /// The last transaction that was polled in a round in which not all could be.
@@ -351,6 +359,50 @@ pub struct HeldLocks {
     pub locks: Vec<(ChainId, LockId)>,
     /// How many of them were not granted.
     pub waiting: usize,
+    /// The chains of which it has asked for something.
+    chains: Vec<ChainId>,
+}
+
+/// The transactions that have asked for something of a chain, and so may look at what it was.
+#[derive(Debug, Default)]
+pub struct ChainReaders {
+    /// Each with the last commit that it sees.
+    ids: BTreeMap<TxnId, u64>,
+    snapshots: BTreeMap<u64, usize>,
+}
+
+impl ChainReaders {
+    fn insert(&mut self, id: TxnId, snapshot: u64) -> bool {
+        let is_new = self.ids.insert(id, snapshot).is_none();
+        if is_new && snapshot < u64::MAX {
+            *self.snapshots.entry(snapshot).or_default() += 1;
+        }
+        is_new
+    }
+
+    fn remove(&mut self, id: TxnId) {
+        let snapshot = self.ids.remove(&id).expect("a reader");
+        if let Some(count) = self.snapshots.get_mut(&snapshot) {
+            *count -= 1;
+            if *count == 0 {
+                self.snapshots.remove(&snapshot);
+            }
+        }
+    }
+
+    /// What all of them see.
+    fn oldest(&self) -> Visibility {
+        let before = self.ids.keys().next().copied().unwrap_or(TxnId::MAX);
+        Visibility { before, commit: self.snapshots.keys().next().copied().unwrap_or(u64::MAX) }
+    }
+
+    /// Those that keep what all others do not need: the oldest one, and one that reads the oldest snapshot.
+    fn oldest_ids(&self) -> impl Iterator<Item = TxnId> {
+        let oldest = self.ids.keys().next().copied();
+        let snapshot = self.snapshots.keys().next();
+        let of_snapshot = self.ids.iter().find(|(_, other)| Some(*other) == snapshot).map(|(id, _)| *id);
+        oldest.into_iter().chain(of_snapshot)
+    }
 }
 
 impl Registry {
@@ -413,15 +465,44 @@ impl Registry {
         self.last_page
     }
 
-    /// What every transaction that reads sees, so that older versions are of no use.
-    pub fn oldest_visibility(&self) -> Visibility {
-        // With nobody active, whoever comes is newer than everything.
-        let before = self.active.keys().next().copied().unwrap_or(TxnId::MAX);
-        Visibility { before, commit: self.oldest_snapshot() }
+    /// Note that a transaction, which sees commits up to a snapshot, asks for something of a chain.
+    pub fn note_reader(&mut self, id: TxnId, chain: ChainId, snapshot: Option<u64>) {
+        let readers = self.chain_readers.entry(chain).or_default();
+        if readers.insert(id, snapshot.unwrap_or(u64::MAX)) {
+            self.held_locks.entry(id).or_default().chains.push(chain);
+        }
+    }
+
+    /// A transaction looks at nothing any more.
+    pub fn forget_reader(&mut self, id: TxnId, held: &HeldLocks) {
+        for chain in &held.chains {
+            self.chain_readers.get_mut(chain).expect("the readers of a chain").remove(id);
+        }
+    }
+
+    /// What every transaction sees that has asked for something of a chain: others have none of its trees.
+    pub fn oldest_reader(&self, chain: ChainId) -> Visibility {
+        self.chain_readers.get(&chain).map_or(Visibility::NEWEST, ChainReaders::oldest)
+    }
+
+    /// What every transaction that may read a chain sees, so that older versions are of no use. If so much is kept for older
+    /// ones that it is too much, those that have not come yet do not count: they begin again, should they come.
+    pub fn oldest_visibility(&self, chain: ChainId) -> Visibility {
+        if self.pressed_chains.contains(&chain) {
+            return self.oldest_reader(chain);
+        }
+        Visibility { before: self.oldest_active(), commit: self.oldest_snapshot() }
+    }
+
+    /// End what keeps old versions of a chain: it begins again, or is refused.
+    pub fn end_oldest_reader(&mut self, chain: ChainId) {
+        let oldest = self.chain_readers.get(&chain).into_iter().flat_map(ChainReaders::oldest_ids);
+        self.refused.extend(oldest.filter(|id| self.active.contains_key(id)));
     }
 
     /// The id before which no transaction reads.
     pub fn oldest_active(&self) -> TxnId {
+        // With nobody active, whoever comes is newer than everything.
         self.active.keys().next().copied().unwrap_or(TxnId::MAX)
     }
 }

@@ -9,8 +9,8 @@ use components::lock::TreeId;
 use components::storage::Keyspace;
 use components::transaction::RequestId;
 use io::storage::simulated::{CrashKind, SimulatedDisk};
-use serde_json::json;
-use world::{JobLimits, Limits};
+use serde_json::{Value, json};
+use world::{InspectQuery, JobLimits, Limits};
 
 use crate::machine::{Machine, MachineOptions, START_NS, answer, get, on_program_stack, post, with_id};
 use crate::random::Random;
@@ -302,6 +302,74 @@ fn a_table_that_is_a_queue_has_as_many_pages_as_its_rows_fill() {
         let (status, body) = machine.call(everything().request());
         assert_eq!(status, 200, "{body}");
         assert_eq!(everything_shown(&body).expect("no index has a row").0[ITEMS].len(), 0);
+    });
+}
+
+/// What is shown of the chain around the items: the bytes of effects, and of deltas; and how many pages are retired.
+fn kept(machine: &mut Machine) -> [u64; 3] {
+    let query = |kind: &str| InspectQuery { kind: Some(kind.into()), limit: 100, ..Default::default() };
+    let chains = machine.host.inspect(&query("chain"));
+    let retired = chains["retired_pages"].as_u64().expect("a number");
+    let sum = |shown: &Value, name: &str| -> u64 {
+        let items = shown.as_array().expect("items").iter();
+        items
+            .filter(|item| item.to_string().contains("/app/shop/items"))
+            .map(|item| item[name].as_u64().unwrap_or(0))
+            .sum()
+    };
+    let effects = sum(&chains["entities"]["chain"]["items"], "effects_bytes");
+    let collections = machine.host.inspect(&query("collection"));
+    let trees = collections["entities"]["collection"]["items"].as_array().expect("items").iter();
+    let trees = trees.filter(|item| item["chain"].to_string().contains("/app/shop/items"));
+    let deltas = trees.map(|item| sum_of(&item["trees"], "changed_bytes")).sum();
+    [effects, deltas, retired]
+}
+
+fn sum_of(items: &Value, name: &str) -> u64 {
+    items.as_array().expect("items").iter().map(|item| item[name].as_u64().expect("a number")).sum()
+}
+
+/// An old transaction keeps what was before; if that becomes too much, it pays, and only if it looks there at all.
+#[test]
+fn what_an_old_transaction_keeps_is_bounded_and_it_is_the_one_that_begins_again() {
+    on_program_stack(|| {
+        let old = |first: Vec<Step>| {
+            let steps = first.into_iter().chain([Step::Spin(1_000_000_000)]).collect();
+            Action::Program(steps).request()
+        };
+        let looks = vec![Step::Get(ITEMS, vec![Cell::Int(1)])];
+        let elsewhere = vec![rank(1, 1)];
+        for (first, is_ended) in [(elsewhere, false), (looks, true)] {
+            let limits = Limits {
+                effects_bytes_max: 2_000,
+                kept_effects_bytes_max: 10_000,
+                fold_rows_min: 20,
+                page_size: PageSize { bytes: 1 << 12, rows: 50 },
+                ..Limits::default()
+            };
+            let mut machine = Machine::new(options(limits));
+            let (_, event) = machine.ask(old(first.clone()));
+            machine.tick(vec![event]).expect("no fault");
+            for _ in 0..5 {
+                machine.tick(vec![]).expect("no fault");
+            }
+            let mut most = [0; 3];
+            for round in 0..400 {
+                let writes =
+                    (0..5).map(|i| Action::Direct(item((5 * round + i) % 300, "red", round)).request());
+                let events = writes.map(|write| machine.ask(write).1).collect();
+                let outputs = machine.tick(events).expect("no fault");
+                assert_eq!(outputs.poisoned, None);
+                if round % 8 == 0 {
+                    let now = kept(&mut machine);
+                    most = [0, 1, 2].map(|i| most[i].max(now[i]));
+                }
+            }
+            // Of so many writes, without a bound, it is several times as much.
+            assert!(most[0] < 30_000 && most[1] < 400_000 && most[2] < 100, "{most:?}");
+            let retried = machine.host.statistics().retried;
+            assert_eq!(retried > 0, is_ended, "{retried} times begun again");
+        }
     });
 }
 

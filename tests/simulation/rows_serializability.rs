@@ -40,6 +40,9 @@ fn record(seed: u64) -> (Machine, History) {
     options.durable_delay_max = random.below(5);
     options.limits = tiny_limits(&mut random);
     options.limits.steps_per_tick = few_steps(seed);
+    if seed % 4 == 3 {
+        options.limits.kept_effects_bytes_max = 2 * options.limits.effects_bytes_max;
+    }
     let per_tick = 1 + random.below(6);
     let mut machine = Machine::new(options);
     let mut history = History::default();

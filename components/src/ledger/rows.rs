@@ -1,6 +1,7 @@
 //! What a transaction sees and changes of the rows of hosted collections.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -19,7 +20,7 @@ use crate::collection::{HostedCollection, Row, row_bytes};
 use crate::error::{Error, Result};
 use crate::lock::{LockMode, LockRange, Resource, TreeId};
 
-/// How many keys of one tree a transaction locks one by one. With more it locks the whole tree.
+/// How many keys and ranges of a collection a transaction locks one by one. With more it locks whole trees.
 pub const LOCKED_KEYS_MAX: usize = 1_024;
 
 /// What a transaction has changed of a collection.
@@ -58,7 +59,54 @@ pub(super) struct RowsView {
     merged: Option<Arc<Merged>>,
     staged: Option<Staged>,
     locked_keys: BTreeSet<(u16, Key, LockMode)>,
-    locked_ranges: Vec<(u16, KeyRange, LockMode)>,
+    /// Those for reading or writing, and those for writing.
+    locked_ranges: [Ranges; 2],
+    /// How many locks were granted.
+    locks: usize,
+}
+
+/// Ranges of keys of some trees; those that touch are one.
+#[derive(Debug, Default)]
+struct Ranges(BTreeMap<(u16, Key), Option<Key>>);
+
+impl Ranges {
+    fn insert(&mut self, tree: u16, range: &KeyRange) {
+        let KeyRange { mut start, mut end } = range.clone();
+        while let Some((place, other_end)) = self.last_until(tree, end.as_ref())
+            && other_end.as_ref().is_none_or(|other_end| *other_end >= start)
+        {
+            let (_, other_start) = &place;
+            start = start.min(other_start.clone());
+            end = end.zip(other_end).map(|(end, other_end)| end.max(other_end));
+            self.0.remove(&place);
+        }
+        self.0.insert((tree, start), end);
+    }
+
+    /// The last range of a tree that begins up to a key.
+    fn last_until(&self, tree: u16, key: Option<&Key>) -> Option<((u16, Key), Option<Key>)> {
+        let until = match key {
+            Some(key) => Bound::Included((tree, key.clone())),
+            None => Bound::Excluded((tree + 1, Key::EMPTY)),
+        };
+        let last = self.0.range((Bound::Included((tree, Key::EMPTY)), until)).next_back();
+        last.map(|(place, end)| (place.clone(), end.clone()))
+    }
+
+    /// Whether every key of a range is in these.
+    fn covers(&self, tree: u16, range: &LockRange) -> bool {
+        let (start, end) = match range {
+            LockRange::Key(key) => (key, None),
+            LockRange::Range(range) if range.is_empty() => return true,
+            LockRange::Range(range) => (&range.start, Some(&range.end)),
+        };
+        let Some((_, last)) = self.last_until(tree, Some(start)) else { return false };
+        match (last, end) {
+            (None, _) => true,
+            (Some(last), None) => *start < last,
+            (Some(last), Some(end)) => end.as_ref().is_some_and(|end| *end <= last),
+        }
+    }
 }
 
 /// A hosted collection as a transaction sees it at one moment. Only what the transaction has locked may be read.
@@ -85,10 +133,7 @@ impl RowsView {
         {
             return true;
         }
-        let covers = |(other, held, held_mode): &(u16, KeyRange, LockMode)| {
-            *other == tree && *held_mode >= mode && LockRange::Range(held.clone()).covers(range)
-        };
-        self.locked_ranges.iter().any(covers)
+        self.locked_ranges[mode as usize].covers(tree, range)
     }
 
     pub(super) fn into_changes(self) -> RowsChange {
@@ -136,7 +181,7 @@ impl Ledger {
         if mode == LockMode::Write && view.is_some_and(|view| view.is_locked(tree, range, LockMode::Read)) {
             content.upgraded.insert(collection);
         }
-        let is_many = view.is_some_and(|view| view.locked_keys.len() >= LOCKED_KEYS_MAX);
+        let is_many = view.is_some_and(|view| view.locks >= LOCKED_KEYS_MAX);
         let range = if is_many { LockRange::all() } else { range.clone() };
         ask(content, Want::Lock(Resource { tree: TreeId::of(collection, tree), range }, mode));
         false
@@ -308,7 +353,8 @@ impl Ledger {
                 merged: None,
                 staged: None,
                 locked_keys: BTreeSet::new(),
-                locked_ranges: Vec::new(),
+                locked_ranges: Default::default(),
+                locks: 0,
             })
         });
         view.trees = trees.clone();
@@ -316,7 +362,55 @@ impl Ledger {
             LockRange::Key(key) => {
                 view.locked_keys.insert((tree, key.clone(), mode));
             }
-            LockRange::Range(range) => view.locked_ranges.push((tree, range.clone(), mode)),
+            LockRange::Range(range) => {
+                for held in &mut view.locked_ranges[..=mode as usize] {
+                    held.insert(tree, range);
+                }
+            }
+        }
+        view.locks += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn key(byte: u8) -> Key {
+        vec![byte].into()
+    }
+
+    fn range(start: u8, end: u8) -> KeyRange {
+        // Beyond what is asked for, it has no end.
+        KeyRange { start: key(start), end: (end < 30).then(|| key(end)) }
+    }
+
+    proptest! {
+        #[test]
+        fn ranges_that_touch_are_one_and_cover_what_each_key_says(
+            held in prop::collection::vec((0_u16..2, 0_u8..30, 1_u8..8), 0..30),
+            asked in prop::collection::vec((0_u16..2, 0_u8..30, 1_u8..8), 30),
+        ) {
+            let mut ranges = Ranges::default();
+            for (tree, start, len) in &held {
+                ranges.insert(*tree, &range(*start, start + len));
+            }
+            let is_held = |tree: u16, byte: u8| {
+                held.iter().any(|(other, start, len)| *other == tree && range(*start, start + len).contains(&key(byte)))
+            };
+            for (tree, start, len) in asked {
+                let covered = (start..(start + len).min(30)).all(|byte| is_held(tree, byte));
+                let is_open = start + len >= 30;
+                let covered = covered && (!is_open || is_held(tree, 200));
+                prop_assert_eq!(ranges.covers(tree, &LockRange::Range(range(start, start + len))), covered);
+                prop_assert_eq!(ranges.covers(tree, &LockRange::Key(key(start))), is_held(tree, start));
+            }
+            let (one, two) = (ranges.0.iter(), ranges.0.iter().skip(1));
+            let are_apart = one.zip(two).all(|(((tree, _), end), ((next_tree, next), _))| {
+                tree != next_tree || end.as_ref().is_some_and(|end| end < next)
+            });
+            prop_assert!(are_apart);
         }
     }
 }
