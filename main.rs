@@ -21,6 +21,7 @@ fn main() -> ExitCode {
     };
     let ended = match &config.command {
         Some(Command::Verify(config)) => io::verify::run(config),
+        Some(Command::Restore(config)) => io::restore::run(&config.file, &config.data_dir),
         None => io::server::run(config),
     };
     match ended {

@@ -98,6 +98,20 @@ pub struct Config {
 pub enum Command {
     /// Read everything that is kept, and check it: checksums, histories, rows and their indices
     Verify(VerifyConfig),
+    /// Make a data directory from a backup, which `GET /debug/backup` of a host gives, and verify it
+    Restore(RestoreConfig),
+}
+
+/// What to restore.
+#[derive(Args, Clone, Debug)]
+pub struct RestoreConfig {
+    /// The backup.
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+
+    /// Directory for what is kept; it is made if it is missing, and must hold no data.
+    #[arg(long = "data_dir", value_name = "DIR")]
+    pub data_dir: PathBuf,
 }
 
 /// What to verify.
@@ -136,6 +150,11 @@ impl Config {
         })?;
         let data_dir = match &config.command {
             Some(Command::Verify(VerifyConfig { data_dir })) => Some(data_dir),
+            Some(Command::Restore(RestoreConfig { file, .. })) if !file.is_file() => {
+                return Err(usage(format!("{} is not an existing file", file.display())));
+            }
+            // Its directory is made.
+            Some(Command::Restore(_)) => None,
             None => config.data_dir.as_ref(),
         };
         if let Some(data_dir) = data_dir.filter(|data_dir| !data_dir.is_dir()) {

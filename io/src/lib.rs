@@ -13,6 +13,7 @@ pub mod log;
 pub mod metrics;
 pub mod pages;
 pub mod persistence;
+pub mod restore;
 pub mod server;
 pub mod signals;
 pub mod storage;

@@ -38,6 +38,7 @@
 //! | `log-0`, `log-1` | the two log segments |
 //! | `checkpoint/` | the LMDB environment |
 
+pub mod backup;
 mod checkpoint;
 mod digest;
 mod disk;

@@ -6,6 +6,7 @@ use world::verify::{Verified, verify};
 
 use crate::config::VerifyConfig;
 use crate::server::on_stored_stack;
+use crate::signals;
 use crate::storage::{Reader, Store};
 
 /// How much memory the storage may take, in bytes.
@@ -19,6 +20,7 @@ const BAR_CHARACTERS: u64 = 40;
 /// # Errors
 /// What is damaged, or why it cannot be read, in one line.
 pub fn run(config: &VerifyConfig) -> Result<(), String> {
+    signals::install();
     let store = Store::open_directory(&config.data_dir, STORAGE_BYTES).map_err(|cause| cause.to_string())?;
     let verified = verify_all(&store.reader())?;
     // A closed stdout is no reason to say that something is damaged.
@@ -45,7 +47,12 @@ pub fn verify_all(storage: &Reader) -> Result<Verified, String> {
                 let _ = stderr().write_all(bar(percent, done, all).as_bytes());
             }
         };
-        Ok(verify(storage, &mut progress))
+        let mut verified = verify(storage, &mut progress);
+        // What no chain calls for is counted, too.
+        if let Err(cause) = storage.verify() {
+            verified.damages.push(("the storage".to_string(), cause.to_string()));
+        }
+        Ok(verified)
     });
     if is_shown {
         let _ = writeln!(stderr());

@@ -1,6 +1,7 @@
-//! What operators ask: `/metrics`, `/healthz`, `/readyz`, `/version`, `/debug/world`. The first segments of these
+//! What operators ask: `/metrics`, `/healthz`, `/readyz`, `/version`, `/debug/world`, `/debug/backup`. The first segments of these
 //! paths are reserved, so they hide no service.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use components::{Error, Result};
@@ -8,6 +9,7 @@ use hyper::http::request::Parts;
 use hyper::{StatusCode, Uri};
 use serde_json::json;
 
+use super::connection::Activity;
 use super::reply::{self, HttpReply};
 use super::request::parameters;
 use super::{Server, service};
@@ -18,9 +20,13 @@ const ENTITIES_DEFAULT: usize = 100;
 const ENTITIES_MAX: usize = 1000;
 
 /// The answer of an operators' endpoint, if the path is of one.
-pub(super) async fn respond(server: &Server, head: &Parts) -> Option<HttpReply> {
+pub(super) async fn respond(
+    server: &Arc<Server>,
+    activity: &Arc<Activity>,
+    head: &Parts,
+) -> Option<HttpReply> {
     let path = head.uri.path();
-    if !matches!(path, "/metrics" | "/healthz" | "/readyz" | "/version" | "/debug/world") {
+    if !matches!(path, "/metrics" | "/healthz" | "/readyz" | "/version" | "/debug/world" | "/debug/backup") {
         return None;
     }
     if !service::is_get(head) {
@@ -37,6 +43,10 @@ pub(super) async fn respond(server: &Server, head: &Parts) -> Option<HttpReply> 
             let version = json!({"name": "tinychain", "version": env!("CARGO_PKG_VERSION")});
             reply::json(StatusCode::OK, version.to_string())
         }
+        "/debug/backup" => match service::back_up(server, activity).await {
+            Ok(reply) => reply,
+            Err(error) => reply::error(&error),
+        },
         _ => match world(server, &head.uri).await {
             Ok(json) => reply::json(StatusCode::OK, json),
             Err(error) => reply::error(&error),

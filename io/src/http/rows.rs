@@ -14,11 +14,13 @@ use components::collection::snapshot::{READ_AHEAD_BYTES, RowsReader, RowsetSnaps
 use components::encode::{JsonPart, to_json_parts};
 use components::state::ReadStored;
 use components::{Error, Result, State};
+use crossbeam_channel::{Receiver, bounded};
 use hyper::header::HeaderValue;
 use world::history::HistoryReader;
 
 use super::reply::{ARROW, CSV, JSON_TYPE};
 use crate::pages::Pages;
+use crate::storage::StorageError;
 
 /// About how long a chunk of text is.
 pub(super) const TEXT_CHUNK_BYTES: usize = 64 * 1024;
@@ -33,6 +35,12 @@ pub(super) const STREAM_BYTES: usize = 4 * ARROW_CHUNK_BYTES + READ_AHEAD_BYTES 
 /// In how many forms a block is in memory at most while it is written: as it is stored, and if one mutation is most of
 /// it, decoded and as text.
 const BLOCK_FORMS: u64 = 4;
+
+/// How many chunks of a backup wait at most until they are sent.
+const BACKUP_CHUNKS_MAX: usize = 4;
+
+/// What a backup takes in memory, in bytes, unless it has large values.
+const BACKUP_BYTES: u64 = 4 << 20;
 
 /// A form of rows.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -174,6 +182,8 @@ enum Form {
         schema: Arc<Schema>,
         writer: Option<Box<StreamWriter<Vec<u8>>>>,
     },
+    /// What a thread makes.
+    Backup(Receiver<Result<Bytes>>),
 }
 
 impl Encoder {
@@ -210,6 +220,26 @@ impl Encoder {
         Ok(Self { pages, form, chunk: Vec::new() })
     }
 
+    /// A copy of all that is stored.
+    ///
+    /// # Errors
+    /// 500 if nothing is, or if there is no thread to read it.
+    pub(super) fn backup(pages: Pages) -> Result<Self> {
+        let (sender, chunks) = bounded(BACKUP_CHUNKS_MAX);
+        let storage = pages.storage()?.clone();
+        let back_up = move || {
+            let mut sink = |chunk| sender.send(Ok(chunk)).map_err(|_| StorageError::BackupNotTaken);
+            match storage.back_up(&mut sink) {
+                Ok(()) | Err(StorageError::BackupNotTaken) => {}
+                Err(cause @ StorageError::BackupRuns) => drop(sender.send(Err(Error::unavailable(cause)))),
+                Err(cause) => drop(sender.send(Err(Error::internal(cause)))),
+            }
+        };
+        let thread = std::thread::Builder::new().name("backup".into()).spawn(back_up);
+        thread.map_err(|cause| Error::internal(format_args!("cannot start a thread: {cause}")))?;
+        Ok(Self { pages, form: Form::Backup(chunks), chunk: Vec::new() })
+    }
+
     /// What this keeps in memory while the body is sent, in bytes.
     pub(super) fn bytes(&self) -> usize {
         let bytes = match &self.form {
@@ -223,6 +253,7 @@ impl Encoder {
                 })
                 .sum(),
             Form::Csv { rows, .. } | Form::Arrow { rows, .. } => rows.bytes(),
+            Form::Backup(_) => BACKUP_BYTES,
         };
         usize::try_from(bytes).unwrap_or(usize::MAX)
     }
@@ -235,6 +266,8 @@ impl Encoder {
                 rows.is_done() && next.as_ref().is_none_or(|(columns, row)| *row == columns.len())
             }
             Form::Arrow { writer, .. } => writer.is_none(),
+            // Only the next look tells.
+            Form::Backup(_) => false,
         }
     }
 
@@ -244,6 +277,7 @@ impl Encoder {
             Form::Json { .. } => JSON_TYPE,
             Form::Csv { .. } => HeaderValue::from_static("text/csv; charset=utf-8; header=present"),
             Form::Arrow { .. } => HeaderValue::from_static(ARROW),
+            Form::Backup(_) => HeaderValue::from_static("application/octet-stream"),
         }
     }
 
@@ -266,6 +300,7 @@ impl Encoder {
                 }
             }
             Form::Arrow { rows, schema, writer } => return write_arrow(rows, schema, writer, pages),
+            Form::Backup(chunks) => return chunks.recv().ok().transpose(),
         }
         if chunk.is_empty() {
             return Ok(None);

@@ -47,7 +47,7 @@ pub(super) async fn respond(
     server.metrics.requests_in_flight.fetch_add(1, Relaxed);
     let in_flight = InFlight(&server.metrics.requests_in_flight);
     let is_head = head.method == Method::HEAD;
-    let reply = match answered_at_once(server, &head).await {
+    let reply = match answered_at_once(server, activity, &head).await {
         Some(reply) => reply,
         None => {
             let wanted = Wanted::by(&head, server, activity);
@@ -72,9 +72,9 @@ pub(super) async fn respond(
 }
 
 /// The answer to a request that is refused for its head, or that an operator asks.
-async fn answered_at_once(server: &Server, head: &Parts) -> Option<HttpReply> {
+async fn answered_at_once(server: &Arc<Server>, activity: &Arc<Activity>, head: &Parts) -> Option<HttpReply> {
     match request::check_host(head.version, &head.headers) {
-        Ok(()) => operator::respond(server, head).await,
+        Ok(()) => operator::respond(server, activity, head).await,
         Err(error) => Some(reply::error(&error)),
     }
 }
@@ -323,6 +323,18 @@ async fn stream(
     if production.encoder.is_done() {
         return Ok(reply::response(StatusCode::OK, content_type, first));
     }
+    Ok(reply::streamed(content_type, Streamed::new(server.clone(), activity, first, production, charge)))
+}
+
+/// Send a copy of all that is stored while it is read.
+pub(super) async fn back_up(server: &Arc<Server>, activity: &Arc<Activity>) -> Result<HttpReply> {
+    let encoder = Encoder::backup(server.gateway.pages().clone())?;
+    let mut charge = Charge::new(activity.account());
+    charge.add(encoder.bytes())?;
+    let content_type = encoder.content_type();
+    let production = Box::new(Production { encoder, pin: None });
+    let (production, first) = produce(server.clone(), production).await?;
+    let first = first?.unwrap_or_default();
     Ok(reply::streamed(content_type, Streamed::new(server.clone(), activity, first, production, charge)))
 }
 

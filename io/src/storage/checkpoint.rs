@@ -23,6 +23,7 @@ use super::real::system;
 use super::residency::{Map, Residency};
 use super::sealed::{SEALED_HEADER_BYTES, sealed_header};
 use super::{Change, CheckpointSnapshot, CheckpointStore, FORMAT_VERSION_MIN, Keyspace, StorageError};
+use crate::signals;
 
 /// The database of the store itself, beside those of the keyspaces.
 const STORE_DATABASE_NAME: &str = "store";
@@ -84,6 +85,15 @@ impl From<StorageError> for Unapplied {
     }
 }
 
+impl From<Unapplied> for StorageError {
+    fn from(error: Unapplied) -> Self {
+        match error {
+            Unapplied::Lmdb(error) => failed("be read")(error),
+            Unapplied::Damaged(error) => error,
+        }
+    }
+}
+
 fn failed(operation: &'static str) -> impl FnOnce(heed::Error) -> StorageError {
     move |source| StorageError::Checkpoint { operation, source }
 }
@@ -97,6 +107,8 @@ impl HeedCheckpoint {
         resident_bytes: u64,
     ) -> Result<HeedCheckpoint, StorageError> {
         check_file(&directory.join(DATA_NAME))?;
+        // Until it is known where the map is, it may be anywhere.
+        signals::note_map(0, usize::MAX);
         let mut options = EnvOpenOptions::new().read_txn_without_tls();
         options.map_size(map_size_bytes).max_readers(MAXIMUM_READERS).max_dbs(Keyspace::ALL.len() as u32 + 1);
         // SAFETY: the lock of the data directory keeps every other process away from the mapped file, and this
@@ -211,25 +223,45 @@ impl HeedCheckpoint {
     }
 
     /// The digests of what is stored in a keyspace.
+    ///
+    /// Who goes from leaf to leaf does not look at the keys above them, but who looks for a key does: so the first and the
+    /// last key of each leaf is looked for, too.
     fn add_digests(
         &self,
         transaction: &RoTxn<'_>,
         keyspace: Keyspace,
         digests: &mut BTreeMap<Vec<u8>, Digest>,
-    ) -> Result<(), heed::Error> {
-        let map = self.map.try_read().ok();
+    ) -> Result<(), Unapplied> {
         if prefix(keyspace, &[]).is_none() {
             return Ok(());
         }
-        for entry in self.table(keyspace).iter(transaction)? {
+        let map = self.map.try_read().ok();
+        let table = self.table(keyspace);
+        let find = |key: &[u8]| match table.get(transaction, key)? {
+            Some(_) => Ok(()),
+            None => {
+                Err(Unapplied::Damaged(StorageError::CorruptMetadata { reason: "a key is not in its place" }))
+            }
+        };
+        let page_of = |key: &[u8]| key.as_ptr() as u64 / page_bytes();
+        let mut last: Option<&[u8]> = None;
+        for entry in table.iter(transaction)? {
             let (key, sealed) = entry?;
+            if last.is_none_or(|last| page_of(last) != page_of(key)) {
+                last.map_or(Ok(()), find)?;
+                find(key)?;
+            }
+            if last.is_some_and(|last| last >= key) {
+                return Err(StorageError::CorruptMetadata { reason: "keys are not in order" }.into());
+            }
+            last = Some(key);
             let prefix = prefix(keyspace, key).expect("a keyspace with digests");
             digests.entry(digest_key(keyspace, prefix)).or_default().add(entry_hash(key, sealed));
             if let Some(map) = &map {
                 self.touch(map);
             }
         }
-        Ok(())
+        last.map_or(Ok(()), find)
     }
 
     /// An error unless all is there that should be.
@@ -257,6 +289,9 @@ impl HeedCheckpoint {
         let entries = self.store_table.prefix_iter(transaction, DIGESTS_PREFIX);
         for entry in entries.map_err(failed("read its digests"))? {
             let (key, digest) = entry.map_err(failed("read its digests"))?;
+            if self.store_table.get(transaction, key).map_err(failed("read its digests"))? != Some(digest) {
+                return Err(corrupt("a digest is not in its place"));
+            }
             expected.insert(key.to_vec(), Digest::decode(digest)?);
         }
         if root_of(&expected) != root {
@@ -265,7 +300,7 @@ impl HeedCheckpoint {
         let mut found = BTreeMap::new();
         for keyspace in Keyspace::ALL {
             if keyspace != Keyspace::Blocks || is_thorough {
-                self.add_digests(transaction, keyspace, &mut found).map_err(failed("be read"))?;
+                self.add_digests(transaction, keyspace, &mut found)?;
             }
         }
         if !is_thorough {
@@ -371,7 +406,7 @@ fn check_file(path: &Path) -> Result<(), StorageError> {
     let meta = |offset: u64| {
         let mut bytes = [0; 152];
         file.read_exact_at(&mut bytes, offset).map_err(|_| corrupt("data.mdb is cut off"))?;
-        Ok(bytes)
+        Ok::<_, StorageError>(bytes)
     };
     let first = meta(0)?;
     if first[16..20] != MAGIC {

@@ -129,6 +129,21 @@ pub enum StorageError {
         reason: String,
     },
 
+    /// A backup is not whole, or not one.
+    #[error("the backup is damaged: {reason}")]
+    DamagedBackup {
+        /// What does not fit.
+        reason: String,
+    },
+
+    /// A backup is being made already.
+    #[error("another backup is being made")]
+    BackupRuns,
+
+    /// Who was to take a backup wants no more of it.
+    #[error("the backup was not taken")]
+    BackupNotTaken,
+
     /// The data directory is not what it was when it was opened.
     #[error("{} was removed or replaced while the host ran", path.display())]
     Replaced {

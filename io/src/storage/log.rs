@@ -224,6 +224,11 @@ impl RecordKeys {
         if note == self.encode_note(sequence) { sequence } else { 0 }
     }
 
+    /// How long the payload is that follows this, if it is the header of a record.
+    pub fn payload_bytes(&self, header: &[u8; RECORD_HEADER_BYTES]) -> Option<usize> {
+        (read_u32(header, 12) == self.mark).then(|| read_u32(header, 8) as usize)
+    }
+
     /// The valid record at this offset of a segment, whatever its sequence.
     pub fn record_at(&self, segment: &[u8], offset: usize) -> Option<Record> {
         let header = segment.get(offset..offset.checked_add(RECORD_HEADER_BYTES)?)?;
@@ -317,6 +322,17 @@ impl Records {
     /// How many bytes they take in the segment.
     pub fn bytes(&self) -> usize {
         self.buffer.len() + self.large_bytes
+    }
+
+    /// All the bytes.
+    pub fn to_vec(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(self.bytes());
+        self.pieces(Position { buffer: 0, large_value: 0 }, |piece| {
+            bytes.extend_from_slice(piece);
+            Ok::<_, Infallible>(())
+        })
+        .unwrap_or_else(|never| match never {});
+        bytes
     }
 
     /// Forgets all records, and the memory of large ones.
@@ -563,12 +579,7 @@ mod tests {
 
     /// The bytes as they come into the file.
     fn whole(records: &Records) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        let visited = records.pieces(Position { buffer: 0, large_value: 0 }, |piece| {
-            bytes.extend_from_slice(piece);
-            Ok::<_, ()>(())
-        });
-        visited.unwrap();
+        let bytes = records.to_vec();
         assert_eq!(bytes.len(), records.bytes());
         bytes
     }

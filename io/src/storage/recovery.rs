@@ -246,7 +246,7 @@ fn read_whole(file: &dyn DiskFile, name: &str) -> Result<Bytes, StorageError> {
     Ok(bytes.into())
 }
 
-fn random_disk_id() -> Result<DiskId, StorageError> {
+pub(super) fn random_disk_id() -> Result<DiskId, StorageError> {
     let mut disk_id = DiskId::default();
     getrandom::fill(&mut disk_id)
         .map_err(|error| StorageError::io("get random bytes")(std::io::Error::other(error)))?;

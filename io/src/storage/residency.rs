@@ -10,6 +10,8 @@ use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Mutex, PoisonError, TryLockError};
 
+use crate::signals;
+
 /// Values of at least this size are read beside the map.
 const LARGE_VALUE_BYTES: usize = 16 * 1024;
 
@@ -130,7 +132,10 @@ impl Map {
     /// The map that this reference points into, if the operating system tells. The caller knows that it is one of a
     /// whole file, shared and only read.
     pub fn around(bytes: &[u8]) -> Option<Map> {
-        system::find_map(bytes.as_ptr() as usize)
+        let map = system::find_map(bytes.as_ptr() as usize);
+        let (start, length) = map.as_ref().map_or((0, 0), |map| (map.start, map.length));
+        signals::note_map(start, length);
+        map
     }
 }
 

@@ -1,8 +1,9 @@
 //! The store: commits go to the log, reads to the overlays and the checkpoint.
 
 use std::ops::ControlFlow;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{
     Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
 };
@@ -11,6 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::backup::{BackupWriter, GO_ON, Sink};
 use super::error::is_no_room;
 use super::log::{self, RecordKeys, Records, Segment, SegmentHeader, batch_bytes};
 use super::overlay::collect_changes;
@@ -140,6 +142,8 @@ struct Shared {
     poison: OnceLock<Arc<str>>,
     progress: Mutex<Progress>,
     progressed: Condvar,
+    /// Whether a backup is being made.
+    is_backed_up: AtomicBool,
     /// Keeps the directory locked.
     disk: Arc<dyn Disk>,
 }
@@ -248,6 +252,49 @@ impl Shared {
         Ok(entries)
     }
 
+    /// Hands everything that is stored at this moment to a sink.
+    fn back_up(&self, sink: &mut Sink<'_>) -> Result<(), StorageError> {
+        self.check_poison()?;
+        // The snapshot is taken while no change can move from the overlays into the checkpoint.
+        let (changes, snapshot) = {
+            let overlays = self.overlays();
+            let frozen = overlays.frozen.as_deref();
+            let changes = Keyspace::ALL
+                .map(|keyspace| collect_changes(&overlays.active, frozen, keyspace, b"", b"", usize::MAX));
+            (changes, self.poison_unless_corrupt(self.checkpoint.snapshot())?)
+        };
+        let mut writer = BackupWriter::begin(recovery::random_disk_id()?, sink)?;
+        for (keyspace, changes) in Keyspace::ALL.into_iter().zip(changes) {
+            let mut changes = changes.into_iter().peekable();
+            snapshot.scan(keyspace, b"", &mut |key, sealed| {
+                while let Some((before, value)) = changes.next_if(|(before, _)| before.as_slice() < key) {
+                    value.map_or(Ok(()), |value| writer.put(keyspace, before, value))?;
+                }
+                match changes.next_if(|(changed, _)| changed == key) {
+                    Some((key, value)) => value.map_or(Ok(()), |value| writer.put(keyspace, key, value))?,
+                    None => writer.put_sealed(keyspace, key, sealed)?,
+                }
+                Ok(GO_ON)
+            })?;
+            for (key, value) in changes {
+                value.map_or(Ok(()), |value| writer.put(keyspace, key, value))?;
+            }
+        }
+        writer.end()
+    }
+
+    /// Reads everything that is in the checkpoint, and checks that it is all there and is what was stored.
+    fn verify(&self) -> Result<(), StorageError> {
+        self.checkpoint.verify()?;
+        let snapshot = self.checkpoint.snapshot()?;
+        for keyspace in Keyspace::ALL {
+            snapshot.scan(keyspace, b"", &mut |key, sealed| {
+                unseal(keyspace, key, Bytes::copy_from_slice(sealed)).map(|_| GO_ON)
+            })?;
+        }
+        Ok(())
+    }
+
     /// A damaged value is only known to concern those who read it; any other error stops the store.
     fn poison_unless_corrupt<T>(&self, result: Result<T, StorageError>) -> Result<T, StorageError> {
         if let Err(error) = &result
@@ -351,6 +398,22 @@ impl Reader {
         self.shared.get(keyspace, key)
     }
 
+    /// Hands everything that is stored at this moment to a sink, as a [backup](super::backup). Commits go on meanwhile; what
+    /// they replace in the checkpoint takes room until this ends. One backup is made at a time.
+    pub fn back_up(&self, sink: &mut Sink<'_>) -> Result<(), StorageError> {
+        if self.shared.is_backed_up.swap(true, Ordering::Acquire) {
+            return Err(StorageError::BackupRuns);
+        }
+        let result = catch_unwind(AssertUnwindSafe(|| self.shared.back_up(sink)));
+        self.shared.is_backed_up.store(false, Ordering::Release);
+        result.unwrap_or_else(|panic| resume_unwind(panic))
+    }
+
+    /// Reads everything that is in the checkpoint, and checks that it is all there and is what was stored.
+    pub fn verify(&self) -> Result<(), StorageError> {
+        self.shared.verify()
+    }
+
     /// The entries with a prefix. See [`Store::scan`].
     pub fn scan(
         &self,
@@ -416,6 +479,7 @@ impl Store {
             poison: OnceLock::new(),
             progress: Mutex::default(),
             progressed: Condvar::new(),
+            is_backed_up: AtomicBool::new(false),
             disk,
         };
         let mut store = Store {
