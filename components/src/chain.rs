@@ -220,7 +220,7 @@ impl Containers {
             State::Map(map) => {
                 let member =
                     map.get(first).ok_or_else(|| Error::not_found(format_args!("no entry {first}")))?;
-                let mut items = (**map).clone();
+                let mut items = map.to_items();
                 items.insert(first.clone(), self.edit(member, rest, change)?);
                 (self.map)(items)
             }
@@ -246,7 +246,7 @@ impl Containers {
         match target {
             State::Map(map) => {
                 let name = crate::cast::to_id(key)?;
-                let mut items = (**map).clone();
+                let mut items = map.to_items();
                 items.insert(name, value.clone());
                 (self.map)(items)
             }
@@ -267,7 +267,7 @@ impl Containers {
         match target {
             State::Map(map) => {
                 let name = crate::cast::to_id(key)?;
-                let mut items = (**map).clone();
+                let mut items = map.to_items();
                 items.remove(&name).ok_or_else(|| Error::not_found(format_args!("no entry {name}")))?;
                 (self.map)(items)
             }

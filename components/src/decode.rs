@@ -91,14 +91,11 @@ impl Decoder {
     }
 
     fn map(self, entries: Entries) -> Result<State> {
-        let mut items = BTreeMap::new();
+        let mut items = Vec::with_capacity(entries.len());
         for (name, item) in entries {
-            let item = self.decode(*item)?;
-            if items.insert(Id::parse(name)?, item).is_some() {
-                return Err(Error::bad_request(format_args!("the name {name:?} occurs twice in an object")));
-            }
+            items.push((Id::parse(name)?, self.decode(*item)?));
         }
-        State::map(items)
+        Map::of_unsorted(items).map(State::Map)
     }
 
     /// The literal of a native class, if the content is one (page 01 §2.5).

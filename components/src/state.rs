@@ -1,5 +1,6 @@
 //! Every state of the language: values, containers of states, references, ops, classes and instances.
 
+use std::borrow::Borrow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -343,6 +344,7 @@ impl State {
 
     /// A map that was stored, and so is whatever it is.
     pub(crate) fn stored_map(items: BTreeMap<Id, State>) -> Self {
+        let items = Entries(items.into_iter().collect());
         let extent = Extent::of_stored(items.iter().map(|(name, item)| (name.as_str().len(), item)));
         Self::Map(Map(Arc::new(MapData { items, extent })))
     }
@@ -444,9 +446,73 @@ impl std::ops::Deref for Tuple {
     }
 }
 
+/// States by name, in order of name. Most maps are small, and there may be many: this takes no more than what is in it.
+#[derive(Clone, Debug, Default)]
+pub struct Entries(Box<[(Id, State)]>);
+
+impl Entries {
+    /// The state of a name.
+    pub fn get<N: Ord + ?Sized>(&self, name: &N) -> Option<&State>
+    where
+        Id: Borrow<N>,
+    {
+        let at = self.0.binary_search_by(|(id, _)| id.borrow().cmp(name)).ok()?;
+        Some(&self.0[at].1)
+    }
+
+    /// Whether there is a state of this name.
+    pub fn contains_key<N: Ord + ?Sized>(&self, name: &N) -> bool
+    where
+        Id: Borrow<N>,
+    {
+        self.get(name).is_some()
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = (&Id, &State)> + ExactSizeIterator {
+        self.0.iter().map(|(name, item)| (name, item))
+    }
+
+    /// The names.
+    pub fn keys(&self) -> impl DoubleEndedIterator<Item = &Id> + ExactSizeIterator {
+        self.0.iter().map(|(name, _)| name)
+    }
+
+    /// The states.
+    pub fn values(&self) -> impl DoubleEndedIterator<Item = &State> + ExactSizeIterator {
+        self.0.iter().map(|(_, item)| item)
+    }
+
+    /// The same to be changed.
+    pub fn to_items(&self) -> BTreeMap<Id, State> {
+        self.0.iter().cloned().collect()
+    }
+}
+
+impl<N: Ord + ?Sized> std::ops::Index<&N> for Entries
+where
+    Id: Borrow<N>,
+{
+    type Output = State;
+
+    fn index(&self, name: &N) -> &State {
+        self.get(name).expect("a name that is there")
+    }
+}
+
 #[derive(Debug)]
 struct MapData {
-    items: BTreeMap<Id, State>,
+    items: Entries,
     extent: Extent,
 }
 
@@ -460,6 +526,27 @@ impl Map {
     /// # Errors
     /// 400 if it nests too deep or is too large.
     pub fn new(items: BTreeMap<Id, State>) -> Result<Self> {
+        Self::of_entries(items.into_iter().collect())
+    }
+
+    /// A map of the given states, whose names may come in any order.
+    ///
+    /// # Errors
+    /// 400 that names a name that occurs twice; as [`Self::new`].
+    pub fn of_unsorted(mut items: Vec<(Id, State)>) -> Result<Self> {
+        // Of many maps the names are in order, or there is just one.
+        if !items.is_sorted_by(|(this, _), (next, _)| this < next) {
+            items.sort_by(|(this, _), (next, _)| this.cmp(next));
+            if let Some(twice) = items.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+                let name = twice[0].0.as_str();
+                return Err(Error::bad_request(format_args!("the name {name:?} occurs twice in an object")));
+            }
+        }
+        Self::of_entries(items.into())
+    }
+
+    fn of_entries(items: Box<[(Id, State)]>) -> Result<Self> {
+        let items = Entries(items);
         let extent = Extent::of(items.iter().map(|(name, item)| (name.as_str().len(), item)))?;
         Ok(Self(Arc::new(MapData { items, extent })))
     }
@@ -471,9 +558,9 @@ impl Map {
 }
 
 impl std::ops::Deref for Map {
-    type Target = BTreeMap<Id, State>;
+    type Target = Entries;
 
-    fn deref(&self) -> &BTreeMap<Id, State> {
+    fn deref(&self) -> &Entries {
         &self.0.items
     }
 }

@@ -25,8 +25,12 @@ struct Parser {
 
 impl Parser {
     fn new() -> Self {
-        Self { buffers: Buffers::with_max_depth(1024, DEPTH_MAX), tape: Tape(Vec::new()), arena: Bump::new() }
+        Self { buffers: new_buffers(), tape: Tape(Vec::new()), arena: Bump::new() }
     }
+}
+
+fn new_buffers() -> Buffers {
+    Buffers::with_max_depth(1024, DEPTH_MAX)
 }
 
 thread_local! {
@@ -43,11 +47,20 @@ thread_local! {
 /// 400 that says what is wrong and at which byte, or the error of `read`.
 pub fn with_document<T>(text: &mut [u8], read: impl FnOnce(Document<'_>) -> Result<T>) -> Result<T> {
     check_values(text, VALUES_MAX)?;
+    let text_len = text.len();
     let mut parser = PARSER.take().unwrap_or_else(|| Box::new(Parser::new()));
     let Parser { buffers, tape, arena } = &mut *parser;
     let mut filled = std::mem::replace(tape, Tape(Vec::new())).reset();
     let result = match simd_json::fill_tape(&mut *text, buffers, &mut filled) {
-        Ok(()) => Ok(document(&mut filled.0.iter(), arena).and_then(read)),
+        Ok(()) => {
+            let document = document(&mut filled.0.iter(), arena);
+            if text_len > RETAINED_BYTES_MAX {
+                // The document borrows from the text and the arena: what led to it is as large, and is not needed any more.
+                filled = Tape(Vec::new());
+                *buffers = new_buffers();
+            }
+            Ok(document.and_then(read))
+        }
         Err(error) => {
             let around = around(buffers.structural_indexes(), error.index());
             Err((error, around))
@@ -115,6 +128,59 @@ fn check_values(text: &[u8], values_max: usize) -> Result<()> {
         return Err(Error::too_large(format_args!("a document holds at most {values_max} values")));
     }
     Ok(())
+}
+
+/// What a text will take in memory, as far as its tokens tell.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Weight {
+    /// How many values are in it.
+    pub values: usize,
+    /// How many of them are states of their own, and not a part of a reference or literal.
+    pub states: usize,
+}
+
+/// Weigh a text before it is parsed. It need not be well formed.
+pub fn weigh(text: &[u8]) -> Weight {
+    let mut weight = Weight { values: 1, states: 1 };
+    let (mut at, mut depth) = (0, 0_usize);
+    // How deep we are in a reference or literal, if we are: what is in it may become anything.
+    let mut reference: Option<usize> = None;
+    while let Some(byte) = text.get(at) {
+        at += 1;
+        match byte {
+            b'"' => {
+                while let Some(byte) = text.get(at).filter(|byte| **byte != b'"') {
+                    at += if *byte == b'\\' { 2 } else { 1 };
+                }
+                at += 1;
+            }
+            b',' => {
+                weight.values += 1;
+                weight.states += usize::from(reference.is_none());
+            }
+            b'[' | b'{' => {
+                depth += 1;
+                let rest = text[at..].trim_ascii_start();
+                if !matches!(rest.first(), None | Some(b']' | b'}')) {
+                    weight.values += 1;
+                    weight.states += usize::from(reference.is_none());
+                }
+                let is_subject =
+                    matches!(rest, [b'"', b'$' | b'/' | b'\\', ..]) || rest.starts_with(b"\"http");
+                if *byte == b'{' && reference.is_none() && is_subject {
+                    reference = Some(depth);
+                    // It may be a state that is named so, or one that takes no more than a value.
+                    weight.states = weight.states.saturating_sub(1);
+                }
+            }
+            b']' | b'}' => {
+                reference = reference.filter(|of| *of < depth);
+                depth = depth.saturating_sub(1);
+            }
+            _ => {}
+        }
+    }
+    weight
 }
 
 /// Where the tokens before and after the one at `position` start.

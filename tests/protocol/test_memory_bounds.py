@@ -150,3 +150,52 @@ def test_one_block_that_is_larger_than_the_cache(serve):
     assert status == 200 and size > 20 * MIB
     # As it is stored, and one mutation of it decoded and as text.
     assert grown(host, before) < 80
+
+
+# What comes in
+
+I64 = V + "/number/int/64"
+KEYS = {"/state/collection/btree": [[["k", {I64: {}}]]]}
+
+
+def put_rows(host, name, count, content_type="text/csv"):
+    rows = "k\n" + "\n".join(map(str, range(count))) if content_type == "text/csv" else json.dumps([[k] for k in range(count)])
+    return support.call(host, "PUT", f"{APP}/{name}", raw=rows, headers={"Content-Type": content_type})
+
+
+@pytest.mark.parametrize("content_type", ["text/csv", "application/json"])
+def test_rows_that_a_history_records_take_little_memory(serve, content_type):
+    host = serve({"keys": {"/state/chain/block": [KEYS]}})
+    before = support.peak_memory(host)
+    count = 400_000
+    support.assert_reply(put_rows(host, "keys", count, content_type), 200)
+    assert grown(host, before) < 64
+    support.assert_reply(support.call(host, "GET", APP + "/keys/count"), 200, count)
+    # Each is recorded as if it had come alone.
+    status, [previous, transactions] = support.call(host, "GET", APP + "/keys/chain", key=0)
+    [mutations] = transactions.values()
+    assert (status, previous, len(mutations)) == (200, "", count)
+    assert mutations[-1] == ["/", None, [count - 1]]
+
+
+@pytest.mark.parametrize("content_type", ["text/csv", "application/json"])
+def test_more_rows_than_a_history_records_at_once_are_refused_before_they_are_read(serve, content_type):
+    host = serve({"keys": {"/state/chain/block": [KEYS]}, "free": {"/state/chain/sync": [KEYS]}})
+    before = support.peak_memory(host)
+    status, reply = put_rows(host, "keys", 1_500_000, content_type)
+    assert (status, support.error_name(reply)) == (413, "too_large")
+    assert "--cache_size" in reply["/error/too_large"]
+    assert grown(host, before) < 16
+    support.assert_reply(support.call(host, "GET", APP + "/keys/count"), 200, 0)
+
+
+@pytest.mark.parametrize("item, count, status", [
+    ('{"a":0}', 1_300_000, 413), ('{"a":0}', 300_000, 200), ("[]", 1_900_000, 413), ("{}", 1_900_000, 413), ("0", 1_900_000, 413),
+    ('{"$x":[]}', 1_000_000, 413), ('{"a":{"b":[0]}}', 600_000, 413),
+], ids=str)
+def test_a_json_body_of_many_values(serve, item, count, status):
+    host = serve({"n": {"/state/chain/sync": [0]}})
+    before = support.peak_memory(host)
+    answered, _ = support.call(host, "POST", "/transact/hypothetical", raw="[" + ",".join([item] * count) + "]")
+    assert answered == status
+    assert grown(host, before) < (300 if status == 200 else 48)

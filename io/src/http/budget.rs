@@ -141,6 +141,11 @@ impl Charge {
         Ok(())
     }
 
+    /// How much is charged, in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Give back so many bytes.
     pub(super) fn remove(&mut self, bytes: usize) {
         let less = bytes.min(self.bytes);

@@ -6,12 +6,14 @@ use std::sync::{Mutex, PoisonError};
 
 use bumpalo::Bump;
 use components::document::Document;
+use components::limits::STATE_BYTES_MAX;
 use components::reference::Verb;
 use components::{Error, Path, Result, State, TxnId, Value, decode, tbon};
 use hyper::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderMap};
 use hyper::{Method, Uri, Version};
 use percent_encoding::percent_decode;
 
+use super::budget::Charge;
 use super::reply::{ARROW, CSV};
 use crate::json;
 
@@ -278,14 +280,38 @@ pub(super) fn check_signature(bytes: &[u8]) -> Result<()> {
 /// what they hold.
 const DECODED_VALUE_BYTES: u64 = 96;
 
-/// Decode the body of a PUT or POST, and estimate what it takes in memory, in bytes.
+/// What a value takes at most while it is decoded, in bytes: as a token, in the document, and as a state. Small objects
+/// take the most.
+const DECODING_VALUE_BYTES: usize = 128;
+
+/// A body up to this size is decoded without being weighed before, in bytes.
+const UNWEIGHED_BYTES_MAX: usize = 64 * 1024;
+
+/// Decode the body of a PUT or POST, and charge what it takes in memory: while it is decoded before that begins, and then
+/// what it is decoded to.
 ///
 /// # Errors
-/// 400 that says what cannot be decoded and, if the text is malformed, at which byte.
-pub(super) fn body(mut bytes: Vec<u8>, is_tbon: bool) -> Result<(State, u64)> {
-    let read = |document: Document| {
+/// 400 that says what cannot be decoded and, if the text is malformed, at which byte; 413 or 503 if it takes too much.
+pub(super) fn body(mut bytes: Vec<u8>, is_tbon: bool, charge: &mut Charge) -> Result<State> {
+    let before = charge.bytes();
+    let mut decoding = |values: usize| charge.add(values.saturating_mul(DECODING_VALUE_BYTES));
+    if !is_tbon && bytes.len() > UNWEIGHED_BYTES_MAX {
+        let json::Weight { values, states } = json::weigh(&bytes);
+        if states as u64 * State::NONE.bytes() > STATE_BYTES_MAX {
+            return Err(Error::too_large(format_args!(
+                "the body has {values} values, which would take more than {} MiB of memory",
+                STATE_BYTES_MAX >> 20
+            )));
+        }
+        decoding(values)?;
+    }
+    let mut read = |document: Document| {
+        let values = document.values();
+        if is_tbon {
+            decoding(values)?;
+        }
         let state = decode::state(document)?;
-        let size_bytes = state.bytes().max(document.values() as u64 * DECODED_VALUE_BYTES);
+        let size_bytes = state.bytes().max(values as u64 * DECODED_VALUE_BYTES);
         Ok((state, size_bytes))
     };
     if bytes.is_empty() {
@@ -294,10 +320,13 @@ pub(super) fn body(mut bytes: Vec<u8>, is_tbon: bool) -> Result<(State, u64)> {
     if !is_tbon {
         check_signature(&bytes)?;
     }
-    guarded(|| {
+    let decoded = guarded(|| {
         if is_tbon { read(tbon::parse(&bytes, &Bump::new())?) } else { json::with_document(&mut bytes, read) }
-    })
-    .map_err(|error| error.context("in the body"))
+    });
+    let (state, decoded_bytes) = decoded.map_err(|error| error.context("in the body"))?;
+    charge.remove(charge.bytes() - before);
+    charge.add(usize::try_from(decoded_bytes).unwrap_or(usize::MAX))?;
+    Ok(state)
 }
 
 /// A defect of a decoder is an answer, not the end of a connection.

@@ -155,8 +155,7 @@ async fn call(
                         },
                         None => bytes,
                     };
-                    let (state, decoded_bytes) = request::body(bytes, media_type == MediaType::Tbon)?;
-                    charge.add(usize::try_from(decoded_bytes).unwrap_or(usize::MAX))?;
+                    let state = request::body(bytes, media_type == MediaType::Tbon, &mut charge)?;
                     Ok::<_, Error>((state, charge))
                 })
                 .await??

@@ -187,3 +187,21 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_text_is_weighed_as_it_is_decoded() {
+    let weigh = |text: &str| {
+        let Weight { values, states } = weigh(text.as_bytes());
+        (values, states)
+    };
+    assert_eq!(weigh("1"), (1, 1));
+    assert_eq!(weigh(r#"[1, "a,[{", null]"#), (4, 4));
+    assert_eq!(weigh(r#"[[], {}, [ ], "\",\\"]"#), (5, 5));
+    assert_eq!(weigh(r#"[{"a": 0}, {"a": 0, "b": [1, 2]}]"#), (8, 8));
+    assert_eq!(weigh(r#"[{"$x": [1, 2, [3]]}, 4]"#), (8, 3), "a reference is one state, whatever it holds");
+    assert_eq!(weigh(r#"[{"/state/scalar/op/post": [["a", 1]]}, {"height": 1}]"#), (8, 4));
+    assert_eq!(weigh(r#"{"http://h/a": {"b": [1]}}"#).1, 1);
+    for malformed in ["", "[", "\"", "\"\\", "]]]", "{\"a", "[{"] {
+        assert!(super::weigh(malformed.as_bytes()).values <= 3, "{malformed}");
+    }
+}

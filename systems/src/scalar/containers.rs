@@ -188,7 +188,7 @@ impl Interpreter {
                         Error::bad_request("the state of a fold with a named item must be a map")
                     })?;
                     self.step(map.len()).await;
-                    let mut argument = (**map).clone();
+                    let mut argument = map.to_items();
                     argument.insert(item_name.clone(), item.clone());
                     argument
                 }
@@ -231,7 +231,7 @@ impl Interpreter {
 /// 400 if it is neither.
 pub(super) fn to_parameters(state: &State) -> Result<BTreeMap<Id, State>> {
     if let Some(map) = state.as_map() {
-        return Ok((**map).clone());
+        return Ok(map.to_items());
     }
     match state {
         State::Value(Value::None) => Ok(BTreeMap::new()),
