@@ -622,6 +622,13 @@ def render(template, **params):
     ("each", render("{{#each t}}{{this}};{{/each}}", t=[1, 2]), 200, "1;2;"),
     ("an item", render("{{x.[1]}}", x=["a", "b"]), 200, "b"),
     ("a parse error", render("{{#if}", n=1), 400),
+    *[("not of the language", render(text, n=1, t=[1]), 400) for text in (
+        "{{log n}}", "{{log \"x\"}}", "{{#log}}{{/log}}", "{{lookup t 0}}", "{{#with n}}{{/with}}", "{{#unless n}}{{/unless}}",
+        "{{> part}}", "{{ > part}}", "{{#> part}}{{/part}}", "{{#*inline \"x\"}}{{/inline}}", "{{eq n 1}}", "{{#if (eq n 1)}}{{/if}}",
+        "{{{{raw}}}}{{{{/raw}}}}", "{{raw n}}", "{{len t}}", "{{else}}", "{{#each t}}{{/if}}", "{{#if n}}" * 65 + "{{/if}}" * 65)],
+    ("a parameter may be called like a helper", render("{{log}} {{len}}", log=1, len=2), 200, "1 2"),
+    ("nested loops", render("{{#each t}}{{#each ../t}}{{this}}{{/each}};{{/each}}", t=[1, 2]), 200, "12;12;"),
+    ("no items", render("{{#each t}}x{{else}}none{{/each}}", t=[]), 200, "none"),
     ("a map as a parameter", render("{{n}}", n={"a": 1}), 400),
     ("GET with pairs", [["s", "Hi {{n}}"], ["r", {"$s/render": [[["n", "Ann"]]]}]], 200, "Hi Ann"),
     ("GET with one value", [["s", "Hi {{this}}"], ["r", {"$s/render": ["Ann"]}]], 200, "Hi Ann"),

@@ -104,7 +104,7 @@ impl Interpreter {
     async fn prepare_reference<'a>(&'a self, frame: Frame<'a>, reference: &'a Ref) -> Result<Prepared> {
         let state = match reference {
             Ref::Op(OpRef::Put(subject, key, value)) => {
-                let written = parameters_of(frame, [key, value]);
+                let written = parameters_of([key, value]);
                 let (key, value) = self.resolve_both(frame, key, value).await?;
                 if let Some(kind) = collection_kind(subject) {
                     return Ok(Prepared::Done(self.load(kind, &key, &value).await?));
@@ -116,7 +116,7 @@ impl Interpreter {
                 return Ok(Prepared::Write(subject.clone(), Call::Put(key, value), written));
             }
             Ref::Op(OpRef::Delete(subject, key)) => {
-                let written = parameters_of(frame, [key]);
+                let written = parameters_of([key]);
                 let key = self.resolve(frame, key.clone()).await?;
                 return Ok(Prepared::Write(subject.clone(), Call::Delete(key), written));
             }
@@ -309,18 +309,20 @@ impl Interpreter {
             state = self.resolve(frame, attribute).await?;
             path = rest;
         }
-        if !frame.scope.is_parameter(name) || !is_plain(&state) {
+        if !is_plain(&state) {
             return self.route(state, path, call, frame.depth).await;
         }
         // What a program asks of a parameter is what it takes it for.
         let is_known = path.first().is_none_or(|method| METHODS.contains(&method.as_str()));
         let called = self.route(state.clone(), path, call, frame.depth).await;
         called.map_err(|cause| match cause.kind() {
-            ErrorKind::NotFound if is_known => Error::bad_request(format_args!(
-                "the parameter {name} cannot be {}: {}",
-                cast::describe(&state),
-                cause.message()
-            )),
+            ErrorKind::NotFound if is_known && frame.scope.is_parameter(name) => {
+                Error::bad_request(format_args!(
+                    "the parameter {name} cannot be {}: {}",
+                    cast::describe(&state),
+                    cause.message()
+                ))
+            }
             _ => cause,
         })
     }
@@ -373,9 +375,11 @@ fn is_plain(state: &State) -> bool {
     matches!(state, State::Value(value) if !matches!(value, Value::Tuple(_)))
 }
 
-/// Those of the arguments of a write that are parameters of the op around it.
-fn parameters_of<const N: usize>(frame: Frame, arguments: [&State; N]) -> Vec<State> {
-    arguments.into_iter().filter(|argument| parameter(frame, argument).is_some()).cloned().collect()
+/// Those of the arguments of a write that may be parameters of the op around it: it is looked up only if it fails.
+fn parameters_of<const N: usize>(arguments: [&State; N]) -> Vec<State> {
+    let is_name =
+        |argument: &State| matches!(argument, State::Ref(reference) if matches!(**reference, Ref::Id(_)));
+    arguments.into_iter().filter(|argument| is_name(argument)).cloned().collect()
 }
 
 /// The name of the parameter that an argument is, if it is one.
