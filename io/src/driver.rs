@@ -12,7 +12,7 @@ use components::{Error, Request, State};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
-use world::{Host, Input, Inputs, Outputs, Room, panic_message};
+use world::{Host, Input, Inputs, Inspection, Outputs, Room, panic_message};
 
 use crate::gateway::{Answer, Event, Pins};
 use crate::jobs::Jobs;
@@ -41,6 +41,13 @@ const REBUILDS_PERIOD: Duration = Duration::from_secs(3_600);
 
 /// How often all that wait are looked at for some that have gone without a word.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+
+/// A part of an inspection is followed by so many times as long without one: so those who inspect the host in a loop take a
+/// fifth of its time.
+const INSPECTION_PAUSE: u32 = 4;
+
+/// How long it is from the end of one inspection to the beginning of the next one at least.
+const INSPECTION_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Why the driver has ended.
 #[derive(Debug, Eq, PartialEq)]
@@ -108,6 +115,9 @@ pub struct Driver {
     next_deadline_ns: Option<u64>,
     is_busy: bool,
     drain_by: Option<Instant>,
+    /// The inspections that are under way or wait, and when the next part of one may be done.
+    inspections: VecDeque<(Inspection, oneshot::Sender<serde_json::Value>)>,
+    next_inspection: Instant,
     /// When the world was made anew after a defect.
     rebuilds: VecDeque<Instant>,
 }
@@ -157,6 +167,8 @@ impl Driver {
             // What was left behind is looked after at once.
             is_busy: true,
             drain_by: None,
+            inspections: VecDeque::new(),
+            next_inspection: Instant::now(),
             rebuilds: VecDeque::new(),
         })
     }
@@ -189,17 +201,18 @@ impl Driver {
     fn step(&mut self) -> Option<Ended> {
         let mut inputs = Vec::new();
         let event = self.wait();
+        self.inspect();
         // Without an event it is time for something, or there is more to do.
-        let is_due = event.is_none() || self.is_busy;
+        let is_due = self.is_busy || (event.is_none() && self.is_deadline());
         if let Some(event) = event
             && let Some(ended) = self.take(event, &mut inputs)
         {
             return Some(ended);
         }
         self.take_held(&mut inputs);
-        while inputs.len() < EVENTS_PER_TICK_MAX
-            && let Ok(event) = self.events.try_recv()
-        {
+        // Those count, too, that are no input.
+        for _ in inputs.len()..EVENTS_PER_TICK_MAX {
+            let Ok(event) = self.events.try_recv() else { break };
             if let Some(ended) = self.take(event, &mut inputs) {
                 return Some(ended);
             }
@@ -248,6 +261,35 @@ impl Driver {
         self.hand_on(outputs)
     }
 
+    /// Whether it is time for something that the world must do.
+    fn is_deadline(&self) -> bool {
+        self.next_deadline_ns.is_some_and(|ns| ns <= monotonic_ns())
+    }
+
+    /// Do a part of an inspection, if it is time for one.
+    fn inspect(&mut self) {
+        // Those who went away want no answer.
+        while self.inspections.pop_front_if(|(_, reply)| reply.is_closed()).is_some() {}
+        let begun = Instant::now();
+        let Some((inspection, _)) = self.inspections.front_mut().filter(|_| begun >= self.next_inspection)
+        else {
+            return;
+        };
+        let Ok(shown) = catch_unwind(AssertUnwindSafe(|| self.host.advance(inspection))) else {
+            // It is the failure of who inspects, and of nobody else.
+            tracing::error!("an inspection panicked");
+            self.inspections.pop_front();
+            return;
+        };
+        let ended = Instant::now();
+        self.next_inspection = ended + INSPECTION_PAUSE * (ended - begun);
+        if let Some(shown) = shown {
+            let (_, reply) = self.inspections.pop_front().expect("an inspection");
+            let _ = reply.send(shown);
+            self.next_inspection = self.next_inspection.max(ended + INSPECTION_INTERVAL);
+        }
+    }
+
     /// The next event, if one comes before the world has to tick anyway.
     fn wait(&self) -> Option<Event> {
         if self.is_busy || self.is_held_due() || (self.drain_by.is_some() && self.is_idle()) {
@@ -256,7 +298,10 @@ impl Driver {
         let by_deadline =
             self.next_deadline_ns.map(|ns| Duration::from_nanos(ns.saturating_sub(monotonic_ns())));
         let by_drain = self.drain_by.map(|by| by.saturating_duration_since(Instant::now()));
-        match by_deadline.into_iter().chain(by_drain).min() {
+        let by_inspection = self.inspections.front();
+        let by_inspection =
+            by_inspection.map(|_| self.next_inspection.saturating_duration_since(Instant::now()));
+        match by_deadline.into_iter().chain(by_drain).chain(by_inspection).min() {
             Some(timeout) => match self.events.recv_timeout(timeout) {
                 Ok(event) => Some(event),
                 Err(RecvTimeoutError::Timeout) => None,
@@ -283,7 +328,7 @@ impl Driver {
             }
             Event::Request { id, request, reply } => self.begin(id, request, reply, inputs),
             Event::Inspect { query, reply } => {
-                let _ = reply.send(self.host.inspect(&query));
+                self.inspections.push_back((Inspection::new(query), reply));
             }
             Event::Hangup(id) => {
                 if self.waiting.contains_key(&id) {

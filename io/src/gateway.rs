@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use components::cluster::Catalog;
 use components::transaction::RequestId;
 use components::{Error, Reply, Request};
 use crossbeam_channel::{Sender, TrySendError};
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::pages::Pages;
@@ -18,6 +19,9 @@ pub use world::InspectQuery;
 
 /// How many events may wait for the world. A request beyond that is answered 503.
 pub const QUEUE_EVENTS_MAX: usize = 16_384;
+
+/// How long an inspection waits for those before it, which are one at a time.
+const INSPECTION_WAIT_MAX: Duration = Duration::from_secs(2);
 
 /// What the edges tell the thread that owns the world.
 #[derive(Debug)]
@@ -157,6 +161,8 @@ pub struct Gateway {
     pages: Pages,
     workspace: Option<Arc<Workspace>>,
     catalog: Arc<Catalog>,
+    /// There is one inspection at a time.
+    inspections: Arc<Semaphore>,
 }
 
 /// Tells the world when a reply is no longer waited for.
@@ -184,6 +190,7 @@ impl Gateway {
             pages: Pages::default(),
             workspace: None,
             catalog: Arc::default(),
+            inspections: Arc::new(Semaphore::new(1)),
         }
     }
 
@@ -239,11 +246,14 @@ impl Gateway {
         answer.unwrap_or_else(|_| Err(Error::unavailable("the host went down before it answered")).into())
     }
 
-    /// A frozen copy of (a part of) the world, as JSON.
+    /// A copy of (a part of) the world, as JSON.
     ///
     /// # Errors
-    /// 503 if the host is full or going down.
+    /// 503 if the host is full or going down, or if others are inspecting it.
     pub async fn inspect(&self, query: InspectQuery) -> Result<serde_json::Value, Error> {
+        let turn = tokio::time::timeout(INSPECTION_WAIT_MAX, self.inspections.acquire()).await;
+        let _turn =
+            turn.map_err(|_| Error::unavailable("others are inspecting the host; try again in a second"))?;
         let (reply, answer) = oneshot::channel();
         self.send(Event::Inspect { query, reply })?;
         answer.await.map_err(|_| Error::unavailable("the host went down before it answered"))

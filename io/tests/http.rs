@@ -64,6 +64,7 @@ fn world() -> Gateway {
                 Event::Inspect { query, reply } => {
                     let _ = reply.send(serde_json::json!({
                         "kind": query.kind, "filter": query.filter, "offset": query.offset, "limit": query.limit,
+                        "values": query.has_values,
                     }));
                 }
                 _ => {}
@@ -384,10 +385,15 @@ async fn operators_endpoints() {
     assert!(page.text().contains("tinychain_requests_total{status=\"503\"} 1"), "{}", page.text());
     assert_eq!(server.metrics.replies(503), 1);
     let world = server.get("/debug/world?kind=lock&filter=a%20b&offset=5&limit=9999").await;
-    let expected = serde_json::json!({"kind": "lock", "filter": "a b", "offset": 5, "limit": 1000});
+    let expected =
+        serde_json::json!({"kind": "lock", "filter": "a b", "offset": 5, "limit": 1000, "values": false});
     assert_eq!(world.json(), expected);
     assert_eq!(server.get("/debug/world").await.json()["limit"], 100);
     server.get("/debug/world?limit=x").await.error(400, "bad_request");
+    server.get("/debug/world?values=perhaps").await.error(400, "bad_request");
+    server.get("/debug/world?values=true").await.error(403, "forbidden");
+    let open = start(HttpConfig { debug_values: true, ..HttpConfig::default() });
+    assert_eq!(open.get("/debug/world?values=true").await.json()["values"], true);
     server.send("POST", "/metrics", "", "{}").await.error(405, "method_not_allowed");
     assert!(server.get("/metrics/x").await.text().contains("/metrics/x"));
 }

@@ -84,7 +84,7 @@ fn advance(world: &mut World, chain: ChainId) {
     let log = world.get::<EffectLog>(entity).expect("a chain around collections");
     let is_clean = log.checkpoint.is_none() && !is_rest;
     let registry = &mut *world.resource_mut::<Registry>();
-    registry.is_checkpoint_due |= is_full || is_rest;
+    registry.is_rest_due |= is_full || is_rest;
     if is_clean {
         registry.dirty_chains.remove(&chain);
     }

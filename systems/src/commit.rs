@@ -14,7 +14,7 @@ use components::versions::{HostedChain, HostedCollections};
 use components::{Error, Path, State, TxnId};
 
 use crate::arbitrate::{is_refused, note_looks};
-use crate::execute::end_jobs;
+use crate::execute::end_work;
 use crate::intake::restart;
 use crate::pages::unstage;
 use crate::room::take_room;
@@ -230,7 +230,7 @@ fn learn(world: &mut World, kind: (Path, Verb), changes: &[Change], for_update: 
 /// lock for writing may have looked and left all as it was, for example because it was only expected to write.
 fn release(world: &mut World, id: TxnId, has_seen: bool) {
     unstage(world, id);
-    end_jobs(world, id);
+    end_work(world, id);
     let registry = &mut *world.resource_mut::<Registry>();
     registry.active.remove(&id);
     let Some(held) = registry.held_locks.remove(&id) else { return };

@@ -134,9 +134,10 @@ fn begin_jobs(world: &mut World, id: TxnId, jobs: Vec<(u32, Job)>) {
     }
 }
 
-/// Nobody wants the results of the jobs of a transaction any more.
-pub(crate) fn end_jobs(world: &mut World, id: TxnId) {
-    let Registry { jobs, jobs_of, .. } = &mut *world.resource_mut::<Registry>();
+/// The program of a transaction holds nothing any more, and nobody wants the results of its jobs.
+pub(crate) fn end_work(world: &mut World, id: TxnId) {
+    let Registry { jobs, jobs_of, holders, .. } = &mut *world.resource_mut::<Registry>();
+    holders.note(id, 0);
     let ended: Vec<JobId> =
         jobs_of.extract_if((id, JobId(0))..=(id, JobId(u64::MAX)), |_| true).map(|(_, job)| job).collect();
     for job in &ended {
@@ -190,6 +191,7 @@ fn settle(world: &mut World, program: Polled) {
             let wants = ledger.take_wants();
             begin_jobs(world, id, ledger.take_jobs());
             let is_out_of_fuel = ledger.is_out_of_fuel();
+            world.resource_mut::<Registry>().holders.note(id, ledger.bytes());
             world.get_mut::<Program>(entity).expect("a program").put(future);
             let phase = if is_out_of_fuel { Phase::Running } else { Phase::Waiting };
             world.get_mut::<Transaction>(entity).expect("a transaction").phase = phase;

@@ -386,7 +386,7 @@ pub fn release(world: &mut World) {
         free.push(page);
     }
     registry.retired = retired;
-    registry.is_checkpoint_due |= free.len() == DELETIONS_PER_TICK_MAX;
+    registry.is_rest_due |= free.len() == DELETIONS_PER_TICK_MAX;
     let counts = &mut *world.resource_mut::<Counts>();
     counts.page_deletions += free.len() as u64;
     counts.revoked_pins += revoked.len() as u64;

@@ -346,8 +346,12 @@ pub struct Registry {
     pub reserved_page: PageId,
     /// Chains around collections that have something to store.
     pub dirty_chains: BTreeSet<ChainId>,
-    /// Whether a checkpoint can go on without further input.
-    pub is_checkpoint_due: bool,
+    /// Whether something can go on without further input that was begun at the end of a tick: a checkpoint, deletions.
+    pub is_rest_due: bool,
+    /// The page that was looked at last to find content to drop.
+    pub evict_hand: PageId,
+    /// What the programs of active transactions hold.
+    pub holders: Holders,
     /// How many ticks have run.
     pub ticks: u64,
 }
@@ -507,6 +511,36 @@ impl Registry {
     }
 }
 
+/// Which transactions hold how much in their contexts, as of when each was last polled, in bytes.
+#[derive(Debug, Default)]
+pub struct Holders {
+    by_id: BTreeMap<TxnId, u64>,
+    bytes: u64,
+}
+
+impl Holders {
+    /// What all of them hold.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Note what a transaction holds now.
+    pub fn note(&mut self, id: TxnId, bytes: u64) {
+        let before = match bytes {
+            0 => self.by_id.remove(&id),
+            _ => self.by_id.insert(id, bytes),
+        };
+        self.bytes = self.bytes + bytes - before.unwrap_or(0);
+    }
+
+    /// The youngest that holds anything; it is taken to hold nothing any more.
+    pub fn pop_youngest(&mut self) -> Option<TxnId> {
+        let (id, bytes) = self.by_id.pop_last()?;
+        self.bytes -= bytes;
+        Some(id)
+    }
+}
+
 /// What a request is expected to write: what the last one of its kind wrote. It is locked before the request begins,
 /// or when a row is read, so that transactions on one hot value queue up instead of refusing one another.
 ///
@@ -603,6 +637,8 @@ pub struct Statistics {
     pub page_loads: u64,
     /// Pages whose content was dropped from memory.
     pub page_evictions: u64,
+    /// Pages that were looked at to find some whose content can be dropped.
+    pub eviction_looks: u64,
     /// Pages that were folded.
     pub page_folds: u64,
     /// Pages that became several when they were folded.

@@ -476,3 +476,41 @@ def test_templates_write_no_log(start, tmp_path):
 
         stderr.seek(0)
         assert b"forged" not in stderr.read()
+
+
+# Inspections
+
+INSPECTORS = 100
+
+
+def test_who_inspects_the_host_in_a_loop_holds_up_nobody(start):
+    host = start(Target)
+    rows = "id,text\n" + "".join(f"{i},{'x' * 1_000}\n" for i in range(20_000))
+    sent = urllib.request.Request(
+        f"http://127.0.0.1:{support.port_of(host)}/app/target/items",
+        rows.encode(), {"Content-Type": "text/csv"}, method="PUT")
+
+    with urllib.request.urlopen(sent, timeout=60) as response:
+        assert response.status == 200
+
+    statuses = []
+    is_over = threading.Event()
+
+    def inspect():
+        while not is_over.is_set():
+            status, _ = call(host, "GET", "/debug/world?filter=e&limit=1000")
+            statuses.append(status)
+
+    inspectors = [threading.Thread(target=inspect) for _ in range(INSPECTORS)]
+    with healthy.beside(support.port_of(host), f"{INSPECTORS} inspect the host in a loop"):
+        for inspector in inspectors:
+            inspector.start()
+
+        time.sleep(ATTACK_TIME)
+        is_over.set()
+        for inspector in inspectors:
+            inspector.join(LIVENESS)
+
+    assert statuses.count(200) > 0 and set(statuses) <= {200, 503}, statuses
+    status, world = call(host, "GET", "/debug/world?kind=page&limit=1")
+    assert status == 200 and world["entities"]["page"]["total"] > 10

@@ -8,6 +8,7 @@ mod crash;
 mod damage;
 mod determinism;
 mod ids;
+mod inspection;
 mod limits;
 mod machine;
 mod poison;

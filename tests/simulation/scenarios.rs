@@ -112,8 +112,12 @@ fn an_id_that_has_committed_cannot_commit_again() {
 
 /// The part of the world that transactions leave something in.
 fn chains_of(machine: &mut Machine) -> Value {
-    let query =
-        |kind: &str| world::InspectQuery { kind: Some(kind.into()), limit: 1_000, ..Default::default() };
+    let query = |kind: &str| world::InspectQuery {
+        kind: Some(kind.into()),
+        limit: 1_000,
+        has_values: true,
+        ..Default::default()
+    };
     let kinds = ["chain", "block", "lock", "transaction"];
     let mut shown: Vec<Value> = kinds
         .iter()

@@ -67,6 +67,28 @@ pub fn stocking(path: &str, qty: i32) -> Request {
     Request { body: bulk, ..put(path, json!(null)) }
 }
 
+/// How many rows there are in [`in_small_pages`].
+pub const SMALL_ROWS: u64 = 6_000;
+
+/// A machine with many small pages of [`ITEMS`].
+pub fn in_small_pages(page_cache_bytes: u64) -> Machine {
+    let mut options = options();
+    options.limits.page_size.rows = 16;
+    options.limits.fold_rows_min = 2;
+    options.limits.effects_bytes_max = 0;
+    options.limits.page_cache_bytes = page_cache_bytes;
+    let mut machine = Machine::new(options);
+    for first in (0..SMALL_ROWS).step_by(500) {
+        let rows = (first..first + 500).map(|sku| {
+            let row = json!([format!("color {}", sku % 7), 1]);
+            request(Verb::Put, ITEMS, json!([sku]), row)
+        });
+        assert!(machine.call_all(rows.collect()).iter().all(|(status, _)| *status == 200));
+    }
+    machine.settle(Vec::new());
+    machine
+}
+
 /// Tick until a request is answered with rows that are still to be read.
 pub fn stream(machine: &mut Machine, request: Request) -> (RequestId, Arc<RowsetSnapshot>) {
     let (id, event) = machine.ask(request);

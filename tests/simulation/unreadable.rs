@@ -13,7 +13,9 @@ use world::{Input, InspectQuery};
 
 use crate::machine::{Machine, START_NS, TICK_NS, get, on_program_stack, request};
 use crate::poison::defect;
-use crate::streams::{self, ITEMS, ROWS, read, retired_pages, row, stock, stocking, stream, texts};
+use crate::streams::{
+    self, ITEMS, ROWS, SMALL_ROWS, read, retired_pages, row, stock, stocking, stream, texts,
+};
 
 const OTHERS: &str = "/app/shop/others";
 
@@ -268,6 +270,64 @@ fn a_slow_reply_keeps_no_pages_of_other_tables() {
         assert!(retired_pages(&mut machine) > 0);
         machine.settle(vec![Input::Unpin(slow)]);
         assert_eq!(retired_pages(&mut machine), 0);
+    });
+}
+
+#[test]
+fn what_is_dropped_from_the_cache_costs_in_proportion() {
+    on_program_stack(|| {
+        // What is known of the pages alone takes more than the cache.
+        const PAGE_CACHE_BYTES: u64 = 200_000;
+        let mut machine = streams::in_small_pages(PAGE_CACHE_BYTES);
+        let pages = pages_of(&machine, 0).len() as u64;
+        assert!(pages * 1_024 > PAGE_CACHE_BYTES, "{pages} pages");
+        let before = machine.host.statistics();
+        let mut looks_max = 0;
+        for sku in (0..SMALL_ROWS).step_by(11) {
+            let looks = machine.host.statistics().eviction_looks;
+            assert_eq!(machine.call(get_row(ITEMS, sku)).0, 200);
+            looks_max = looks_max.max(machine.host.statistics().eviction_looks - looks);
+        }
+        let after = machine.host.statistics();
+        let (loads, dropped) =
+            (after.page_loads - before.page_loads, after.page_evictions - before.page_evictions);
+        assert!(dropped > 200 && dropped <= loads + 1_000, "{dropped} dropped, {loads} read");
+        let looks = after.eviction_looks - before.eviction_looks;
+        assert!(looks <= 8 * dropped + 1_000, "{looks} looks for {dropped}");
+        assert!(looks_max <= 2_048, "{looks_max} looks for one request");
+        let inspected = machine.host.inspect(&InspectQuery { limit: 1, ..Default::default() });
+        let resident_bytes = inspected["resident_page_bytes"].as_u64().expect("a number");
+        assert!(
+            (25_000..=50_000).contains(&resident_bytes),
+            "a quarter of the cache is for content: {inspected}"
+        );
+        // What is used again and again stays.
+        let loads = machine.host.statistics().page_loads;
+        for sku in (0..SMALL_ROWS).step_by(17) {
+            assert_eq!(machine.call(get_row(ITEMS, 0)).0, 200);
+            assert_eq!(machine.call(get_row(ITEMS, 0)).0, 200);
+            assert_eq!(machine.call(get_row(ITEMS, sku)).0, 200);
+        }
+        let loads = machine.host.statistics().page_loads - loads;
+        assert!(loads <= SMALL_ROWS / 17 + 4, "{loads} pages were read");
+    });
+}
+
+#[test]
+fn nothing_is_looked_for_in_a_cache_that_waits_for_the_disk() {
+    on_program_stack(|| {
+        let mut options = streams::options();
+        options.durable_delay_max = 40;
+        let mut machine = Machine::new(options);
+        let (_, event) = machine.ask(stocking(ITEMS, 1));
+        let mut events = vec![event];
+        let mut most = 0;
+        while machine.has_work() || !events.is_empty() {
+            let before = machine.host.statistics().eviction_looks;
+            machine.tick(std::mem::take(&mut events)).expect("no fault");
+            most = most.max(machine.host.statistics().eviction_looks - before);
+        }
+        assert!(0 < most && most <= 1_024, "{most} looks in one tick");
     });
 }
 

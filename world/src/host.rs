@@ -26,7 +26,7 @@ use systems::tick::{
 use systems::{apply, arbitrate, checkpoint, commit, evict, execute, intake, persist, respond};
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::inspect::{InspectQuery, inspect};
+use crate::inspect::{InspectQuery, Inspection};
 use crate::load::LoadedChain;
 
 /// The stack of a thread that polls programs, in bytes: programs nest as deep as the language allows. It is
@@ -197,7 +197,7 @@ impl Host {
         let ended_jobs = std::mem::take(&mut outbox.ended_jobs);
         let revoked = std::mem::take(&mut outbox.revoked);
         let registry = &mut *world.resource_mut::<Registry>();
-        let is_checkpoint_due = std::mem::take(&mut registry.is_checkpoint_due);
+        let is_rest_due = std::mem::take(&mut registry.is_rest_due);
         Outputs {
             replies,
             rows_written,
@@ -210,7 +210,7 @@ impl Host {
             is_busy: registry.has_work()
                 || registry.has_answers()
                 || !registry.out_of_fuel.is_empty()
-                || is_checkpoint_due,
+                || is_rest_due,
             next_deadline_ns: registry.deadlines.first().map(|(deadline_ns, _)| *deadline_ns),
             poisoned: None,
         }
@@ -330,9 +330,19 @@ impl Host {
         self.world.resource::<Registry>().requests.len()
     }
 
-    /// A frozen copy of (a part of) the world, as JSON.
-    pub fn inspect(&mut self, query: &InspectQuery) -> serde_json::Value {
-        inspect(&mut self.world, query)
+    /// Do a part of an inspection; what it shows, if that was the last one.
+    pub fn advance(&self, inspection: &mut Inspection) -> Option<serde_json::Value> {
+        inspection.advance(&self.world)
+    }
+
+    /// All of an inspection: a frozen copy of (a part of) the world, as JSON.
+    pub fn inspect(&self, query: &InspectQuery) -> serde_json::Value {
+        let mut inspection = Inspection::new(query.clone());
+        loop {
+            if let Some(shown) = self.advance(&mut inspection) {
+                return shown;
+            }
+        }
     }
 }
 

@@ -7,7 +7,7 @@ pub mod load;
 pub mod verify;
 
 pub use host::{Host, HostConfig, Inherited};
-pub use inspect::InspectQuery;
+pub use inspect::{InspectQuery, Inspection};
 pub use systems::execute::panic_message;
 pub use systems::room::Room;
 pub use systems::tick::{

@@ -22,6 +22,9 @@ use super::schema::Layout;
 use crate::transaction_id::TxnId;
 use crate::value::Value;
 
+/// More uses than these count no more.
+const USES_MAX: u64 = 15;
+
 /// Names the stored base of a page; never used twice.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct PageId(pub u64);
@@ -107,9 +110,9 @@ impl PageCell {
         self.last_used.store(tick, Relaxed);
     }
 
-    /// Let what was used up to now count half.
-    pub fn halve_uses(&self) {
-        self.uses.store(self.uses() / 2, Relaxed);
+    /// Let what was used up to now count half, and very often no more than often.
+    pub fn forget_uses(&self) {
+        self.uses.store(self.uses().min(USES_MAX) / 2, Relaxed);
     }
 }
 

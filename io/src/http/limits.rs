@@ -94,6 +94,9 @@ pub struct HttpConfig {
     /// closed.
     #[arg(long = "reply_idle_timeout_ms", value_name = "MS", default_value_t = REPLY_IDLE_TIMEOUT_MS)]
     pub reply_idle_timeout_ms: u64,
+    /// Let /debug/world?values=true show values and keys that clients have stored, to whoever can reach the host.
+    #[arg(long = "debug_values")]
+    pub debug_values: bool,
     /// Time for running requests to finish when the host stops, in milliseconds.
     #[arg(long = "drain_timeout_ms", value_name = "MS", default_value_t = DRAIN_TIMEOUT_MS)]
     pub drain_timeout_ms: u64,
@@ -110,6 +113,7 @@ impl Default for HttpConfig {
     fn default() -> Self {
         Self {
             max_body_bytes: BODY_BYTES_MAX,
+            debug_values: false,
             max_rows_bytes: ROWS_BYTES_MAX,
             max_reply_bytes: REPLY_BYTES_MAX,
             max_bodies_bytes: BODIES_BYTES_MAX,

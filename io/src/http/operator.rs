@@ -87,8 +87,20 @@ async fn world(server: &Server, uri: &Uri) -> Result<String> {
             b"filter" => query.filter = Some(text()).filter(|filter| !filter.is_empty()),
             b"offset" => query.offset = number()?,
             b"limit" => query.limit = number()?.min(ENTITIES_MAX),
+            b"values" => query.has_values = truth(&value)?,
             _ => {}
         }
     }
+    if query.has_values && !server.config.debug_values {
+        return Err(Error::forbidden("values are shown if the host was started with --debug_values"));
+    }
     Ok(server.gateway.inspect(query).await?.to_string())
+}
+
+fn truth(value: &[u8]) -> Result<bool> {
+    match value {
+        b"true" => Ok(true),
+        b"false" | b"" => Ok(false),
+        _ => Err(Error::bad_request("values is true or false")),
+    }
 }
