@@ -270,6 +270,9 @@ impl Driver {
     fn inspect(&mut self) {
         // Those who went away want no answer.
         while self.inspections.pop_front_if(|(_, reply)| reply.is_closed()).is_some() {}
+        if self.inspections.is_empty() {
+            return;
+        }
         let begun = Instant::now();
         let Some((inspection, _)) = self.inspections.front_mut().filter(|_| begun >= self.next_inspection)
         else {
