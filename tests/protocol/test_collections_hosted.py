@@ -683,7 +683,7 @@ def test_a_read_sees_exactly_the_commits_before_it(items):
     txn_id = now()
     items.put(STORE + "/items", [4], ["teal", 40])
     status, reply = at(items, "GET", STORE + "/items/count", txn_id)
-    assert (status, reply) == (200, 3) or status == 409, reply
+    assert (status, reply) == (200, 3)
     status, reply = at(items, "GET", STORE + "/items", now(), key=[4])
     assert (status, reply) == (200, [4, "teal", 40])
 
@@ -734,7 +734,7 @@ def test_what_another_transaction_has_not_committed_is_waited_for(impatient):
         waited = time.monotonic() - started
         support.assert_reply(hung.result(), 408)
 
-    assert reply == (200, ROW_1) or reply[0] == 408, reply
+    assert reply == (200, ROW_1)
     assert waited > 0.5
     assert impatient.get(STORE + "/items") == table()
 

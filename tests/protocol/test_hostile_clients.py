@@ -234,7 +234,12 @@ def assert_others_are_served_during(host, *programs):
 
 def test_versions_that_an_endless_transaction_could_read_do_not_fill_memory(target):
     assert call(target, "PUT", "/app/target/entries", {f"k{i}": "v" * 20 for i in range(50_000)}) == (200, None)
+    before, written = support.rss(target), 0
     with running(target, ENDLESS):
         deadline = time.monotonic() + TTL - 1
         while time.monotonic() < deadline:
             assert call(target, "PUT", "/app/target/entries", "v", key="k1") == (200, None)
+            written += 1
+
+    # Each version is a map of its own, of some megabytes.
+    assert written > 0 and support.rss(target) - before < 600 * 2**20, f"after {written} writes"

@@ -113,13 +113,15 @@ def test_limits_of_any_size(big, limit, status):
     assert call(big, "GET", T + "/limit", key=limit)[0] == status
 
 
-@pytest.mark.parametrize("bounds", [
-    {"k": [["in", -2**63], ["in", 2**63 - 1]]}, {"k": [["in", 2**63 - 1], ["in", -2**63]]}, {"k": [["ex", 5], ["ex", 5]]},
-    {"k": [["ex", 2**63 - 1], ["in", None]]}, {"k": [["in", 9], ["ex", 3]], "v": 5}, {"v": [["in", 9], ["ex", 3]]}, {"v": [["in", None], ["ex", -1e300]]},
+@pytest.mark.parametrize("bounds, count", [
+    ({"k": [["in", -2**63], ["in", 2**63 - 1]]}, 1000), ({"k": [["in", 2**63 - 1], ["in", -2**63]]}, 0),
+    ({"k": [["ex", 5], ["ex", 5]]}, 0), ({"k": [["in", 5], ["in", 5]]}, 1), ({"k": [["ex", 2**63 - 1], ["in", None]]}, 0),
+    ({"k": [["in", 9], ["ex", 3]], "v": 5}, 0), ({"v": [["in", 9], ["ex", 3]]}, 0), ({"v": [["in", None], ["ex", -1e300]]}, 0),
+    ({"v": [["ex", -1e300], ["in", None]]}, 1000),
 ], ids=str)
-def test_ranges_of_any_size(big, bounds):
+def test_ranges_of_any_size(big, bounds, count):
     status, rows = call(big, "POST", T + "/rows", bounds)
-    assert status == 200 and len(rows) in (0, 1000), (status, len(rows))
+    assert (status, len(rows)) == (200, count)
 
 
 def test_a_range_without_keys_is_deleted_and_counted_at_once(serve):
@@ -136,8 +138,8 @@ def test_a_range_without_keys_is_deleted_and_counted_at_once(serve):
 
 # Deep views and streams
 
-@pytest.mark.parametrize("step", ["where", "limit", "order", "rows"])
-def test_views_nest_as_deep_as_a_program_may_say(big, step):
+@pytest.mark.parametrize("step, expected", [("where", 5), ("limit", 7), ("order", 1000), ("rows", [0, 0])])
+def test_views_nest_as_deep_as_a_program_may_say(big, step, expected):
     names = ["v0"]
     body = [["v0", {T: {}}]] if step != "rows" else [["v0", {T + "/rows": {}}]]
     calls = {
@@ -152,8 +154,7 @@ def test_views_nest_as_deep_as_a_program_may_say(big, step):
 
     last = f"$v{i + 1}"
     body.append(["r", {last + ("/first" if step == "rows" else "/count"): [None]}])
-    status, reply = post(big, body)
-    assert status in (200, 400), reply
+    assert post(big, body) == (200, expected)
     assert big.get(T + "/count") == 1000
 
 
@@ -211,10 +212,12 @@ def test_a_tree_of_empty_keys(serve, kind):
 def test_a_schema_that_is_none_is_refused_at_the_start(tmp_path, schema):
     config = tmp_path / "x.json"
     config.write_text(json.dumps({APP: {"t": {"/state/chain/sync": [{TABLE: [schema]}]}}}))
+    (tmp_path / "d").mkdir()
     result = support.run_to_exit(
         "--workspace", tmp_path / "w", "--data_dir", tmp_path / "d", "--http_port", support.free_port(), "--cluster", config)
-    assert result.returncode not in (0, -6, 101), result
-    assert "panicked" not in result.stderr + result.stdout
+    assert result.returncode in (1, 2), result
+    [line] = result.stderr.splitlines()
+    assert str(config) in line and "member t" in line
 
 
 # Keys of every type, at their extremes, in order; they come back after a crash as they were

@@ -187,12 +187,22 @@ def test_automatic_concurrency(services):
 def test_data_encapsulation(services):
     """What a service does not offer cannot be reached, whatever the path."""
 
-    for path in ("/app/wallet/secret", "/app/wallet/pay/coins", "/app/other"):
+    for path in ("/app/wallet/secret", "/app/wallet/pay/coins", "/app/wallet/pay/left", "/app/wallet/pay/_return", "/app/other"):
         with pytest.raises(tc.error.NotFound):
             services.get(path)
 
-    with pytest.raises(tc.error.MethodNotAllowed):
-        services.get("/app/wallet/pay")
+    for call in (services.get, services.delete, lambda path: services.put(path, None, 1)):
+        with pytest.raises(tc.error.MethodNotAllowed):
+            call("/app/wallet/pay")
+
+    # What its caller has a method does not see, unless it is given, nor its caller what the method names.
+    with pytest.raises(tc.error.BadRequest, match="parameter coins"):
+        services.post(support.HYPOTHETICAL, [["coins", 4], ["paid", {"/app/wallet/pay": {}}]])
+
+    paid = ["paid", {"/app/wallet/pay": {"coins": {"$coins": []}}}]
+    assert services.post(support.HYPOTHETICAL, [["coins", 4], paid]) == 6
+    with pytest.raises(tc.error.NotFound):
+        services.post(support.HYPOTHETICAL, [["coins", 4], paid, ["seen", [{"$paid": []}, {"$left": []}]]])
 
 
 def test_a_sync_chain_keeps_the_subject_and_a_block_chain_every_mutation(services):

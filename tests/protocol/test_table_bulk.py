@@ -417,6 +417,11 @@ def test_corrupted_arrow_never_harms_the_host(stocked):
     assert support.is_running(stocked)
     rows = stocked.get(ITEMS + "/rows")
     assert all(len(row) == 3 and len(row[1]) <= 32 for row in rows)
+    assert [row[0] for row in rows] == sorted({row[0] for row in rows})
+    # The index has each row once, where its color is.
+    for color in {row[1] for row in rows}:
+        found = stocked.post(ITEMS + "/rows", {"color": color})
+        assert sorted(found) == [row for row in rows if row[1] == color]
 
 
 @pytest.mark.parametrize("path", [WAREHOUSE + "/number", WAREHOUSE + "/of_color", WAREHOUSE + "/nope", "/state", HYPOTHETICAL])
