@@ -63,6 +63,21 @@ pub(crate) fn is_literal(reference: &Ref) -> bool {
     }
 }
 
+/// How much of a row a message quotes, in bytes.
+const QUOTED_ROW_BYTES_MAX: usize = 200;
+
+/// An error in a row that is written alone, with the values that say which it is.
+fn in_row(cause: &Error, values: &[Value]) -> Error {
+    let row = Value::Tuple(values.into()).to_string();
+    match row.len() <= QUOTED_ROW_BYTES_MAX {
+        true => cause.clone().context(format_args!("the row {row}")),
+        false => {
+            let quoted = &row[..row.floor_char_boundary(QUOTED_ROW_BYTES_MAX)];
+            cause.clone().context(format_args!("the row {quoted}…"))
+        }
+    }
+}
+
 impl Interpreter {
     /// Call the class of a kind of collection.
     pub(crate) async fn route_collection_class(
@@ -154,7 +169,7 @@ impl Interpreter {
                     Ok(row) => self.insert(&collection, &row).await,
                     Err(cause) => Err(cause),
                 };
-                loaded.map_err(|cause| cause.context(format_args!("row {i}")))?;
+                loaded.map_err(|cause| cause.context(format_args!("row {}", i + 1)))?;
             }
         }
         Ok(State::Collection(collection))
@@ -177,9 +192,12 @@ impl Interpreter {
     pub(crate) async fn copy(&self, collection: &Collection, source: &State, depth: u32) -> Result<()> {
         if let Some(source) = Rowset::of(source) {
             let mut rows = self.open_rows(&source).await?;
+            let mut copied = 0_u64;
             while let Some(chunk) = self.next_rows(&mut rows).await? {
                 for row in chunk {
-                    self.insert(collection, &Value::Tuple(row)).await?;
+                    copied += 1;
+                    let inserted = self.insert(collection, &Value::Tuple(row)).await;
+                    inserted.map_err(|cause| cause.context(format_args!("row {copied}")))?;
                 }
             }
             return Ok(());
@@ -198,8 +216,14 @@ impl Interpreter {
             )));
         };
         let mut items = self.open_items(stream).await?;
+        let mut copied = 0_u64;
         while let Some(item) = self.next_item(&mut items, depth).await? {
-            self.insert(collection, &value_of(&item)?).await?;
+            copied += 1;
+            let inserted = match value_of(&item) {
+                Ok(row) => self.insert(collection, &row).await,
+                Err(cause) => Err(cause),
+            };
+            inserted.map_err(|cause| cause.context(format_args!("row {copied}")))?;
         }
         Ok(())
     }

@@ -53,7 +53,17 @@ fn is_key_form(class: NativeClass, operand: &Value) -> bool {
             }
             _ => false,
         },
-        NativeClass::Bytes => matches!(operand, Value::String(_) | Value::Bytes(_)),
+        NativeClass::Bytes => match operand {
+            Value::String(_) | Value::Bytes(_) => true,
+            // As bytes are shown whose base64 would be read as hexadecimal elsewhere.
+            Value::Tuple(bytes) => bytes.iter().all(|byte| match byte {
+                Value::Number(number) => {
+                    number.is_integer() && number.as_u64().is_some_and(|byte| byte < 256)
+                }
+                _ => false,
+            }),
+            _ => false,
+        },
         NativeClass::String | NativeClass::Id | NativeClass::Link => matches!(operand, Value::String(_)),
         NativeClass::None => matches!(operand, Value::None),
         NativeClass::ValueTuple => matches!(operand, Value::Tuple(_)),

@@ -12,6 +12,7 @@ use components::{Error, Id, Number, Result, State, Value, cast};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::in_row;
 use crate::scalar::{Call, Interpreter, no_argument};
 
 /// The keys of a tree that are in a range.
@@ -81,7 +82,14 @@ impl Interpreter {
                             self.copy(collection, &value, depth).await?;
                         }
                         State::Content(_) => return Err(no_table()),
-                        value => self.insert(collection, &value_of(value)?).await?,
+                        value => {
+                            let row = value_of(value)?;
+                            let inserted = self.insert(collection, &row).await;
+                            inserted.map_err(|cause| match &row {
+                                Value::Tuple(values) => in_row(&cause, values),
+                                _ => cause,
+                            })?;
+                        }
                     },
                 }
                 Ok(State::NONE)

@@ -13,6 +13,7 @@ use components::collection::{Collection, NamedRow, Row};
 use components::{Error, Id, Map, Number, Result, State, Value, cast};
 
 use super::btree::{key_of, to_flag};
+use super::in_row;
 use crate::scalar::{Call, Interpreter, no_argument};
 
 /// The parameter of a call that is a view of the rows within bounds.
@@ -86,13 +87,14 @@ impl Interpreter {
                     return Ok(State::NONE);
                 }
                 let key = values(&key, "the key of a row")?;
+                let in_row = |cause: Error| in_row(&cause, &key);
                 match (value.as_map(), value.to_tuple()) {
-                    (Some(changes), _) => self.update(collection, &key, changes).await?,
+                    (Some(changes), _) => self.update(collection, &key, changes).await.map_err(in_row)?,
                     (None, Some(_)) => {
                         check_key(&collection.schema, &key)?;
                         let mut row = key.to_vec();
                         row.extend(values(&value, "what is written")?.iter().cloned());
-                        let row = table_row(&collection.schema, &row)?;
+                        let row = table_row(&collection.schema, &row).map_err(in_row)?;
                         let key = Key::of_row(&collection.schema.layouts()[0], &row);
                         self.write(collection, &key, Some(row)).await?;
                     }
