@@ -436,7 +436,7 @@ fn stored_value(value: &Value) -> Result<Value> {
             value.clone()
         }
         Value::Number(number) => Value::Number(match number.to_store()? {
-            Number::F32(float) => Number::F64(float.to_string().parse().expect("the text of a float")),
+            float @ Number::F32(_) => float.widened(),
             Number::C32([re, im]) => Number::C64([re.into(), im.into()]),
             number @ (Number::Bool(_) | Number::F64(_) | Number::C64(_)) => number,
             integer => match integer.as_i64() {

@@ -11,7 +11,7 @@ use crate::chain::{
 };
 use crate::class::{Class, Instance};
 use crate::collection::columns::Shown;
-use crate::collection::schema::Column;
+use crate::collection::schema::{Column, ColumnType};
 use crate::collection::snapshot::RowsetSnapshot;
 use crate::collection::{CollectionContent, Row};
 use crate::error::{Error, Result};
@@ -405,11 +405,16 @@ impl Serialize for Mutation {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
         match self {
             Self::Put { path, key, value } => {
-                (path.to_string(), RecordedValue(key), RecordedState(value)).serialize(serializer)
+                (path.to_string(), recorded(key), RecordedState(value)).serialize(serializer)
             }
-            Self::Delete { path, key } => (path.to_string(), RecordedValue(key)).serialize(serializer),
+            Self::Delete { path, key } => (path.to_string(), recorded(key)).serialize(serializer),
         }
     }
+}
+
+/// A value as a history shows it: as rows do that have values of any class.
+fn recorded(value: &Value) -> Shown<'_> {
+    Shown(ColumnType::Value, value)
 }
 
 /// A state as a history shows it. In JSON bytes say that they are bytes: what is fed back must have the same hash.
@@ -419,7 +424,7 @@ impl Serialize for RecordedState<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
         match self.0 {
             state if !serializer.is_human_readable() => state.serialize(serializer),
-            State::Value(value) => RecordedValue(value).serialize(serializer),
+            State::Value(value) => recorded(value).serialize(serializer),
             State::Tuple(items) => serializer.collect_seq(items.iter().map(RecordedState)),
             State::Map(items) => {
                 serializer.collect_map(items.iter().map(|(name, item)| (name.as_str(), RecordedState(item))))
@@ -445,20 +450,7 @@ struct RecordedValues<'a>(&'a [Value]);
 
 impl Serialize for RecordedValues<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-        serializer.collect_seq(self.0.iter().map(RecordedValue))
-    }
-}
-
-struct RecordedValue<'a>(&'a Value);
-
-impl Serialize for RecordedValue<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-        match self.0 {
-            value if !serializer.is_human_readable() => value.serialize(serializer),
-            bytes @ Value::Bytes(_) => entry(serializer, NativeClass::Bytes.path(), bytes),
-            Value::Tuple(items) => RecordedValues(items).serialize(serializer),
-            value => value.serialize(serializer),
-        }
+        serializer.collect_seq(self.0.iter().map(recorded))
     }
 }
 

@@ -517,3 +517,16 @@ def test_values_survive_a_kill(serve):
     support.start(host)
     assert (rows_of(host), fetch(host, CSV)) == (before, exported)
     assert host.get(T + "/chain")
+
+
+def test_a_history_leads_to_the_same_rows(serve):
+    """What the history of a table shows makes the same table, and has the same hashes."""
+
+    host = serve_column(serve, "", "block")
+    schema = host.get(T)[TABLE][0]
+    narrow = [{N + "/float/32": 0.1}, {N + "/uint/8": 5}, [{N + "/float/32": 0.1}]]
+    for i, value in enumerate(ANY + narrow):
+        assert call(host, "PUT", T, [value], key=[i]) == (200, None), value
+
+    rows = rows_of(host)
+    support.assert_reply(post(host, [["c", host.get(T + "/chain")], ["r", {"$c": [None]}]]), 200, table(rows, schema))

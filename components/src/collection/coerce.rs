@@ -209,20 +209,12 @@ fn into_class(class: ColumnType, value: &Value, rule: Rule) -> Result<Value> {
     })
 }
 
-/// A value that is stored among those of other classes. There a float has 64 bits: one of 32 would be shown with so few
-/// digits that it came back as another number.
+/// A value that is stored among those of other classes.
 fn of_any_class(value: &Value) -> Value {
     match value {
-        Value::Number(number) => Value::Number(widened(*number)),
+        Value::Number(number) => Value::Number(number.widened()),
         Value::Tuple(items) => Value::Tuple(items.iter().map(of_any_class).collect()),
         other => other.clone(),
-    }
-}
-
-fn widened(number: Number) -> Number {
-    match number {
-        Number::F32(float) => Number::F64(float.into()),
-        other => other,
     }
 }
 
@@ -271,7 +263,7 @@ fn into_number(class: NumberType, number: Number) -> Result<Number> {
         }
         // Of floats without a width, those of 64 bits are stored.
         let is_any = matches!(class, NumberType::Number | NumberType::Float);
-        return Ok(if is_any { widened(held) } else { held });
+        return Ok(if is_any { held.widened() } else { held });
     }
     let is_float = !class.is_exact();
     let is_real = number.exactly(NumberType::C64).is_none() || number.exactly(NumberType::F64).is_some();
@@ -445,7 +437,7 @@ mod tests {
             (NumberType::Int, Number::F64(2.5), "400"),
             (NumberType::UInt, Number::I64(-1), "400"),
             (NumberType::Float, Number::I32(16_777_217), "16777217"),
-            (NumberType::Float, Number::F32(0.1), "0.10000000149011612"),
+            (NumberType::Float, Number::F32(0.1), "0.1"),
             (NumberType::Number, Number::I64(-1), "-1"),
         ] {
             assert_eq!(number(class, value), expected, "{value} as {class}");

@@ -142,6 +142,15 @@ impl Number {
         }
     }
 
+    /// This number as it is stored where numbers of any width are: a float of 32 bits is the one of 64 bits that is written
+    /// alike, which is equal to it, as it would come back as that one anyway.
+    pub fn widened(self) -> Number {
+        match self {
+            Self::F32(float) => Self::F64(float.to_string().parse().expect("the text of a float")),
+            other => other,
+        }
+    }
+
     /// This number as a u64, if it is exactly one: `3`, `3.0` and `3+0i` are, `-1` and `3.5` are not.
     pub fn as_u64(self) -> Option<u64> {
         self.exact_integer()?.try_into().ok()
