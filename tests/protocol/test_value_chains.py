@@ -151,6 +151,8 @@ def test_other_paths_reach_the_methods_of_the_value(values, kind):
     ("PUT", "map", "a b", 5, {400}),
     ("DELETE", "number", 1, None, {400, 404, 405}),
     ("GET", "number/chain", 1, None, {400, 404}),
+    ("GET", "number/chain", -1, None, {400}),
+    ("GET", "number/chain", "first", None, {400}),
     ("PUT", "number/chain", None, 5, {405}),
     ("POST", "number/chain", None, {}, {405}),
     ("DELETE", "number/chain", None, None, {405}),
