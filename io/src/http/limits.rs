@@ -56,7 +56,8 @@ pub struct HttpConfig {
     #[arg(long = "max_body_bytes", value_name = "BYTES", default_value_t = BODY_BYTES_MAX)]
     pub max_body_bytes: usize,
     /// Largest body of rows for a hosted collection, as Arrow or CSV, in bytes; beyond it the answer is 413. They go to
-    /// --workspace. If a block chain records them, it is --max_body_bytes, which is also that of one batch of Arrow.
+    /// --workspace. One batch of Arrow has --max_body_bytes; so have rows that a block chain records, and an eighth of
+    /// --cache_size, 8 MiB at least, if that is less.
     #[arg(long = "max_rows_bytes", value_name = "BYTES", default_value_t = ROWS_BYTES_MAX)]
     pub max_rows_bytes: u64,
     /// Largest reply, in bytes, not counting rows that are streamed; beyond it the answer is 413.
