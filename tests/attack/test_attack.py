@@ -31,6 +31,7 @@ from support import HYPOTHETICAL, OP, R, call, post
 MB = 1_000_000
 BASE = 150 * MB  # what a host takes that does little, and the stacks and heaps of its threads
 LIVENESS = 20  # seconds: by then at the latest
+DISK_SLACK = 64 * MB  # segments of the log that are not taken over yet
 
 
 class Target(tc.Cluster):
@@ -174,6 +175,18 @@ def beside(host, what):
 def metric(host, name):
     with urllib.request.urlopen(support.address(host) + "/metrics", timeout=LIVENESS) as page:
         return int(re.search(rf"^tinychain_{name} (\d+)$", page.read().decode(), re.MULTILINE)[1])
+
+
+def disk_usage(directory):
+    """What the files below a directory take on disk, in bytes."""
+
+    usage = 0
+    for parent, _, names in os.walk(directory):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                usage += os.stat(os.path.join(parent, name)).st_blocks * 512
+
+    return usage
 
 
 def eventually(what, holds):
@@ -368,7 +381,9 @@ def test_trickling_uploads_hold_up_no_other(start):
     assert call(host, "GET", "/app/target/items/count") == (200, 60_000)
 
 
-def test_a_reader_of_a_stream_that_does_not_read(start):
+def test_a_reader_of_a_stream_that_does_not_read(start, tmp_path):
+    """Others change what it shows; what is kept for it until it is given up has a bound, and the space is used again."""
+
     host = start(Target, cache_size="16M", flags=["--reply_idle_timeout_ms=2000"])
     body = b"id,text\r\n" + rows(0, 50_000)
     assert call(host, "PUT", "/app/target/items", raw=body, headers={"Content-Type": "text/csv"}) == (200, None)
@@ -386,6 +401,7 @@ def test_a_reader_of_a_stream_that_does_not_read(start):
             assert reply == (200, None)
 
         eventually("they are given up", lambda: metric(host, "connections_open") <= 2)
+        during = disk_usage(tmp_path / "host" / "data")
         for reader in readers:
             reply = b""
             with contextlib.suppress(OSError):
@@ -394,6 +410,14 @@ def test_a_reader_of_a_stream_that_does_not_read(start):
 
             assert not reply.endswith(b"0\r\n\r\n"), "a reply that broke off looks whole"
 
+    # As much again, without anybody who reads: it fits where that was.
+    for i in range(number):
+        update = b"id,text\r\n" + b"".join(b"%d,again %d\r\n" % (j, i) for j in range(0, 50_000, 50))
+        assert call(host, "PUT", "/app/target/items", raw=update, headers={"Content-Type": "text/csv"}) == (200, None)
+
+    after = disk_usage(tmp_path / "host" / "data")
+    print(f"{number} updates of all pages: {during / MB:.0f} MB on disk, {after / MB:.0f} MB after as many more")
+    assert after < during + DISK_SLACK
     assert support.peak_memory(host) < 2 * BASE
 
 

@@ -149,8 +149,11 @@ impl Charge {
     /// Give back so many bytes.
     pub(super) fn remove(&mut self, bytes: usize) {
         let less = bytes.min(self.bytes);
-        self.bytes -= less;
-        self.account.give_back(less);
+        // Most requests hold nothing, and the counter is everybody's.
+        if less > 0 {
+            self.bytes -= less;
+            self.account.give_back(less);
+        }
     }
 
     /// Give back all but so many bytes.
