@@ -1,0 +1,96 @@
+//! The real host: the binary of this build, on a port and a directory of its own.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::http::{Answer, Request, call};
+use crate::steps::Runner;
+
+/// How long a start may take.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A host that runs as a process.
+pub struct Binary {
+    directory: tempfile::TempDir,
+    port: u16,
+    process: Child,
+}
+
+impl Binary {
+    /// Start a host with a new data directory that serves this configuration.
+    pub fn start(cluster: &serde_json::Value) -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        std::fs::write(directory.path().join("cluster.json"), cluster.to_string()).expect("a file");
+        for name in ["data", "workspace"] {
+            std::fs::create_dir(directory.path().join(name)).expect("a directory");
+        }
+        // Between here and the start somebody else could take it; then the host says so, and the test fails.
+        let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        drop(listener);
+        let process = Self::spawn(&directory, port);
+        let mut host = Self { directory, port, process };
+        host.wait();
+        host
+    }
+
+    fn spawn(directory: &tempfile::TempDir, port: u16) -> Child {
+        let path = |name: &str| directory.path().join(name).display().to_string();
+        let log =
+            File::options().append(true).create(true).open(directory.path().join("log")).expect("a file");
+        Command::new(env!("CARGO_BIN_EXE_tinychain"))
+            .arg(format!("--http_port={port}"))
+            .arg(format!("--data_dir={}", path("data")))
+            .arg(format!("--workspace={}", path("workspace")))
+            .arg(format!("--cluster={}", path("cluster.json")))
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("the host")
+    }
+
+    fn wait(&mut self) {
+        let begun = Instant::now();
+        while call(self.port, &Request::get("/readyz")).is_err() {
+            if let Some(status) = self.process.try_wait().expect("a process") {
+                panic!("the host does not start: {status}: {}", self.log());
+            }
+            assert!(begun.elapsed() < START_TIMEOUT, "the host is not ready: {}", self.log());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.log_path()).expect("a log")
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.directory.path().join("log")
+    }
+}
+
+impl Runner for Binary {
+    fn call(&mut self, request: &Request) -> Answer {
+        call(self.port, request).unwrap_or_else(|cause| panic!("{request:?}: {cause}; {}", self.log()))
+    }
+
+    fn restart(&mut self) {
+        self.process.kill().expect("a process");
+        self.process.wait().expect("a process");
+        self.process = Self::spawn(&self.directory, self.port);
+        self.wait();
+    }
+
+    fn end(&mut self) {
+        assert_eq!(self.log(), "", "the host has nothing to say");
+    }
+}
+
+impl Drop for Binary {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
