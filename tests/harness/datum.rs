@@ -264,8 +264,8 @@ impl Class {
                 Class::Integer { .. } => Int(random.below(20) as i128),
                 Class::F64 | Class::F32 => Float(*random.choose(&FLOATS)),
                 Class::Bool => Bool(random.one_in(2)),
-                Class::String => Datum::text(*random.choose(&TEXTS)),
-                Class::Bytes => Datum::text(*random.choose(&BYTES)),
+                Class::String => Datum::text(random.choose::<&str>(&TEXTS)),
+                Class::Bytes => Datum::text(random.choose::<&str>(&BYTES)),
                 Class::Tuple => Tuple((0..random.below(3)).map(|_| any(random)).collect()),
                 Class::Any => any(random),
             };
@@ -345,8 +345,8 @@ pub fn any(random: &mut Random) -> Datum {
         1 => Bool(random.one_in(2)),
         2 | 3 => Int(*random.choose(&NUMBERS)),
         4 => Float(*random.choose(&FLOATS)),
-        5 | 6 => Datum::text(*random.choose(&TEXTS)),
+        5 | 6 => Datum::text(random.choose::<&str>(&TEXTS)),
         // Two numbers are a complex one in some places, two texts are not.
-        _ => Tuple((0..random.below(4)).map(|_| Datum::text(*random.choose(&TEXTS[..12]))).collect()),
+        _ => Tuple((0..random.below(4)).map(|_| Datum::text(random.choose::<&str>(&TEXTS[..12]))).collect()),
     }
 }

@@ -184,7 +184,7 @@ impl<R: Runner> Harness<R> {
             }
             false => Request::put(&collection.path(), list(values)).key(list(key)),
         };
-        self.write(at, &[row.clone()], &request)
+        self.write(at, std::slice::from_ref(&row), &request)
     }
 
     fn put_many(&mut self, at: usize) -> Result<(), String> {
