@@ -63,6 +63,12 @@ def free_port():
                 pass  # a host of another run
 
 
+def name(parameter):
+    """A name for a parameter that is the same in each pytest process: no addresses."""
+
+    return parameter.__name__ if callable(parameter) else str(parameter)
+
+
 # Processes
 
 def new_host(directory, *clusters, port=None, data=True, flags=(), **options):

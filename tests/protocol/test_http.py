@@ -227,7 +227,8 @@ def test_post_on_a_native_class_defines_a_class(host):
 
 # Casts: (class, key, reply), where BAD means that there is no such cast
 
-BAD = object()
+class BAD:
+    """What cannot be cast."""
 
 
 @pytest.mark.parametrize("path, key, expected", [
@@ -294,7 +295,7 @@ BAD = object()
     (N + "/int", {N + "/complex/64": [3, 4]}, 3),
     (N + "/complex", 3, {N + "/complex/64": [3, 0]}),
     (N + "/complex", False, {N + "/complex/32": [0, 0]}),
-], ids=str)
+], ids=support.name)
 def test_get_on_a_class_casts_the_key(host, path, key, expected):
     reply = support.call(host, "GET", path, key=key)
     if expected is BAD:

@@ -585,7 +585,7 @@ def test_a_two_element_list_is_equality(hypothetical):
     (["qty", "sku", "color"], lambda row: row[2]),
     (["sku", "color"], lambda row: row[0]),
     (["color", "sku", "qty"], lambda row: (row[1], row[0])),
-], ids=str)
+], ids=support.name)
 @pytest.mark.parametrize("indices", [[], [["by_color", ["color"]]], [["by_qty", ["qty", "color"]]]], ids=str)
 def test_order(hypothetical, columns, key, indices):
     rows = [[1, "red", 30], [2, "blue", 20], [3, "red", 10], [4, "blue", 40], [5, "", -1]]
