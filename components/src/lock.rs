@@ -6,7 +6,7 @@
 //!
 //! Who waits, waits behind one other lock, an undecided write of an older transaction. When that one goes, only those
 //! behind it are looked at: of writes that wait for one another that is the next one. So whatever waits, each lock costs
-//! the logarithm of how many there are, a few times ([`Intervals`] says when it may be more).
+//! the logarithm of how many there are, a few times (`Intervals` says when it may be more).
 
 mod intervals;
 

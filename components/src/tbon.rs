@@ -24,10 +24,10 @@ pub fn encode<T: Serialize + ?Sized>(value: &T) -> Vec<u8> {
     encoder.out
 }
 
-/// As [`encode`], after what is there.
+/// As [`fn@encode`], after what is there.
 ///
 /// # Panics
-/// As [`encode`].
+/// As [`fn@encode`].
 pub fn append<T: Serialize + ?Sized>(to: &mut Vec<u8>, value: &T) {
     let mut encoder = Encoder { out: std::mem::take(to), bytes_max: usize::MAX };
     value.serialize(&mut encoder).expect("only encodable kinds");

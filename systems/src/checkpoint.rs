@@ -56,9 +56,14 @@ fn store_effects(world: &mut World, chain: ChainId) {
     world.resource_mut::<Outbox>().writes.push(write);
 }
 
+/// How large the effects of a chain grow before its pages are stored, in bytes.
+fn effects_bytes_max(world: &World) -> u64 {
+    world.resource::<Room>().effects_bytes_max(world.resource::<Limits>().effects_bytes_max)
+}
+
 /// Begin a checkpoint if there is enough to store, and go on with one that has begun.
 fn advance(world: &mut World, chain: ChainId) {
-    let effects_bytes_max = world.resource::<Limits>().effects_bytes_max;
+    let effects_bytes_max = effects_bytes_max(world);
     let registry = world.resource::<Registry>();
     let (entity, commit_count) = (registry.chains[&chain], registry.commit_count);
     let log = &mut *world.get_mut::<EffectLog>(entity).expect("a chain around collections");
@@ -142,7 +147,7 @@ fn store_pages(world: &mut World, id: ChainId, chain: Entity) -> bool {
     let now = (world.resource::<Registry>().oldest_visibility(id), world.resource::<Statistics>().page_loads);
     // What could not be read is tried again after a while.
     let has_damage = !world.resource::<Registry>().damaged_pages.is_empty();
-    let effects_bytes_max = world.resource::<Limits>().effects_bytes_max;
+    let effects_bytes_max = effects_bytes_max(world);
     let log = &mut *world.get_mut::<EffectLog>(chain).expect("a chain around collections");
     if !has_damage && log.checkpoint.as_ref().is_some_and(|checkpoint| checkpoint.held_back == Some(now)) {
         // Nothing has changed since all of them were looked at.

@@ -24,7 +24,7 @@ const LOOKS_PER_TICK_MAX: usize = 1_024;
 
 /// Drop the content of pages that are durable until the rest fits. A hand goes round all that are in memory: what was not
 /// used since it came by is dropped, what was used often is passed by some times. So it costs in proportion to what is
-/// dropped, and no tick more than [`LOOKS_PER_TICK_MAX`].
+/// dropped, and no tick more than `LOOKS_PER_TICK_MAX`.
 pub fn evict_pages(world: &mut World) {
     let limit = world.resource::<Limits>().page_cache_bytes;
     let registry = &mut *world.resource_mut::<Registry>();

@@ -16,6 +16,12 @@ const CHANGE_OVERHEAD_BYTES: u64 = 1_024;
 /// How much room pages need before they are stored, in bytes: a tick stores several.
 const PAGES_BYTES_MIN: u64 = 4 << 20;
 
+/// With less room, effects are not left to grow, in bytes: only pages that are stored anew lack what was deleted.
+const LOW_BYTES: u64 = 64 << 20;
+
+/// How large the effects of a chain grow then, in bytes.
+const EFFECTS_BYTES_MAX_IF_LOW: u64 = 512 << 10;
+
 /// For how many bytes the storage has room, as far as that is known.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, bevy_ecs::prelude::Resource)]
 pub struct Room {
@@ -41,6 +47,11 @@ impl Room {
             self.delete_bytes = self.delete_bytes.saturating_sub(bytes);
         }
         Ok(())
+    }
+
+    /// How large the effects of a chain may grow before its pages are stored, if `limit` is enough with plenty of room.
+    pub fn effects_bytes_max(self, limit: u64) -> u64 {
+        if self.bytes < LOW_BYTES { limit.min(EFFECTS_BYTES_MAX_IF_LOW) } else { limit }
     }
 
     /// Whether pages may be stored that could wait.

@@ -9,7 +9,7 @@
 //!        └──────────┴────────┴──────┴────────────┴──────────┘
 //! ```
 //!
-//! Records of the [log](super::log) follow, with the id of the backup as the id of the disk, generation 0, and
+//! Records of the log (`super::log`) follow, with the id of the backup as the id of the disk, generation 0, and
 //! sequences from 1. Together they are one batch that puts all there is, keyspace after keyspace in order of keys: the
 //! last record says that nothing follows, so a file that was cut off is noticed wherever that was.
 
