@@ -170,7 +170,7 @@ pub const FOUND_BYTES: u64 = 1 << 20;
 
 /// How much the stages of a tick do, about, before the rest is left to the next one: so a tick takes a few milliseconds,
 /// however many wait (`BENCHMARKS.md`, *waiters*).
-pub const STEPS_PER_TICK: usize = 2_048;
+pub const STEPS_PER_TICK: usize = 512;
 
 /// How many steps a stage takes in any case, so that what the stages before it have begun goes on.
 const STEPS_MIN: usize = 16;
