@@ -209,7 +209,7 @@ pub fn error_json(error: &Error) -> String {
 }
 
 /// One entry, from the text of a path or subject.
-fn entry<S: Serializer, V: Serialize + ?Sized>(
+pub(crate) fn entry<S: Serializer, V: Serialize + ?Sized>(
     serializer: S,
     key: &str,
     value: &V,

@@ -1,8 +1,10 @@
 //! The real host: the binary of this build, on a port and a directory of its own.
 
 use std::fs::File;
+use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::http::{Answer, Request, call};
@@ -10,6 +12,21 @@ use crate::steps::Runner;
 
 /// How long a start may take.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Where hosts listen: below the ports that the kernel gives to clients, so that nobody takes one between two starts.
+const PORTS: std::ops::Range<u32> = 14_000..20_000;
+
+/// A port that nobody listens on; processes begin in different places.
+fn free_port() -> u16 {
+    static TRIED: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let offset = std::process::id().wrapping_mul(37).wrapping_add(TRIED.fetch_add(1, Ordering::Relaxed));
+        let port = (PORTS.start + offset % (PORTS.end - PORTS.start)) as u16;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
 
 /// A host that runs as a process.
 pub struct Binary {
@@ -26,10 +43,7 @@ impl Binary {
         for name in ["data", "workspace"] {
             std::fs::create_dir(directory.path().join(name)).expect("a directory");
         }
-        // Between here and the start somebody else could take it; then the host says so, and the test fails.
-        let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a port");
-        let port = listener.local_addr().expect("an address").port();
-        drop(listener);
+        let port = free_port();
         let process = Self::spawn(&directory, port);
         let mut host = Self { directory, port, process };
         host.wait();

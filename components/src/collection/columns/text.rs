@@ -2,10 +2,11 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use serde::ser::{Serialize, SerializeMap, Serializer};
+use serde::ser::{Serialize, Serializer};
 
 use super::Cell;
 use crate::collection::schema::ColumnType;
+use crate::encode::entry;
 use crate::error::{Error, Result};
 use crate::native::NativeClass;
 use crate::number::{Number, NumberType};
@@ -174,14 +175,4 @@ impl Serialize for Shown<'_> {
             (_, Value::None | Value::Id(_) | Value::String(_)) => self.1.serialize(serializer),
         }
     }
-}
-
-fn entry<S: Serializer, V: Serialize + ?Sized>(
-    serializer: S,
-    key: &str,
-    value: &V,
-) -> std::result::Result<S::Ok, S::Error> {
-    let mut map = serializer.serialize_map(Some(1))?;
-    map.serialize_entry(key, value)?;
-    map.end()
 }
