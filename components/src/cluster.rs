@@ -285,7 +285,7 @@ impl Catalog {
         (1..=path.len())
             .rev()
             .find_map(|len| {
-                let (path, cluster) = self.clusters.get_key_value(&Path::from(&path[..len]))?;
+                let (path, cluster) = self.clusters.get_key_value(&path[..len])?;
                 Some((path, cluster, len))
             })
             .map(|(found, cluster, len)| (found, cluster, &path[len..]))

@@ -1,5 +1,6 @@
 //! Names of things: ids, paths and links (protocol page 01 §2.2).
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::net::Ipv6Addr;
 use std::sync::Arc;
@@ -107,6 +108,19 @@ impl Path {
         Ok(Self(segments.into()))
     }
 
+    /// The text of a path of these segments.
+    pub fn text_of(segments: &[Id]) -> String {
+        if segments.is_empty() {
+            return "/".to_string();
+        }
+        let mut text = String::with_capacity(segments.iter().map(|segment| segment.as_str().len() + 1).sum());
+        for segment in segments {
+            text.push('/');
+            text.push_str(segment.as_str());
+        }
+        text
+    }
+
     /// The segments of this path.
     pub fn segments(&self) -> &[Id] {
         &self.0
@@ -125,6 +139,13 @@ impl Path {
     /// This path followed by the segments of another.
     pub fn join(&self, rest: &[Id]) -> Self {
         if rest.is_empty() { self.clone() } else { Self(self.0.iter().chain(rest).cloned().collect()) }
+    }
+}
+
+/// A path is found by its segments: it is compared as they are.
+impl Borrow<[Id]> for Path {
+    fn borrow(&self) -> &[Id] {
+        &self.0
     }
 }
 
@@ -313,6 +334,20 @@ pub fn is_reserved(segment: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_path_is_found_by_its_segments_and_shown_as_they_are() {
+        let texts = ["/", "/a", "/a/b", "/a/b/c", "/ab", "/b"];
+        let paths: std::collections::BTreeMap<Path, &str> =
+            texts.iter().map(|text| (Path::parse(text).unwrap(), *text)).collect();
+        for text in texts {
+            let segments = Path::parse(text).unwrap().segments().to_vec();
+            assert_eq!(Path::text_of(&segments), text);
+            assert_eq!(Path::from(&*segments).to_string(), text);
+            assert_eq!(paths.get(&*segments), Some(&text));
+        }
+        assert_eq!(paths.get(&[Id::parse("c").unwrap()][..]), None);
+    }
 
     #[test]
     fn ids_refuse_separators_and_whitespace() {

@@ -255,9 +255,9 @@ impl Driver {
             self.room = room;
             events.insert(0, Input::Room(room));
         }
-        let begun = Instant::now();
-        let outputs = self.host.tick(Inputs { now_ns: now_ns(), monotonic_ns: monotonic_ns(), events });
-        self.metrics.count_tick(begun.elapsed().as_micros() as u64);
+        let begun_ns = monotonic_ns();
+        let outputs = self.host.tick(Inputs { now_ns: now_ns(), monotonic_ns: begun_ns, events });
+        self.metrics.count_tick((monotonic_ns() - begun_ns) / 1_000);
         self.hand_on(outputs)
     }
 

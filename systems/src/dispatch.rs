@@ -249,7 +249,7 @@ const TENSORS: &str = "/state/collection/tensor";
 
 /// What is under `/state` (page 01 §1.7).
 fn static_state(path: &[Id], call: Call) -> Result<State> {
-    let text = Path::from(path).to_string();
+    let text = Path::text_of(path);
     let class = NativeClass::from_path(&text);
     let call = match (call, class) {
         (Call::Post(prototype), Some(class)) => {

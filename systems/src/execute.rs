@@ -140,6 +140,9 @@ pub(crate) fn end_work(world: &mut World, id: TxnId) {
     holders.note(id, 0);
     let ended: Vec<JobId> =
         jobs_of.extract_if((id, JobId(0))..=(id, JobId(u64::MAX)), |_| true).map(|(_, job)| job).collect();
+    if ended.is_empty() {
+        return;
+    }
     for job in &ended {
         jobs.remove(job);
     }

@@ -206,6 +206,10 @@ impl Heads {
                 false => Err(format!("{:?} is not a header: it has no colon", String::from_utf8_lossy(line))),
             };
         };
+        // All others are none of ours.
+        if !matches!(line[0], b'c' | b'C' | b't' | b'T') {
+            return Ok(());
+        }
         let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
         if name.eq_ignore_ascii_case(b"content-length") {
             let digits =

@@ -19,20 +19,21 @@ use crate::gateway::InspectQuery;
 const ENTITIES_DEFAULT: usize = 100;
 const ENTITIES_MAX: usize = 1000;
 
-/// The answer of an operators' endpoint, if the path is of one.
-pub(super) async fn respond(
-    server: &Arc<Server>,
-    activity: &Arc<Activity>,
-    head: &Parts,
-) -> Option<HttpReply> {
+/// Whether a request is for an operators' endpoint.
+pub(super) fn is_asked(head: &Parts) -> bool {
+    matches!(
+        head.uri.path(),
+        "/metrics" | "/healthz" | "/readyz" | "/version" | "/debug/world" | "/debug/backup"
+    )
+}
+
+/// The answer of an operators' endpoint ([`is_asked`]).
+pub(super) async fn respond(server: &Arc<Server>, activity: &Arc<Activity>, head: &Parts) -> HttpReply {
     let path = head.uri.path();
-    if !matches!(path, "/metrics" | "/healthz" | "/readyz" | "/version" | "/debug/world" | "/debug/backup") {
-        return None;
-    }
     if !service::is_get(head) {
-        return Some(reply::error(&Error::method_not_allowed(format_args!("{path} answers GET only"))));
+        return reply::error(&Error::method_not_allowed(format_args!("{path} answers GET only")));
     }
-    Some(match path {
+    match path {
         "/metrics" => {
             server.metrics.held_bytes.store(server.budget.held_bytes() as u64, Relaxed);
             reply::text(server.metrics.to_prometheus())
@@ -51,7 +52,7 @@ pub(super) async fn respond(
             Ok(json) => reply::json(StatusCode::OK, json),
             Err(error) => reply::error(&error),
         },
-    })
+    }
 }
 
 fn ready(server: &Server) -> HttpReply {

@@ -73,11 +73,13 @@ pub(super) fn verb(method: &Method) -> Result<Verb> {
 /// # Errors
 /// 400 if there are two `Host`s, one that is none, or none on HTTP/1.1.
 pub(super) fn check_host(version: Version, headers: &HeaderMap) -> Result<()> {
+    let is_none = |byte: &u8| matches!(byte, b' ' | b'\t' | b',' | b'/' | b'@' | b'?' | b'#' | b'\\' | b'"');
     let mut hosts = headers.get_all(HOST).iter();
     match (hosts.next(), hosts.next()) {
-        (Some(host), None) if host.as_bytes().iter().any(|byte| b" \t,/@?#\\\"".contains(byte)) => Err(
-            Error::bad_request(format_args!("{:?} is not a Host", String::from_utf8_lossy(host.as_bytes()))),
-        ),
+        (Some(host), None) if host.as_bytes().iter().any(is_none) => Err(Error::bad_request(format_args!(
+            "{:?} is not a Host",
+            String::from_utf8_lossy(host.as_bytes())
+        ))),
         (None, _) if version == Version::HTTP_11 => {
             Err(Error::bad_request("the request has no Host: HTTP/1.1 asks for one"))
         }

@@ -61,7 +61,7 @@ pub(super) async fn respond(
         }
     };
     if !incoming.is_end_stream() && !is_expecting {
-        body::discard(incoming).await;
+        Box::pin(body::discard(incoming)).await;
     }
     drop(in_flight);
     let body_bytes = reply.body().size_hint().exact().unwrap_or_default();
@@ -74,7 +74,8 @@ pub(super) async fn respond(
 /// The answer to a request that is refused for its head, or that an operator asks.
 async fn answered_at_once(server: &Arc<Server>, activity: &Arc<Activity>, head: &Parts) -> Option<HttpReply> {
     match request::check_host(head.version, &head.headers) {
-        Ok(()) => operator::respond(server, activity, head).await,
+        Ok(()) if operator::is_asked(head) => Some(Box::pin(operator::respond(server, activity, head)).await),
+        Ok(()) => None,
         Err(error) => Some(reply::error(&error)),
     }
 }
@@ -130,7 +131,7 @@ async fn call(
                 let workspace = server.gateway.workspace();
                 let (bytes, rows, mut charge) = match (rows, workspace) {
                     (Some(rows), Some(workspace)) if rows.is_unbounded() => {
-                        match arriving(server, activity, workspace, rows, incoming).await? {
+                        match Box::pin(arriving(server, activity, workspace, rows, incoming)).await? {
                             Arrived::Whole(bytes, rows, charge) => (bytes, Some(rows), charge),
                             Arrived::Decoded(state, charge) => break 'body (state, charge),
                         }
@@ -184,7 +185,7 @@ async fn call(
     let mut reply = if let Ok(state) = &answer
         && (state.is_streamed() || wanted_rows.is_some())
     {
-        stream(server, activity, (state.clone(), pin), charge, wanted_rows, wants_tbon).await?
+        Box::pin(stream(server, activity, (state.clone(), pin), charge, wanted_rows, wants_tbon)).await?
     } else {
         let size_bytes =
             answer.as_ref().map_or(0, |state| usize::try_from(state.bytes()).unwrap_or(usize::MAX));
