@@ -14,11 +14,11 @@ use std::ops::Bound;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use components::collection::Row;
-use components::collection::bound::{Condition, ValueRange};
-use components::collection::columns::{Columns, PageSize, cut, fold, sort};
-use components::collection::key::Key;
-use components::collection::schema::{ColumnType, Layout};
+use components::rows::Row;
+use components::rows::bound::{Condition, ValueRange};
+use components::rows::columns::{Columns, PageSize, cut, fold, sort};
+use components::rows::key::Key;
+use components::rows::schema::{ColumnType, Layout};
 use components::{NumberType, Value};
 
 const ROUNDS: usize = 7;
@@ -144,7 +144,7 @@ fn main() {
     println!("\nsort of {ROWS} rows [i32, i32, f64]");
     let all: Vec<usize> = (0..ROWS).collect();
     let whole = {
-        let mut builder = components::collection::columns::ColumnsBuilder::with_capacity(&narrow.types, ROWS);
+        let mut builder = components::rows::columns::ColumnsBuilder::with_capacity(&narrow.types, ROWS);
         narrow_pages.iter().for_each(|page| builder.push_range(page, 0..page.len()));
         builder.finish()
     };

@@ -1,36 +1,25 @@
 //! What exists: the values of the language and the plain data of the world. No time, no randomness, no IO.
+//!
+//! Five rooms, each of which knows only those below it (`tests/house.rs` reads the `use` lines):
+//!
+//! ```text
+//!  transaction   transactions, their ledgers, locks and jobs
+//!  hosting       clusters and their configuration, chains and blocks as entities, what storage is asked for
+//!  language      states, ops, references; collections and chains as programs see them; what they are written in
+//!  rows          sorted rows in columns, in memory, in pages and beyond: values only
+//!  value         numbers, names, links, errors, the ids of things, the limits
+//! ```
 
-pub mod cast;
-pub mod chain;
-pub mod class;
-pub mod cluster;
-pub mod collection;
-pub mod decode;
-pub mod document;
-pub mod encode;
-pub mod error;
-pub mod job;
-pub mod ledger;
-pub mod limits;
-pub mod lock;
-pub mod name;
-pub mod native;
-pub mod number;
-pub mod op;
-pub mod reference;
-pub mod request;
-pub mod state;
-pub mod storage;
-pub mod tbon;
+pub mod hosting;
+pub mod language;
+pub mod rows;
 pub mod transaction;
-pub mod transaction_id;
 pub mod value;
-pub mod versions;
 
-pub use error::{Error, ErrorKind, Result};
-pub use name::{Id, Link, Path};
-pub use number::{Number, NumberType};
-pub use request::{Reply, Request};
-pub use state::{Map, State, Tuple};
-pub use transaction_id::TxnId;
+pub use language::request::{Reply, Request};
+pub use language::state::{Map, State, Tuple};
 pub use value::Value;
+pub use value::error::{Error, ErrorKind, Result};
+pub use value::name::{Id, Link, Path};
+pub use value::number::{Number, NumberType};
+pub use value::transaction_id::TxnId;

@@ -1,5 +1,9 @@
 //! Transactions as entities of the world (DESIGN.md §4).
 
+pub mod job;
+pub mod ledger;
+pub mod lock;
+
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::pin::Pin;
@@ -7,11 +11,11 @@ use std::sync::{Arc, Mutex};
 
 use bevy_ecs::prelude::Component;
 
-use crate::collection::HostedCollection;
-use crate::ledger::Ledger;
-use crate::lock::Resource;
-use crate::request::{Reply, Request};
-use crate::transaction_id::TxnId;
+use crate::language::request::{Reply, Request};
+use crate::transaction::ledger::Ledger;
+use crate::transaction::lock::Resource;
+use crate::value::ids::HostedCollection;
+use crate::value::transaction_id::TxnId;
 
 /// Names a request of this process until it is answered.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]

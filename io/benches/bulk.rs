@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use arrow_array::{ArrayRef, Int32Array, RecordBatch, StringArray, UInt64Array};
 use arrow_ipc::writer::StreamWriter;
-use components::collection::bulk::Bulk;
-use components::collection::columns::Columns;
-use components::collection::schema::{CollectionKind, Column, ColumnType, Schema};
+use components::rows::bulk::Bulk;
+use components::rows::columns::Columns;
+use components::rows::schema::{CollectionKind, Column, ColumnType, Schema};
 use components::{Id, NumberType};
 use io::http::bulk::{arrow, csv, json};
 

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use components::decode;
+use components::language::decode;
 use io::json::with_document;
 use simd_json::{Buffers, Node, StaticNode, Tape};
 

@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 
 use bevy_ecs::prelude::*;
 use bevy_ecs::schedule::{MultiThreadedExecutor, SingleThreadedExecutor};
-use components::cluster::{Catalog, ClusterConfig};
-use components::reference::Verb;
-use components::storage::{Keyspace, Read};
+use components::hosting::cluster::{Catalog, ClusterConfig};
+use components::hosting::storage::{Keyspace, Read};
+use components::language::decode;
+use components::language::reference::Verb;
 use components::transaction::RequestId;
-use components::{Path, Request, State, Value, decode};
+use components::{Path, Request, State, Value};
 use io::json;
 use world::host::PROGRAM_STACK_BYTES;
 use world::load::load;

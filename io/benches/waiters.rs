@@ -5,11 +5,12 @@
 
 use std::time::{Duration, Instant};
 
-use components::cluster::{Catalog, ClusterConfig};
-use components::reference::Verb;
-use components::storage::{Keyspace, Read};
+use components::hosting::cluster::{Catalog, ClusterConfig};
+use components::hosting::storage::{Keyspace, Read};
+use components::language::decode;
+use components::language::reference::Verb;
 use components::transaction::RequestId;
-use components::{Path, Request, Value, decode};
+use components::{Path, Request, Value};
 use io::json;
 use world::host::PROGRAM_STACK_BYTES;
 use world::load::load;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use components::reference::Verb;
+use components::language::reference::Verb;
 use components::transaction::RequestId;
 use components::{Error, Request, State};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};

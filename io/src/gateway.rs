@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use components::cluster::Catalog;
+use components::hosting::cluster::Catalog;
 use components::transaction::RequestId;
 use components::{Error, Reply, Request};
 use crossbeam_channel::{Sender, TrySendError};

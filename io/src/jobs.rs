@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use components::job::{Job, JobId, JobResult};
-use components::storage::{Keyspace, Read};
+use components::hosting::storage::{Keyspace, Read};
+use components::transaction::job::{Job, JobId, JobResult};
 use crossbeam_channel::Sender;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use world::load::work;

@@ -1,12 +1,13 @@
 //! JSON text into documents: simd-json makes a flat tape, and one walk of it fills an arena with the document.
 //!
-//! The tape is built without recursion and refuses more than [`DEPTH_MAX`] levels, so 100,000 brackets are an
+//! The tape is built without recursion and refuses more than [`DOCUMENT_DEPTH_MAX`] levels, so 100,000 brackets are an
 //! error like any other. The buffers of the parser and the arena belong to the thread and are used again.
 
 use std::cell::Cell;
 
 use bumpalo::Bump;
-use components::document::{DEPTH_MAX, Document, VALUES_MAX};
+use components::value::document::Document;
+use components::value::limits::{DOCUMENT_DEPTH_MAX, DOCUMENT_VALUES_MAX};
 use components::{Error, Number, Result};
 use simd_json::{Buffers, ErrorType, Node, StaticNode, Tape};
 
@@ -30,7 +31,7 @@ impl Parser {
 }
 
 fn new_buffers() -> Buffers {
-    Buffers::with_max_depth(1024, DEPTH_MAX)
+    Buffers::with_max_depth(1024, DOCUMENT_DEPTH_MAX)
 }
 
 thread_local! {
@@ -46,7 +47,7 @@ thread_local! {
 /// # Errors
 /// 400 that says what is wrong and at which byte, or the error of `read`.
 pub fn with_document<T>(text: &mut [u8], read: impl FnOnce(Document<'_>) -> Result<T>) -> Result<T> {
-    check_values(text, VALUES_MAX)?;
+    check_values(text, DOCUMENT_VALUES_MAX)?;
     let text_len = text.len();
     let mut parser = PARSER.take().unwrap_or_else(|| Box::new(Parser::new()));
     let Parser { buffers, tape, arena } = &mut *parser;
@@ -206,7 +207,7 @@ fn describe(error: &simd_json::Error, text: &[u8], (before, after): (Option<usiz
             invalid(position, &"not UTF-8")
         }
         ErrorType::DepthLimitExceeded => {
-            invalid(position, &format_args!("nested deeper than {DEPTH_MAX} levels"))
+            invalid(position, &format_args!("nested deeper than {DOCUMENT_DEPTH_MAX} levels"))
         }
         ErrorType::InvalidNumber | ErrorType::InvalidExponent => {
             // All of the token, so that what is quoted is what was written.

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use components::Path;
-use components::storage::{Keyspace, Read, Write};
+use components::hosting::storage::{Keyspace, Read, Write};
 use ed25519_dalek::SigningKey;
 
 /// An Ed25519 seed.

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use components::collection::columns::Columns;
-use components::collection::page::PageCell;
-use components::collection::scan::{Join, LoadPage, Task, in_turn};
-use components::collection::schema::Layout;
+use components::rows::columns::Columns;
+use components::rows::page::PageCell;
+use components::rows::scan::{Join, LoadPage, Task, in_turn};
+use components::rows::schema::Layout;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use world::load::page_loader;
 

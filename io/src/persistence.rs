@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use components::limits::STORED_STACK_BYTES;
-use components::storage::{Batch, Keyspace, Read, Write};
+use components::hosting::storage::{Batch, Keyspace, Read, Write};
+use components::value::limits::STORED_STACK_BYTES;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use world::load::perform;
 use world::{Load, Room};

@@ -11,10 +11,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Instant;
 
-use components::cluster::{Catalog, ClusterConfig};
-use components::collection::page::PageId;
-use components::limits::STORED_STACK_BYTES;
-use components::storage::{Read, Write};
+use components::hosting::cluster::{Catalog, ClusterConfig};
+use components::hosting::storage::{Read, Write};
+use components::value::ids::PageId;
+use components::value::limits::STORED_STACK_BYTES;
 use crossbeam_channel::bounded;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};

@@ -76,4 +76,4 @@ pub const MAXIMUM_VALUE_BYTES: usize = u32::MAX as usize - 1024;
 /// A random name for one data directory, made when it is created.
 pub type DiskId = [u8; 16];
 
-pub use components::storage::{Keyspace, Write};
+pub use components::hosting::storage::{Keyspace, Write};

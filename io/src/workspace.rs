@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use components::collection::runs::Scratch;
+use components::rows::runs::Scratch;
 
 use crate::metrics::Metrics;
 

@@ -6,7 +6,8 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use bumpalo::Bump;
-use components::{decode, document::Document, encode, tbon};
+use components::language::{decode, encode, tbon};
+use components::value::document::Document;
 use proptest::prelude::*;
 
 /// Half of what a thread of the server has.

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
-use components::cluster::{Catalog, ClusterConfig};
-use components::reference::Verb;
+use components::hosting::cluster::{Catalog, ClusterConfig};
+use components::language::reference::Verb;
 use components::{Map, Number, Path, Reply, Request, State, Value};
 use crossbeam_channel::{Sender, bounded};
 use io::driver::{Driver, Ended, answers, distribute};

@@ -6,15 +6,16 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use arrow_ipc::reader::StreamReader;
-use components::cluster::ChainId;
-use components::collection::HostedCollection;
-use components::collection::columns::Columns;
-use components::collection::key::{Key, KeyRange};
-use components::collection::page::{Page, PageCell, PageId, Statistics, Tree, Visibility};
-use components::collection::schema::{CollectionKind, Column, ColumnType, Schema};
-use components::collection::snapshot::{RowsetSnapshot, Scan, Trees};
-use components::ledger::RowsSnapshot;
+use components::language::collection::snapshot::{RowsetSnapshot, Scan, Trees};
+use components::rows::columns::Columns;
+use components::rows::key::{Key, KeyRange};
+use components::rows::page::{Page, PageCell, Statistics, Tree, Visibility};
+use components::rows::schema::{CollectionKind, Column, ColumnType, Schema};
+use components::rows::seen::RowsSnapshot;
 use components::transaction::RequestId;
+use components::value::ids::ChainId;
+use components::value::ids::HostedCollection;
+use components::value::ids::PageId;
 use components::{Id, Number, State, TxnId, Value};
 use io::gateway::{Answer, Event, Gateway, Pins};
 use io::http::{HttpConfig, listen, serve};
@@ -36,10 +37,12 @@ const BUFFERED_BYTES_MAX: u64 = 2 << 20;
 
 fn schema() -> Arc<Schema> {
     let column = |name, class| Column { name: Id::literal(name), class, max_len: None };
-    let types =
-        [("id", ColumnType::Number(components::number::NumberType::U64)), ("text", ColumnType::String)];
+    let types = [
+        ("id", ColumnType::Number(components::value::number::NumberType::U64)),
+        ("text", ColumnType::String),
+    ];
     let mut columns: Vec<Column> = types.map(|(name, class)| column(name, class)).to_vec();
-    columns.push(column("f", ColumnType::Number(components::number::NumberType::F64)));
+    columns.push(column("f", ColumnType::Number(components::value::number::NumberType::F64)));
     Arc::new(Schema::new(CollectionKind::Table, columns.into(), 1, [].into()))
 }
 

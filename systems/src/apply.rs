@@ -5,23 +5,26 @@ use std::sync::Arc;
 
 use bevy_ecs::prelude::World;
 use bytes::Bytes;
-use components::chain::{BLOCK_BYTES, BlockHasher, BlockPredecessor, ClosedBlock, Mutation, Recorded};
-use components::cluster::ChainId;
-use components::collection::HostedCollection;
-use components::collection::change;
-use components::collection::change::RowChange;
-use components::collection::delta::DeltaEntry;
-use components::collection::merge::Merged;
-use components::collection::staged::Staged;
-use components::collection::stored;
-use components::encode::Stored as StoredState;
-use components::ledger::{Change, ChangedContent, RowsChange};
-use components::lock::TreeId;
-use components::storage::{Keyspace, Write};
-use components::versions::{
+use components::hosting::storage::{Keyspace, Write};
+use components::hosting::versions::{
     BlockHeader, EffectLog, History, HostedCollections, PagePlace, Stored, Version, Versions,
 };
-use components::{State, TxnId, tbon};
+use components::language::chain::{
+    BLOCK_BYTES, BlockHasher, BlockPredecessor, ClosedBlock, Mutation, Recorded,
+};
+use components::language::encode::Stored as StoredState;
+use components::language::tbon;
+use components::rows::change;
+use components::rows::change::RowChange;
+use components::rows::delta::DeltaEntry;
+use components::rows::merge::Merged;
+use components::rows::staged::Staged;
+use components::rows::stored;
+use components::transaction::ledger::{Change, ChangedContent, RowsChange};
+use components::value::ids::ChainId;
+use components::value::ids::HostedCollection;
+use components::value::ids::TreeId;
+use components::{State, TxnId};
 
 use crate::fold::fold;
 use crate::pages;

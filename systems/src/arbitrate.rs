@@ -7,12 +7,13 @@
 
 use bevy_ecs::prelude::{Entity, World};
 use components::TxnId;
-use components::chain::SeenHistory;
-use components::cluster::ChainId;
-use components::ledger::Want;
-use components::lock::{Lock, LockId, LockMode, LockTable, Requested, Resource, TreeId};
+use components::hosting::versions::{BlockHeader, History, HostedCollections, Version, Versions};
+use components::language::chain::SeenHistory;
+use components::transaction::ledger::Want;
+use components::transaction::lock::{Lock, LockId, LockMode, LockTable, Requested, Resource};
 use components::transaction::{Authority, Phase, Program, Transaction};
-use components::versions::{BlockHeader, History, HostedCollections, Version, Versions};
+use components::value::ids::ChainId;
+use components::value::ids::TreeId;
 
 use crate::pages;
 use crate::tick::{Registry, Statistics};

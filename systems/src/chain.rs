@@ -4,21 +4,24 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::Poll;
 
-use components::cast;
-use components::chain::{
-    self, Block, Blocks, Chain, ChainAddress, ChainBlocks, ChainContent, ChainKind, History, HistorySnapshot,
+use components::hosting::cluster::Member;
+use components::language::cast;
+use components::language::chain;
+use components::language::chain::{
+    Block, Blocks, Chain, ChainAddress, ChainBlocks, ChainContent, ChainKind, History, HistorySnapshot,
     Links, LocalChain, Mutation, Recorded, WantedBlocks,
 };
-use components::cluster::{ChainId, Member};
-use components::collection::bulk::{Bulk, BulkRows};
-use components::collection::coerce::value_of;
-use components::collection::local::LocalCollection;
-use components::collection::schema::{CollectionKind, Schema};
-use components::collection::view::Rowset;
-use components::collection::{Collection, HostedCollection, Source};
-use components::decode;
-use components::ledger::Reservation;
-use components::lock::{LockMode, LockRange};
+use components::language::collection::local::LocalCollection;
+use components::language::collection::view::Rowset;
+use components::language::collection::{Collection, Source};
+use components::language::decode;
+use components::language::memory::{Account, Reservation};
+use components::rows::bulk::{Bulk, BulkRows};
+use components::language::collection::value_of;
+use components::rows::schema::{CollectionKind, Schema};
+use components::transaction::lock::{LockMode, LockRange};
+use components::value::ids::ChainId;
+use components::value::ids::HostedCollection;
 use components::{Error, Id, Path, Result, State, Value};
 
 use crate::scalar::{Call, Interpreter};

@@ -6,10 +6,10 @@ use std::ops::Bound;
 
 use bevy_ecs::prelude::{Entity, World};
 use bytes::Bytes;
-use components::cluster::ChainId;
-use components::collection::stored;
-use components::storage::{Keyspace, Write};
-use components::versions::{EffectLog, PageCheckpoint, PagePlace};
+use components::hosting::storage::{Keyspace, Write};
+use components::hosting::versions::{EffectLog, PageCheckpoint, PagePlace};
+use components::rows::stored;
+use components::value::ids::ChainId;
 
 use crate::fold::{Folded, fold};
 use crate::pages::{is_damaged, release, tree_of};

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use components::cast;
-use components::chain::Chain;
-use components::cluster::{Cluster, Member};
+use components::hosting::cluster::{Cluster, Member};
+use components::language::cast;
+use components::language::chain::Chain;
 use components::{Error, Id, Path, Result, State, Value};
 
 use crate::dispatch::peers_only;
@@ -44,7 +44,7 @@ impl Interpreter {
         match call.or_get() {
             Call::Get(key) if key.is_none() => Ok(Value::Bytes(cluster.public_key.into()).into()),
             Call::Get(key) => {
-                let name = cast::to_id(&key_value(&key)?)?;
+                let name = key_value(&key)?.to_id()?;
                 match cluster.members.get(&name) {
                     Some(Member::Chain(id)) => {
                         let spec = &self.catalog.chains[id];

@@ -3,14 +3,15 @@
 use std::collections::BTreeSet;
 
 use bevy_ecs::prelude::{Entity, World};
-use components::chain::ChainKind;
-use components::cluster::ChainId;
-use components::collection::HostedCollection;
-use components::ledger::{Change, ChangedContent, LOCKED_KEYS_MAX};
-use components::lock::{LockMode, LockRange, LockTable, Resource, TreeId};
-use components::reference::Verb;
+use components::hosting::versions::{HostedChain, HostedCollections};
+use components::language::chain::ChainKind;
+use components::language::reference::Verb;
+use components::transaction::ledger::{Change, ChangedContent, LOCKED_KEYS_MAX};
+use components::transaction::lock::{LockMode, LockRange, LockTable, Resource};
 use components::transaction::{Authority, Phase, Program, Transaction};
-use components::versions::{HostedChain, HostedCollections};
+use components::value::ids::ChainId;
+use components::value::ids::HostedCollection;
+use components::value::ids::TreeId;
 use components::{Error, Path, State, TxnId};
 
 use crate::arbitrate::{is_refused, note_looks};

@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use components::cast;
-use components::chain::{Chain, ChainAddress};
-use components::collection::stream::StreamSource;
-use components::decode;
-use components::name::Path;
-use components::native::NativeClass;
-use components::reference::Verb;
+use components::language::cast;
+use components::language::chain::{Chain, ChainAddress};
+use components::language::collection::stream::StreamSource;
+use components::language::decode;
+use components::language::reference::Verb;
+use components::value::name::Path;
+use components::value::native::NativeClass;
 use components::{Error, ErrorKind, Id, Link, Reply, Request, Result, State, Value};
 
 use crate::collection;

@@ -5,7 +5,7 @@ use std::ops::Bound;
 
 use bevy_ecs::prelude::World;
 use components::Error;
-use components::versions::PageHeader;
+use components::hosting::versions::PageHeader;
 
 use crate::intake::interrupt;
 use crate::tick::{Limits, Registry, Statistics};

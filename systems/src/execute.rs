@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use bevy_ecs::prelude::{Entity, World};
-use components::job::{Job, JobId, JobResult};
-use components::ledger::Ledger;
+use components::transaction::job::{Job, JobId, JobResult};
+use components::transaction::ledger::Ledger;
 use components::transaction::{Phase, Program, ProgramFuture, Transaction};
 use components::{Error, Reply, TxnId};
 use rayon::prelude::*;

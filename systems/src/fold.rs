@@ -5,15 +5,17 @@ use std::sync::Arc;
 
 use bevy_ecs::prelude::{Entity, World};
 use components::TxnId;
-use components::collection::columns::{self, Columns, ColumnsBuilder, PageSize};
-use components::collection::delta::DeltaEntry;
-use components::collection::key::{Key, KeyRange};
-use components::collection::page::{Foldable, Found, Page, Visibility};
-use components::collection::schema::Layout;
-use components::collection::stored;
-use components::lock::{LockTable, TreeId};
-use components::storage::Keyspace;
-use components::versions::{EffectLog, PagePlace};
+use components::hosting::storage::Keyspace;
+use components::hosting::versions::{EffectLog, PagePlace};
+use components::rows::columns;
+use components::rows::columns::{Columns, ColumnsBuilder, PageSize};
+use components::rows::delta::DeltaEntry;
+use components::rows::key::{Key, KeyRange};
+use components::rows::page::{Foldable, Found, Page, Visibility};
+use components::rows::schema::Layout;
+use components::rows::stored;
+use components::transaction::lock::LockTable;
+use components::value::ids::TreeId;
 
 use crate::pages::{discard, is_damaged, load, put, settle, store, tree_mut, tree_of};
 use crate::tick::{Limits, Outbox, Registry, Statistics};

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use bevy_ecs::prelude::{Entity, World};
-use components::collection::bulk::BulkRows;
-use components::collection::page::Visibility;
-use components::ledger::Ledger;
-use components::lock::Resource;
+use components::rows::bulk::BulkRows;
+use components::rows::page::Visibility;
+use components::transaction::ledger::Ledger;
+use components::transaction::lock::Resource;
 use components::transaction::{Authority, Phase, Program, RequestId, Transaction};
 use components::{Error, Request, State, TxnId};
 

@@ -1,9 +1,9 @@
 //! Persist: everything that the tick has committed goes to the storage as one batch.
 
 use bevy_ecs::prelude::World;
-use components::collection::page::PageId;
-use components::collection::stored;
-use components::storage::{Batch, Keyspace};
+use components::hosting::storage::{Batch, Keyspace};
+use components::rows::stored;
+use components::value::ids::PageId;
 
 use crate::pages::put;
 use crate::tick::{Outbox, Registry};

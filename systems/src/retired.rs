@@ -4,9 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use components::TxnId;
-use components::collection::page::{PageId, Visibility};
-use components::lock::TreeId;
+use components::rows::page::Visibility;
 use components::transaction::RequestId;
+use components::value::ids::PageId;
+use components::value::ids::TreeId;
 
 /// At how many trees one call looks at most to find a page that nobody can read any more.
 const TREES_PER_LOOK_MAX: usize = 64;
@@ -216,7 +217,7 @@ impl RetiredPages {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use components::cluster::ChainId;
+    use components::value::ids::ChainId;
 
     fn tree(chain: u32) -> TreeId {
         TreeId { chain: ChainId(chain), slot: 0, tree: 0 }

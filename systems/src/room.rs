@@ -3,12 +3,13 @@
 
 use bevy_ecs::prelude::World;
 use components::Error;
-use components::chain::{Mutation, Recorded};
-use components::collection::staged::MergedPart;
-use components::collection::stored;
-use components::encode::Stored;
-use components::ledger::{Change, ChangedContent};
-use components::{State, TxnId, tbon};
+use components::language::chain::{Mutation, Recorded};
+use components::language::encode::Stored;
+use components::language::tbon;
+use components::rows::staged::MergedPart;
+use components::rows::stored;
+use components::transaction::ledger::{Change, ChangedContent};
+use components::{State, TxnId};
 
 /// What a commit takes in storage beside its content, in bytes: keys, headers, hashes.
 const CHANGE_OVERHEAD_BYTES: u64 = 1_024;

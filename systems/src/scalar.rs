@@ -13,9 +13,9 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::Poll;
 
-use components::cluster::Catalog;
-use components::ledger::Ledger;
-use components::reference::Verb;
+use components::hosting::cluster::Catalog;
+use components::language::reference::Verb;
+use components::transaction::ledger::Ledger;
 use components::{Error, Map, Result, State, Value};
 
 use crate::futures::BoxFuture;
@@ -214,7 +214,7 @@ pub(crate) fn common(subject: &State, path: &[components::Id], call: Call) -> Re
         ([], Call::Get(key)) => Err(Error::not_found(format_args!(
             "a {} has no member {}",
             subject.class().path(),
-            components::cast::describe(&key)
+            components::language::cast::describe(&key)
         ))),
         ([], call) => Err(call.not_allowed(format_args!("a {}", subject.class().path()))),
         ([name], call) => match (name.as_str(), call) {

@@ -1,8 +1,8 @@
 //! The history of a chain, which is in storage alone.
 
-use components::chain::{Block, Blocks, Chain, HistorySnapshot, Links, Mutation};
-use components::reference::Verb;
-use components::storage::{Keyspace, Write};
+use components::hosting::storage::{Keyspace, Write};
+use components::language::chain::{Block, Blocks, Chain, HistorySnapshot, Links, Mutation};
+use components::language::reference::Verb;
 use components::{Request, State};
 use serde_json::json;
 use world::history::HistoryReader;

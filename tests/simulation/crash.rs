@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use components::reference::Verb;
+use components::language::reference::Verb;
 use components::transaction::RequestId;
 use components::{Request, State};
 use io::storage::simulated::{CrashKind, Fault, SimulatedCounts, SimulatedDisk};

@@ -4,9 +4,9 @@
 use std::cell::Cell;
 
 use bytes::Bytes;
-use components::chain::BlockPredecessor;
-use components::cluster::{Catalog, ClusterConfig};
-use components::storage::{Keyspace, Read, Write};
+use components::hosting::cluster::{Catalog, ClusterConfig};
+use components::hosting::storage::{Keyspace, Read, Write};
+use components::language::chain::BlockPredecessor;
 use io::json;
 use serde_json::{Value, json};
 use world::load::load;
@@ -58,7 +58,7 @@ fn machine() -> Machine {
     }
     for i in 0..40 {
         let row = crate::machine::request(
-            components::reference::Verb::Put,
+            components::language::reference::Verb::Put,
             ROWS,
             json!([i]),
             json!([i.to_string().repeat(4_000)]),
@@ -68,7 +68,7 @@ fn machine() -> Machine {
     for i in 0..4 {
         let name = format!("n{i}");
         let entry = crate::machine::request(
-            components::reference::Verb::Put,
+            components::language::reference::Verb::Put,
             MAP,
             json!(name),
             json!("x".repeat(10_000 - i)),

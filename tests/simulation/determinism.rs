@@ -1,7 +1,7 @@
 //! Same inputs, same outputs and same state, on any number of threads.
 
-use components::job::Job;
 use components::transaction::RequestId;
+use components::transaction::job::Job;
 use world::{Input, Limits, Outputs, Statistics};
 
 use crate::machine::{Machine, MachineOptions, answer, on_program_stack};

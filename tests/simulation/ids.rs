@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use components::reference::Verb;
+use components::language::reference::Verb;
 use components::{Request, TxnId};
 use serde_json::{Value, json};
 use world::{InspectQuery, Limits};

@@ -1,6 +1,6 @@
 //! Random programs: most of them run, some fail, a few never end.
 
-use components::reference::Verb;
+use components::language::reference::Verb;
 use components::{Request, TxnId};
 use serde_json::{Value, json};
 

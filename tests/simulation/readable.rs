@@ -1,11 +1,12 @@
 //! What is accepted can be read again: random requests around every limit, a crash, a start. Then the state is the same,
 //! everything verifies, and each history leads to its subject.
 
-use components::limits::{
+use components::language::decode;
+use components::language::reference::Verb;
+use components::value::limits::{
     DOCUMENT_DEPTH_MAX, ID_BYTES_MAX, KEY_DEPTH_MAX, PATH_SEGMENTS_MAX, STATE_DEPTH_MAX, STORED_DEPTH_MAX,
 };
-use components::reference::Verb;
-use components::{Path, Request, State, decode};
+use components::{Path, Request, State};
 use io::json;
 use io::storage::simulated::{CrashKind, SimulatedDisk};
 use serde_json::{Value, json};

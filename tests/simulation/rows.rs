@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use components::collection::bulk::Bulk;
-use components::collection::columns::{Columns, sort};
-use components::collection::runs::{MemoryScratch, Runs};
-use components::collection::schema::{CollectionKind, Schema};
-use components::reference::Verb;
-use components::{Number, Path, Request, State, decode};
+use components::language::decode;
+use components::language::reference::Verb;
+use components::rows::bulk::Bulk;
+use components::rows::columns::{Columns, sort};
+use components::rows::runs::{MemoryScratch, Runs};
+use components::rows::schema::{CollectionKind, Schema};
+use components::{Number, Path, Request, State};
 use io::json;
 use serde_json::{Value, json};
 

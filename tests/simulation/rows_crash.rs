@@ -3,9 +3,9 @@
 
 use std::collections::BTreeSet;
 
-use components::collection::page::PageId;
-use components::collection::stored::{garbage_prefix, parse_garbage_key, parse_handle_key};
-use components::storage::Keyspace;
+use components::hosting::storage::Keyspace;
+use components::rows::stored::{garbage_prefix, parse_garbage_key, parse_handle_key};
+use components::value::ids::PageId;
 use io::storage::simulated::{CrashKind, Fault, SimulatedCounts, SimulatedDisk};
 
 use world::Limits;

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use components::TxnId;
-use components::collection::columns::PageSize;
-use components::collection::stored::{garbage_prefix, parse_handle_key};
-use components::lock::TreeId;
-use components::storage::Keyspace;
+use components::hosting::storage::Keyspace;
+use components::rows::columns::PageSize;
+use components::rows::stored::{garbage_prefix, parse_handle_key};
 use components::transaction::RequestId;
+use components::value::ids::TreeId;
 use io::storage::simulated::{CrashKind, SimulatedDisk};
 use serde_json::{Value, json};
 use world::{InspectQuery, JobLimits, Limits};

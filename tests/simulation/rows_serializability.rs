@@ -1,7 +1,7 @@
 //! Random concurrent transactions on collections, in little memory, equal to one after the other in the order of their
 //! ids.
 
-use components::collection::columns::PageSize;
+use components::rows::columns::PageSize;
 use world::{JobLimits, Limits};
 
 use crate::machine::{Machine, MachineOptions, on_program_stack};

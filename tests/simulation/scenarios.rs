@@ -1,6 +1,6 @@
 //! What the seed promises about transactions, one promise at a time.
 
-use components::reference::Verb;
+use components::language::reference::Verb;
 use components::transaction::RequestId;
 use components::{Request, TxnId};
 use serde_json::{Value, json};

@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use components::collection::bulk::Bulk;
-use components::collection::columns::Columns;
-use components::collection::scan::in_turn;
-use components::collection::schema::{CollectionKind, Schema};
-use components::collection::snapshot::{RowsReader, RowsetSnapshot};
-use components::reference::Verb;
+use components::language::collection::snapshot::{RowsReader, RowsetSnapshot};
+use components::language::decode;
+use components::language::reference::Verb;
+use components::rows::bulk::Bulk;
+use components::rows::columns::Columns;
+use components::rows::scan::in_turn;
+use components::rows::schema::{CollectionKind, Schema};
 use components::transaction::RequestId;
-use components::{Number, Request, State, Value, decode};
+use components::{Number, Request, State, Value};
 use io::json;
 use serde_json::json;
 use world::load::page_loader;

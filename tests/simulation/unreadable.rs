@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use components::collection::stored::{page_key, parse_handle, parse_handle_key};
-use components::lock::TreeId;
-use components::reference::Verb;
-use components::storage::{Keyspace, Read};
+use components::hosting::storage::{Keyspace, Read};
+use components::language::reference::Verb;
+use components::rows::stored::{page_key, parse_handle, parse_handle_key};
 use components::transaction::RequestId;
+use components::value::ids::TreeId;
 use io::storage::simulated::{CrashKind, SimulatedDisk};
 use serde_json::json;
 use world::{Input, InspectQuery};

@@ -8,11 +8,12 @@ use std::sync::Arc;
 
 use bumpalo::Bump;
 use bytes::Bytes;
-use components::chain::{Block, BlockHasher, HistorySnapshot, Mutation};
-use components::cluster::ChainId;
-use components::encode::previous_json;
-use components::storage::{Keyspace, Read};
-use components::{Error, Result, TxnId, decode, tbon};
+use components::hosting::storage::{Keyspace, Read};
+use components::language::chain::{Block, BlockHasher, HistorySnapshot, Mutation};
+use components::language::encode::previous_json;
+use components::language::{decode, tbon};
+use components::value::ids::ChainId;
+use components::{Error, Result, TxnId};
 use systems::apply::block_key;
 
 use crate::load::predecessor;

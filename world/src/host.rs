@@ -6,17 +6,19 @@ use std::sync::Arc;
 
 use bevy_ecs::prelude::*;
 use bevy_ecs::schedule::{LogLevel, ScheduleBuildSettings, SingleThreadedExecutor};
-use components::chain::ChainKind;
-use components::cluster::Catalog;
-use components::collection::page::PageId;
-use components::lock::{LockTable, TreeId};
-use components::storage::Write;
-use components::transaction::{RequestId, Transaction};
-use components::versions::{
+use components::hosting::cluster::Catalog;
+use components::hosting::storage::Write;
+use components::hosting::versions::{
     BlockHeader, EffectLog, History, HostedChain, HostedCollections, HostedRows, PageHeader, Stored, Version,
     Versions,
 };
-use components::{Error, TxnId, tbon};
+use components::language::chain::ChainKind;
+use components::language::tbon;
+use components::transaction::lock::LockTable;
+use components::transaction::{RequestId, Transaction};
+use components::value::ids::PageId;
+use components::value::ids::TreeId;
+use components::{Error, TxnId};
 use systems::execute::panic_message;
 use systems::ids::Ids;
 use systems::room::Room;
@@ -406,11 +408,11 @@ fn spawn_chain(world: &mut World, chain: LoadedChain, pages: &mut BTreeMap<PageI
 #[cfg(test)]
 mod tests {
     use super::*;
-    use components::cluster::ClusterConfig;
-    use components::document::Document;
-    use components::reference::Verb;
-    use components::storage::{Keyspace, Read, Write};
+    use components::hosting::cluster::ClusterConfig;
+    use components::hosting::storage::{Keyspace, Read, Write};
+    use components::language::reference::Verb;
     use components::transaction::Program;
+    use components::value::document::Document;
     use components::{ErrorKind, Number, Path, Reply, Request, State, Value};
     use std::collections::BTreeMap;
     use systems::tick::Input;

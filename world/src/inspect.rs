@@ -4,14 +4,15 @@ use std::collections::VecDeque;
 
 use bevy_ecs::prelude::{Entity, World};
 use components::TxnId;
-use components::cluster::ChainId;
-use components::collection::key::{Key, KeyRange};
-use components::collection::page::{PageId, Tree};
-use components::lock::{LockRange, LockTable};
-use components::transaction::{Program, RequestId, Transaction};
-use components::versions::{
+use components::hosting::versions::{
     BlockHeader, EffectLog, History, HostedChain, HostedCollections, PageHeader, Versions,
 };
+use components::rows::key::{Key, KeyRange};
+use components::rows::page::Tree;
+use components::transaction::lock::{LockRange, LockTable};
+use components::transaction::{Program, RequestId, Transaction};
+use components::value::ids::ChainId;
+use components::value::ids::PageId;
 use serde_json::{Value, json};
 use systems::tick::{Hosting, Inbox, Registry, Statistics};
 

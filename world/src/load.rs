@@ -8,28 +8,32 @@ use std::sync::Arc;
 
 use bumpalo::Bump;
 use bytes::Bytes;
-use components::chain::{
+use components::hosting::cluster::{Catalog, ChainSpec, ClusterConfig};
+use components::hosting::storage::{Keyspace, Read, Write};
+use components::hosting::versions::PagePlace;
+use components::language::chain::{
     BlockHash, BlockHasher, BlockPredecessor, ChainAddress, ChainKind, ClosedBlock, FIRST_BLOCK, Mutation,
 };
-use components::cluster::{Catalog, ChainId, ChainSpec, ClusterConfig};
-use components::collection::bulk::BulkRows;
-use components::collection::change::Change;
-use components::collection::columns::Columns;
-use components::collection::delta::DeltaEntry;
-use components::collection::key::Key;
-use components::collection::merge::merge;
-use components::collection::page::{Page, PageCell, PageId, Tree};
-use components::collection::scan::{Task, in_turn};
-use components::collection::schema::{ColumnType, Layout, Schema, is_row_of};
-use components::collection::staged::Unmerged;
-use components::collection::stored::{self, Effects};
-use components::document::Document;
-use components::encode::Stored;
-use components::job::{Job, JobResult};
-use components::lock::TreeId;
-use components::storage::{Keyspace, Read, Write};
-use components::versions::PagePlace;
-use components::{Error, Path, State, TxnId, decode, tbon};
+use components::language::encode::Stored;
+use components::language::{decode, tbon};
+use components::rows::bulk::BulkRows;
+use components::rows::change::Change;
+use components::rows::columns::Columns;
+use components::rows::delta::DeltaEntry;
+use components::rows::key::Key;
+use components::rows::merge::merge;
+use components::rows::page::{Page, PageCell, Tree};
+use components::rows::scan::{Task, in_turn};
+use components::rows::schema::{ColumnType, Layout, Schema, is_row_of};
+use components::rows::staged::Unmerged;
+use components::rows::stored;
+use components::rows::stored::Effects;
+use components::transaction::job::{Job, JobResult};
+use components::value::document::Document;
+use components::value::ids::ChainId;
+use components::value::ids::PageId;
+use components::value::ids::TreeId;
+use components::{Error, Path, State, TxnId};
 use sha2::{Digest, Sha256};
 use systems::apply::{block_key, delta_key, subject_key};
 use systems::execute::panic_message;
@@ -215,7 +219,7 @@ fn is_collection(state: &State) -> bool {
 }
 
 fn shown(state: &State) -> String {
-    components::encode::to_json(state).unwrap_or_else(|error| error.to_string())
+    components::language::encode::to_json(state).unwrap_or_else(|error| error.to_string())
 }
 
 /// The pages that are in no tree.

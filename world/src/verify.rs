@@ -11,16 +11,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use components::chain::{BlockPredecessor, ChainAddress, ChainKind, FIRST_BLOCK};
-use components::cluster::{ChainId, ChainSpec};
-use components::collection::columns::Columns;
-use components::collection::key::Key;
-use components::collection::page::{Page, PageId};
-use components::collection::schema::{Layout, Schema};
-use components::collection::stored;
-use components::encode::Stored;
-use components::storage::{Keyspace, Read};
-use components::{Id, Path, State, TxnId, Value, tbon};
+use components::hosting::cluster::ChainSpec;
+use components::hosting::storage::{Keyspace, Read};
+use components::language::chain::{BlockPredecessor, ChainAddress, ChainKind, FIRST_BLOCK};
+use components::language::encode::Stored;
+use components::language::tbon;
+use components::rows::columns::Columns;
+use components::rows::key::Key;
+use components::rows::page::Page;
+use components::rows::schema::{Layout, Schema};
+use components::rows::stored;
+use components::value::ids::ChainId;
+use components::value::ids::PageId;
+use components::{Id, Path, State, TxnId, Value};
 use systems::execute::panic_message;
 use xxhash_rust::xxh3::xxh3_128;
 

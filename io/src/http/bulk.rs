@@ -11,13 +11,14 @@ mod tests;
 
 use std::sync::Arc;
 
-use components::chain::ChainKind;
-use components::cluster::{Catalog, Member};
-use components::collection::bulk::Bulk;
-use components::collection::coerce::value_of;
-use components::collection::schema::{CollectionKind, Schema};
-use components::collection::{CollectionContent, Row, row_bytes};
-use components::reference::Verb;
+use components::hosting::cluster::{Catalog, Member};
+use components::language::chain::ChainKind;
+use components::language::collection::CollectionContent;
+use components::language::reference::Verb;
+use components::rows::bulk::Bulk;
+use components::language::collection::value_of;
+use components::rows::schema::{CollectionKind, Schema};
+use components::rows::{Row, row_bytes};
 use components::{Error, Id, Path, Result, State, Value};
 use tokio::sync::mpsc::Receiver;
 

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use components::encode::error_json;
+use components::language::encode::error_json;
 use components::{Error, ErrorKind};
 use hyper::rt::{Read, ReadBuf, ReadBufCursor, Write};
 use memchr::memchr;

@@ -1,7 +1,8 @@
 //! Encoding a reply (protocol page 01 §1.3 to §1.5).
 
 use bytes::Bytes;
-use components::{Error, ErrorKind, Reply, Result, State, Value, encode, tbon};
+use components::language::{encode, tbon};
+use components::{Error, ErrorKind, Reply, Result, State, Value};
 use hyper::header::{
     ACCEPT, ACCEPT_ENCODING, ALLOW, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue,
     RETRY_AFTER, WWW_AUTHENTICATE,

@@ -5,10 +5,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, PoisonError};
 
 use bumpalo::Bump;
-use components::document::Document;
-use components::limits::STATE_BYTES_MAX;
-use components::reference::Verb;
-use components::{Error, Path, Result, State, TxnId, Value, decode, tbon};
+use components::language::reference::Verb;
+use components::language::{decode, tbon};
+use components::value::document::Document;
+use components::value::limits::STATE_BYTES_MAX;
+use components::{Error, Path, Result, State, TxnId, Value};
 use hyper::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderMap};
 use hyper::{Method, Uri, Version};
 use percent_encoding::percent_decode;

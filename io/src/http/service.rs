@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use components::reference::Verb;
+use components::language::reference::Verb;
 use components::{Error, Request, Result, State};
 use hyper::body::{Body, Incoming};
 use hyper::header::EXPECT;

@@ -1,4 +1,5 @@
-use components::document::{DEPTH_MAX, Document};
+use components::value::document::Document;
+use components::value::limits::DOCUMENT_DEPTH_MAX;
 use components::{ErrorKind, Number};
 use proptest::prelude::*;
 use serde_json::Value as Json;
@@ -115,10 +116,10 @@ fn errors_say_what_and_where() {
 #[test]
 fn nesting_is_limited() {
     let nested = |levels: usize| "[".repeat(levels) + &"]".repeat(levels);
-    assert!(parse(&nested(DEPTH_MAX)).is_ok());
-    for levels in [DEPTH_MAX + 1, 1_000, 100_000, 1_000_000] {
+    assert!(parse(&nested(DOCUMENT_DEPTH_MAX)).is_ok());
+    for levels in [DOCUMENT_DEPTH_MAX + 1, 1_000, 100_000, 1_000_000] {
         let found = message(nested(levels).as_bytes());
-        assert!(found.contains(&format!("byte {DEPTH_MAX}: nested deeper")), "{found}");
+        assert!(found.contains(&format!("byte {DOCUMENT_DEPTH_MAX}: nested deeper")), "{found}");
     }
     message(&b"[".repeat(100_000));
     message(&br#"{"a":"#.repeat(100_000));
@@ -129,7 +130,7 @@ fn values_are_limited() {
     assert!(check_values(b"[1,2,3]", 4).is_ok());
     assert!(check_values(b"[1,2,3,4,5]", 5).is_err());
     assert!(check_values(br#"",[,{,\",,,,:::""#, 3).is_ok());
-    let error = with_document(&mut vec![b','; 2 * VALUES_MAX + 2], |_| Ok(())).unwrap_err();
+    let error = with_document(&mut vec![b','; 2 * DOCUMENT_VALUES_MAX + 2], |_| Ok(())).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::TooLarge);
 }
 

@@ -1,9 +1,10 @@
 //! How the rows of a collection are read and written, wherever they are.
 
-use components::collection::bound::Condition;
-use components::collection::key::{Key, KeyRange};
-use components::collection::local::{Snapshot, read_chunk};
-use components::collection::{Collection, Row, Source};
+use components::language::collection::local::{Snapshot, read_chunk};
+use components::language::collection::{Collection, Source};
+use components::rows::Row;
+use components::rows::bound::Condition;
+use components::rows::key::{Key, KeyRange};
 use components::{Error, Result};
 
 use super::hosted::HostedScan;

@@ -1,13 +1,15 @@
 //! Methods of BTrees and their slices (protocol page 02 §4).
 
-use components::collection::coerce::value_of;
-use components::collection::key::Key;
-use components::collection::range::btree_range;
-use components::collection::schema::CollectionKind;
-use components::collection::stream::{Stream, StreamSource};
-use components::collection::view::Rowset;
-use components::collection::{Collection, Row};
-use components::{Error, Id, Number, Result, State, Value, cast};
+use components::language::cast;
+use components::language::collection::Collection;
+use components::language::collection::range::btree_range;
+use components::language::collection::stream::{Stream, StreamSource};
+use components::language::collection::view::Rowset;
+use components::rows::Row;
+use components::language::collection::value_of;
+use components::rows::key::Key;
+use components::rows::schema::CollectionKind;
+use components::{Error, Id, Number, Result, State, Value};
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

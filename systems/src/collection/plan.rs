@@ -1,9 +1,9 @@
 //! Which tree of a collection answers a question best, and what is left to do with its rows.
 
 use components::Value;
-use components::collection::bound::{Condition, ValueRange};
-use components::collection::key::{Key, KeyRange};
-use components::collection::schema::{Layout, Schema};
+use components::rows::bound::{Condition, ValueRange};
+use components::rows::key::{Key, KeyRange};
+use components::rows::schema::{Layout, Schema};
 
 /// How to read the rows that a question is about.
 #[derive(Debug)]

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::vec;
 
-use components::collection::Row;
-use components::collection::stream::{Stream, StreamSource};
-use components::{Error, Id, Result, State, Value, cast};
+use components::language::cast;
+use components::language::collection::stream::{Stream, StreamSource};
+use components::rows::Row;
+use components::{Error, Id, Result, State, Value};
 
 use super::check_parameters;
 use super::view::Rows;

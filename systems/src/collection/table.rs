@@ -2,15 +2,18 @@
 
 use std::sync::Arc;
 
-use components::collection::bound::{Condition, ValueRange};
-use components::collection::coerce::{Rule, check_key, coerce, table_key, table_row, value_of};
-use components::collection::declare::{columns_value, name};
-use components::collection::key::Key;
-use components::collection::range::table_bounds;
-use components::collection::stream::{Stream, StreamSource};
-use components::collection::view::{Rowset, View};
-use components::collection::{Collection, NamedRow, Row};
-use components::{Error, Id, Map, Number, Result, State, Value, cast};
+use components::language::cast;
+use components::language::collection::declare::{columns_value, name};
+use components::language::collection::range::table_bounds;
+use components::language::collection::stream::{Stream, StreamSource};
+use components::language::collection::view::{Rowset, View};
+use components::language::collection::{Collection, NamedRow};
+use components::rows::Row;
+use components::rows::bound::{Condition, ValueRange};
+use components::language::collection::value_of;
+use components::rows::coerce::{Rule, check_key, coerce, table_key, table_row};
+use components::rows::key::Key;
+use components::{Error, Id, Map, Number, Result, State, Value};
 
 use super::btree::{key_of, to_flag};
 use super::in_row;
@@ -132,7 +135,7 @@ impl Interpreter {
                 self.row(collection, &Key::of_prefix(&collection.schema.layouts()[0], &key)).await
             }
             Rowset::View(_) => {
-                let condition = |(column, value): (&components::collection::schema::Column, Value)| {
+                let condition = |(column, value): (&components::rows::schema::Column, Value)| {
                     Ok(Condition { column: position(rows, &column.name)?, range: ValueRange::equal(value) })
                 };
                 let key_columns = rows.schema().key_columns();

@@ -5,16 +5,17 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use components::cluster::Catalog;
-use components::collection::bound::{Condition, ValueRange};
-use components::collection::coerce::table_row;
-use components::collection::key::Key;
-use components::collection::local::LocalCollection;
-use components::collection::page::Visibility;
-use components::collection::schema::{CollectionKind, Column, ColumnType, Index, Schema};
-use components::collection::view::Rowset;
-use components::collection::{Collection, Row, Source};
-use components::ledger::Ledger;
+use components::hosting::cluster::Catalog;
+use components::language::collection::local::LocalCollection;
+use components::language::collection::view::Rowset;
+use components::language::collection::{Collection, Source};
+use components::rows::Row;
+use components::rows::bound::{Condition, ValueRange};
+use components::rows::coerce::table_row;
+use components::rows::key::Key;
+use components::rows::page::Visibility;
+use components::rows::schema::{CollectionKind, Column, ColumnType, Index, Schema};
+use components::transaction::ledger::Ledger;
 use components::{Id, NumberType, TxnId, Value};
 use proptest::prelude::*;
 

@@ -2,15 +2,16 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use components::collection::bound::Condition;
-use components::collection::declare::PRIMARY;
-use components::collection::key::{KeyRange, encode};
-use components::collection::scan::at_once;
-use components::collection::schema::Schema;
-use components::collection::snapshot::Scan;
-use components::collection::view::{Rowset, View};
-use components::collection::{Collection, Row, row_bytes};
-use components::ledger::Reservation;
+use components::language::collection::Collection;
+use components::language::collection::declare::PRIMARY;
+use components::language::collection::snapshot::Scan;
+use components::language::collection::view::{Rowset, View};
+use components::language::memory::Reservation;
+use components::rows::bound::Condition;
+use components::rows::key::{KeyRange, encode};
+use components::rows::scan::at_once;
+use components::rows::schema::Schema;
+use components::rows::{Row, row_bytes};
 use components::{Id, Number, Result, State, Value};
 
 use super::access::{Cursor, Touched};
@@ -240,7 +241,7 @@ impl Interpreter {
             for row in chunk {
                 let mut key = Vec::new();
                 for i in order {
-                    encode(&mut key, components::collection::schema::ColumnType::Value, &row[*i]);
+                    encode(&mut key, components::rows::schema::ColumnType::Value, &row[*i]);
                 }
                 memory.grow(row_size(&key, &row))?;
                 sorted.insert((key, number), row);

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use components::cast;
-use components::collection::{NamedRow, declare};
+use components::language::cast;
+use components::language::collection::{NamedRow, declare};
 use components::{Error, Id, Map, Result, State, Tuple, Value};
 
 use super::values::{argument, no_argument};
@@ -80,7 +80,7 @@ impl Interpreter {
         let Some((name, rest)) = path.split_first() else {
             return match call.or_get() {
                 Call::Get(key) if key.is_none() => Ok(subject.clone()),
-                Call::Get(key) => Ok(tuple[cast::to_index(&key_value(&key)?, tuple.len())?].clone()),
+                Call::Get(key) => Ok(tuple[key_value(&key)?.to_index(tuple.len())?].clone()),
                 call => Err(call.not_allowed("a tuple")),
             };
         };
@@ -179,7 +179,7 @@ impl Interpreter {
         let op = parameter(&parameters, name, "op")?;
         let mut state = parameter(&parameters, name, "value")?.clone();
         // Newer clients name the item, and pass on a map of parameters.
-        let item_name = parameters.get("item_name").map(|name| cast::to_id(&key_value(name)?)).transpose()?;
+        let item_name = parameters.get("item_name").map(|name| key_value(name)?.to_id()).transpose()?;
         for item in tuple.iter() {
             let argument = match &item_name {
                 None => [(Id::literal("item"), item.clone()), (Id::literal("state"), state)].into(),
@@ -204,7 +204,7 @@ impl Interpreter {
             return match call.or_get() {
                 Call::Get(key) if key.is_none() => Ok(subject),
                 Call::Get(key) => {
-                    let name = cast::to_id(&key_value(&key)?)?;
+                    let name = key_value(&key)?.to_id()?;
                     map.get(&name).cloned().ok_or_else(|| Error::not_found(format_args!("no entry {name}")))
                 }
                 call => Err(call.not_allowed("a map")),

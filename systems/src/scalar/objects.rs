@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use components::cast;
-use components::class::{Class, Instance};
-use components::cluster::Member;
-use components::collection::schema::CollectionKind;
-use components::native::NativeClass;
+use components::hosting::cluster::Member;
+use components::language::cast;
+use components::language::class::{Class, Instance};
+use components::rows::schema::CollectionKind;
+use components::value::native::NativeClass;
 use components::{Error, Id, Link, Map, Result, State};
 
 use super::references::native_class;

@@ -4,9 +4,9 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::Poll;
 
-use components::cast;
-use components::op::{Closure, OpDef};
-use components::reference::Ref;
+use components::language::cast;
+use components::language::op::{Closure, OpDef};
+use components::language::reference::Ref;
 use components::{Error, Id, Map, Result, State, Value};
 
 use super::containers::to_parameters;

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use components::cast;
-use components::chain::ChainKind;
-use components::class::{Class, Instance};
-use components::collection::schema::CollectionKind;
-use components::native::NativeClass;
-use components::op::Closure;
-use components::reference::{OpRef, Ref, Subject};
+use components::language::cast;
+use components::language::chain::ChainKind;
+use components::language::class::{Class, Instance};
+use components::language::op::Closure;
+use components::language::reference::{OpRef, Ref, Subject};
+use components::rows::schema::CollectionKind;
+use components::value::native::NativeClass;
 use components::{Error, ErrorKind, Id, Link, Map, Number, Result, State, Value};
 
 use super::scope::SELF;

@@ -5,8 +5,9 @@ use std::future::poll_fn;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 
-use components::ledger::Ledger;
-use components::op::OpDef;
+use components::language::memory::Account;
+use components::language::op::OpDef;
+use components::transaction::ledger::Ledger;
 use components::{Error, Id, Result, State};
 
 use super::ITEMS_PER_FUEL;

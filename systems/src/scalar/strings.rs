@@ -37,7 +37,7 @@ impl Interpreter {
             }
             Call::Get(key) => {
                 self.step_through(&key).await;
-                match components::cast::pairs(&key) {
+                match components::language::cast::pairs(&key) {
                     Some(pairs) if !key.is_none() => {
                         let mut data = serde_json::Map::new();
                         for (name, state) in pairs? {

@@ -1,6 +1,6 @@
 //! Methods of values and numbers (protocol page 01 §5.2, §5.3; page 05 §5.2 for the names of newer clients).
 
-use components::cast;
+use components::language::cast;
 use components::{Error, Id, Number, Result, State, Value};
 
 use super::{Call, Interpreter, common};

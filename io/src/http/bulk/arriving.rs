@@ -6,10 +6,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use components::collection::bulk::Bulk;
-use components::collection::columns::{Columns, sort};
-use components::collection::runs::Runs;
-use components::collection::schema::Schema;
+use components::rows::bulk::Bulk;
+use components::rows::columns::{Columns, sort};
+use components::rows::runs::Runs;
+use components::rows::schema::Schema;
 use components::{Error, Result};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::Receiver;

@@ -8,8 +8,8 @@ use arrow_buffer::Buffer;
 use arrow_ipc::reader::StreamDecoder;
 use arrow_ipc::root_as_message;
 use arrow_schema::ArrowError;
-use components::collection::columns::{Arrays, Columns, check_arrow_type, is_json_field};
-use components::collection::schema::Schema;
+use components::rows::columns::{Arrays, Columns, check_arrow_type, is_json_field};
+use components::rows::schema::Schema;
 use components::{Error, Result};
 
 use super::arriving::{Arriving, Gathered};

@@ -4,8 +4,8 @@ use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use components::collection::columns::{Columns, Import, TextOrigin, cell};
-use components::collection::schema::Schema;
+use components::rows::columns::{Columns, Import, TextOrigin, cell};
+use components::rows::schema::Schema;
 use components::{Error, Result};
 
 use super::arriving::{Arriving, Gathered, Text, TextWatch};

@@ -5,10 +5,11 @@
 
 use std::sync::Arc;
 
-use components::collection::coerce::value_of;
-use components::collection::columns::{Cell, Columns, Import};
-use components::collection::schema::{CollectionKind, Schema};
-use components::{Error, Number, Result, Value, decode};
+use components::language::decode;
+use components::language::collection::value_of;
+use components::rows::columns::{Cell, Columns, Import};
+use components::rows::schema::{CollectionKind, Schema};
+use components::{Error, Number, Result, Value};
 
 use super::UNCHARGED_BYTES_MAX;
 

@@ -2,13 +2,16 @@ use std::sync::{Arc, LazyLock};
 
 use arrow_array::{ArrayRef, Int8Array, Int32Array, Int64Array, RecordBatch, StringArray, UInt64Array};
 use arrow_ipc::writer::StreamWriter;
-use components::chain::ChainAddress;
-use components::cluster::{ChainId, ClusterConfig};
-use components::collection::bulk::BulkRows;
-use components::collection::coerce::{btree_row, table_row, value_of};
-use components::collection::columns::Columns;
-use components::collection::key::KeyRange;
-use components::{Value, decode};
+use components::Value;
+use components::hosting::cluster::ClusterConfig;
+use components::language::chain::ChainAddress;
+use components::language::decode;
+use components::rows::bulk::BulkRows;
+use components::language::collection::value_of;
+use components::rows::coerce::{btree_row, table_row};
+use components::rows::columns::Columns;
+use components::rows::key::KeyRange;
+use components::value::ids::ChainId;
 use hyper::HeaderMap;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use proptest::prelude::*;
@@ -571,10 +574,10 @@ fn dictionaries_that_are_replaced_take_no_memory() {
 mod round_trip {
     use std::ops::RangeInclusive;
 
-    use components::collection::coerce::Rule;
-    use components::collection::coerce::coerce;
-    use components::collection::columns::{arrow_fields, encode_value, write_csv_header};
-    use components::collection::schema::{Column, ColumnType};
+    use components::rows::coerce::Rule;
+    use components::rows::coerce::coerce;
+    use components::rows::columns::{arrow_fields, encode_value, write_csv_header};
+    use components::rows::schema::{Column, ColumnType};
     use components::{Id, Link, Number, NumberType};
 
     use super::*;
@@ -683,7 +686,7 @@ mod round_trip {
     fn any_bytes() -> BoxedStrategy<Vec<u8>> {
         // The base64 of some looks hexadecimal.
         let hexadecimal =
-            "([0-9a-f]{4}){1,3}".prop_map(|text| components::cast::base64(&text).unwrap().to_vec());
+            "([0-9a-f]{4}){1,3}".prop_map(|text| components::value::cast::base64(&text).unwrap().to_vec());
         prop_oneof![hexadecimal, prop::collection::vec(any::<u8>(), 0..8)].boxed()
     }
 

@@ -1,0 +1,401 @@
+//! What a transaction sees and changes of the rows of hosted collections.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::{Content, Ledger, Want, ask};
+use crate::language::chain::Recorded;
+use crate::rows::change::{Change, RowChange};
+use crate::rows::key::{Key, KeyRange};
+use crate::rows::merge::Merged;
+use crate::rows::page::{PageCell, Tree};
+use crate::rows::schema::Schema;
+use crate::rows::seen::OwnRows;
+use crate::rows::seen::RowsSnapshot;
+use crate::rows::staged::Staged;
+use crate::rows::{Row, row_bytes};
+use crate::transaction::lock::{LockMode, LockRange, Resource};
+use crate::value::error::{Error, Result};
+use crate::value::ids::ChainId;
+use crate::value::ids::HostedCollection;
+use crate::value::ids::TreeId;
+use crate::value::limits::TRANSACTION_BYTES_MAX;
+
+/// How many keys and ranges of a collection a transaction locks one by one. With more it locks whole trees.
+pub const LOCKED_KEYS_MAX: usize = 1_024;
+
+/// What a transaction has changed of a collection.
+#[derive(Debug, Default)]
+pub struct RowsChange {
+    /// Rows that were written one by one, in the order of their keys.
+    pub rows: Vec<RowChange>,
+    /// What that changes in the trees.
+    pub entries: Vec<Change>,
+    /// Rows that were merged into all of it.
+    pub merged: Option<Arc<Merged>>,
+    /// The same, stored already.
+    pub staged: Option<Staged>,
+}
+
+impl RowsChange {
+    /// Whether nothing has changed.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty() && self.merged.is_none() && self.staged.is_none()
+    }
+}
+
+/// What a transaction sees of a hosted collection.
+#[derive(Debug)]
+pub(super) struct RowsView {
+    schema: Arc<Schema>,
+    /// What was committed, as it was when the last lock was granted.
+    trees: Arc<Vec<Tree>>,
+    /// The rows that the transaction has changed, by their keys.
+    changes: BTreeMap<Key, RowChange>,
+    /// The same for each tree, once a snapshot was taken.
+    own: Option<Vec<OwnRows>>,
+    merged: Option<Arc<Merged>>,
+    staged: Option<Staged>,
+    locked_keys: BTreeSet<(u16, Key, LockMode)>,
+    /// Those for reading or writing, and those for writing.
+    locked_ranges: [Ranges; 2],
+    /// How many locks were granted.
+    locks: usize,
+}
+
+/// Ranges of keys of some trees; those that touch are one.
+#[derive(Debug, Default)]
+struct Ranges(BTreeMap<(u16, Key), Option<Key>>);
+
+impl Ranges {
+    fn insert(&mut self, tree: u16, range: &KeyRange) {
+        let KeyRange { mut start, mut end } = range.clone();
+        while let Some((place, other_end)) = self.last_until(tree, end.as_ref())
+            && other_end.as_ref().is_none_or(|other_end| *other_end >= start)
+        {
+            let (_, other_start) = &place;
+            start = start.min(other_start.clone());
+            end = end.zip(other_end).map(|(end, other_end)| end.max(other_end));
+            self.0.remove(&place);
+        }
+        self.0.insert((tree, start), end);
+    }
+
+    /// The last range of a tree that begins up to a key.
+    fn last_until(&self, tree: u16, key: Option<&Key>) -> Option<((u16, Key), Option<Key>)> {
+        let until = match key {
+            Some(key) => Bound::Included((tree, key.clone())),
+            None => Bound::Excluded((tree + 1, Key::EMPTY)),
+        };
+        let last = self.0.range((Bound::Included((tree, Key::EMPTY)), until)).next_back();
+        last.map(|(place, end)| (place.clone(), end.clone()))
+    }
+
+    /// Whether every key of a range is in these.
+    fn covers(&self, tree: u16, range: &LockRange) -> bool {
+        let (start, end) = match range {
+            LockRange::Key(key) => (key, None),
+            LockRange::Range(range) if range.is_empty() => return true,
+            LockRange::Range(range) => (&range.start, Some(&range.end)),
+        };
+        let Some((_, last)) = self.last_until(tree, Some(start)) else { return false };
+        match (last, end) {
+            (None, _) => true,
+            (Some(last), None) => *start < last,
+            (Some(last), Some(end)) => end.as_ref().is_some_and(|end| *end <= last),
+        }
+    }
+}
+
+impl RowsView {
+    fn is_locked(&self, tree: u16, range: &LockRange, mode: LockMode) -> bool {
+        if let LockRange::Key(key) = range
+            && [LockMode::Read, LockMode::Write]
+                .into_iter()
+                .any(|held| held >= mode && self.locked_keys.contains(&(tree, key.clone(), held)))
+        {
+            return true;
+        }
+        self.locked_ranges[mode as usize].covers(tree, range)
+    }
+
+    pub(super) fn into_changes(self) -> RowsChange {
+        let rows: Vec<RowChange> = self
+            .changes
+            .into_values()
+            .filter(|change| change.old.is_some() || change.new.is_some())
+            .collect();
+        let entries = rows.iter().flat_map(|change| change.in_trees(&self.schema)).collect();
+        // A commit without a change would wait for a batch that nobody stores.
+        let has_changes = |merged: &Arc<Merged>| merged.trees.iter().any(|tree| !tree.replaced.is_empty());
+        let has_pages = |staged: &Staged| staged.trees.iter().any(|tree| !tree.replaced.is_empty());
+        let (merged, staged) = (self.merged.filter(has_changes), self.staged.filter(has_pages));
+        RowsChange { rows, entries, merged, staged }
+    }
+
+    /// What the transaction has written, for each tree.
+    fn own(&mut self) -> &mut Vec<OwnRows> {
+        self.own.get_or_insert_with(|| {
+            let mut own = vec![OwnRows::new(); self.trees.len()];
+            for change in self.changes.values().flat_map(|change| change.in_trees(&self.schema)) {
+                own[change.tree].insert(change.key, change.row);
+            }
+            own
+        })
+    }
+}
+
+impl Ledger {
+    // For the program.
+
+    /// Whether a part of a collection is locked so, else ask for the lock.
+    pub fn has_lock(
+        &self,
+        collection: HostedCollection,
+        tree: u16,
+        range: &LockRange,
+        mode: LockMode,
+    ) -> bool {
+        let content = &mut *self.content();
+        let view = content.collections.get(&collection);
+        if view.is_some_and(|view| view.is_locked(tree, range, mode)) {
+            return true;
+        }
+        if mode == LockMode::Write && view.is_some_and(|view| view.is_locked(tree, range, LockMode::Read)) {
+            content.upgraded.insert(collection);
+        }
+        let is_many = view.is_some_and(|view| view.locks >= LOCKED_KEYS_MAX);
+        let range = if is_many { LockRange::all() } else { range.clone() };
+        ask(content, Want::Lock(Resource { tree: TreeId::of(collection, tree), range }, mode));
+        false
+    }
+
+    /// How a row that is read is to be locked: for writing, if that is what comes next.
+    pub fn read_mode(&self, collection: HostedCollection) -> LockMode {
+        if self.content().for_update.contains(&collection) { LockMode::Write } else { LockMode::Read }
+    }
+
+    /// A collection as it is now, with the transaction's own changes.
+    ///
+    /// # Panics
+    /// If nothing of it is locked.
+    pub fn rows(&self, collection: HostedCollection) -> RowsSnapshot {
+        let content = &mut *self.content();
+        let view = content.collections.get_mut(&collection).expect("a collection with a lock");
+        RowsSnapshot {
+            collection,
+            own: view.own().clone(),
+            schema: view.schema.clone(),
+            trees: view.trees.clone(),
+            visibility: self.visibility,
+        }
+    }
+
+    /// The transaction's own version of a row of the primary tree, if it has written one.
+    pub fn own_row(&self, collection: HostedCollection, key: &Key) -> Option<Option<Row>> {
+        self.content().collections.get(&collection)?.changes.get(key).map(|change| change.new.clone())
+    }
+
+    /// The committed trees of a collection.
+    ///
+    /// # Panics
+    /// If nothing of it is locked.
+    pub fn trees(&self, collection: HostedCollection) -> Arc<Vec<Tree>> {
+        self.content().collections[&collection].trees.clone()
+    }
+
+    /// Change a row that is locked for writing, from what the transaction sees of it.
+    ///
+    /// # Errors
+    /// 400 if the transaction writes too much; then nothing has changed.
+    ///
+    /// # Panics
+    /// If the row is not locked for writing.
+    pub fn change_row(&self, collection: HostedCollection, key: Key, change: RowChange) -> Result<()> {
+        let content = &mut *self.content();
+        let view = content.collections.get_mut(&collection).expect("a collection with a lock");
+        let range = LockRange::Key(key.clone());
+        assert!(view.is_locked(0, &range, LockMode::Write), "only a row that is locked for writing changes");
+        if change.is_nothing(&view.schema) {
+            return Ok(());
+        }
+        let bytes = change.new.as_ref().map_or(0, |row| row_bytes(row)) + key.len() as u64;
+        if content.bytes + bytes > TRANSACTION_BYTES_MAX {
+            return Err(Error::bad_request(format_args!(
+                "this transaction writes more than {} MiB",
+                TRANSACTION_BYTES_MAX >> 20
+            )));
+        }
+        content.bytes += bytes;
+        if let Some(own) = &mut view.own {
+            for change in change.in_trees(&view.schema) {
+                own[change.tree].insert(change.key, change.row);
+            }
+        }
+        match view.changes.get_mut(&key) {
+            Some(before) => before.new = change.new,
+            None => {
+                view.changes.insert(key, change);
+            }
+        }
+        Ok(())
+    }
+
+    /// Merge many rows into a collection that is locked for writing as a whole.
+    ///
+    /// # Panics
+    /// If it is not, or if the transaction has written to it already.
+    pub fn merge_rows(&self, collection: HostedCollection, merged: Arc<Merged>) {
+        self.change_whole(collection, |view| view.merged = Some(merged));
+    }
+
+    /// Put pages that are stored into their places, as [`Self::merge_rows`] does.
+    ///
+    /// # Panics
+    /// As that.
+    pub fn place_rows(&self, collection: HostedCollection, staged: Staged) {
+        self.change_whole(collection, |view| view.staged = Some(staged));
+    }
+
+    fn change_whole(&self, collection: HostedCollection, change: impl FnOnce(&mut RowsView)) {
+        let content = &mut *self.content();
+        let view = content.collections.get_mut(&collection).expect("a collection with a lock");
+        for tree in 0..view.trees.len() {
+            let is_locked = view.is_locked(tree as u16, &LockRange::all(), LockMode::Write);
+            assert!(is_locked, "only a collection that is locked for writing changes as a whole");
+        }
+        let is_unchanged = view.changes.is_empty() && view.merged.is_none() && view.staged.is_none();
+        assert!(is_unchanged, "rows are merged into what is committed");
+        change(view);
+    }
+
+    /// Let the history of a chain around collections record changes.
+    ///
+    /// # Errors
+    /// 400 if the transaction would hold more than [`TRANSACTION_BYTES_MAX`].
+    pub fn record(&self, chain: ChainId, recorded: Recorded) -> Result<()> {
+        if recorded.is_empty() {
+            return Ok(());
+        }
+        let content = &mut *self.content();
+        let bytes = recorded.bytes();
+        if content.bytes + bytes > TRANSACTION_BYTES_MAX {
+            return Err(Error::bad_request(format_args!(
+                "this transaction writes more than {} MiB",
+                TRANSACTION_BYTES_MAX >> 20
+            )));
+        }
+        content.bytes += bytes;
+        content.recorded.entry(chain).or_default().append(recorded);
+        Ok(())
+    }
+
+    /// Ask for the content of a page.
+    pub fn want_page(&self, cell: &PageCell) {
+        let content = &mut *self.content();
+        let want = Want::Page(cell.id());
+        if !content.wants.contains(&want) {
+            content.wants.push(want);
+        }
+    }
+
+    /// Note that a page was read.
+    pub fn note_page(&self, cell: &PageCell) {
+        cell.note_use(self.tick.load(Relaxed));
+    }
+
+    /// Note that what a commit wrote was read.
+    pub fn note_commit(&self, commit: u64) {
+        let content = &mut *self.content();
+        content.seen_commit = content.seen_commit.max(commit);
+    }
+
+    /// Ask to begin again, because what the transaction would see is gone.
+    pub fn want_restart(&self) {
+        ask(&mut self.content(), Want::Restart);
+    }
+
+    // For the world.
+
+    /// Grant a lock on a part of a collection: show the program its newest trees.
+    pub fn grant_rows(
+        &self,
+        resource: &Resource,
+        mode: LockMode,
+        schema: &Arc<Schema>,
+        trees: &Arc<Vec<Tree>>,
+    ) {
+        let (collection, tree) = (resource.tree.collection(), resource.tree.tree);
+        let content: &mut Content = &mut self.content();
+        let view = content.collections.entry(collection).or_insert_with(|| {
+            Box::new(RowsView {
+                schema: schema.clone(),
+                trees: trees.clone(),
+                changes: BTreeMap::new(),
+                own: None,
+                merged: None,
+                staged: None,
+                locked_keys: BTreeSet::new(),
+                locked_ranges: Default::default(),
+                locks: 0,
+            })
+        });
+        view.trees = trees.clone();
+        match &resource.range {
+            LockRange::Key(key) => {
+                view.locked_keys.insert((tree, key.clone(), mode));
+            }
+            LockRange::Range(range) => {
+                for held in &mut view.locked_ranges[..=mode as usize] {
+                    held.insert(tree, range);
+                }
+            }
+        }
+        view.locks += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn key(byte: u8) -> Key {
+        vec![byte].into()
+    }
+
+    fn range(start: u8, end: u8) -> KeyRange {
+        // Beyond what is asked for, it has no end.
+        KeyRange { start: key(start), end: (end < 30).then(|| key(end)) }
+    }
+
+    proptest! {
+        #[test]
+        fn ranges_that_touch_are_one_and_cover_what_each_key_says(
+            held in prop::collection::vec((0_u16..2, 0_u8..30, 1_u8..8), 0..30),
+            asked in prop::collection::vec((0_u16..2, 0_u8..30, 1_u8..8), 30),
+        ) {
+            let mut ranges = Ranges::default();
+            for (tree, start, len) in &held {
+                ranges.insert(*tree, &range(*start, start + len));
+            }
+            let is_held = |tree: u16, byte: u8| {
+                held.iter().any(|(other, start, len)| *other == tree && range(*start, start + len).contains(&key(byte)))
+            };
+            for (tree, start, len) in asked {
+                let covered = (start..(start + len).min(30)).all(|byte| is_held(tree, byte));
+                let is_open = start + len >= 30;
+                let covered = covered && (!is_open || is_held(tree, 200));
+                prop_assert_eq!(ranges.covers(tree, &LockRange::Range(range(start, start + len))), covered);
+                prop_assert_eq!(ranges.covers(tree, &LockRange::Key(key(start))), is_held(tree, start));
+            }
+            let (one, two) = (ranges.0.iter(), ranges.0.iter().skip(1));
+            let are_apart = one.zip(two).all(|(((tree, _), end), ((next_tree, next), _))| {
+                tree != next_tree || end.as_ref().is_some_and(|end| end < next)
+            });
+            prop_assert!(are_apart);
+        }
+    }
+}
