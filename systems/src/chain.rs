@@ -12,12 +12,12 @@ use components::language::chain::{
     Links, LocalChain, Mutation, Recorded, WantedBlocks,
 };
 use components::language::collection::local::LocalCollection;
+use components::language::collection::value_of;
 use components::language::collection::view::Rowset;
 use components::language::collection::{Collection, Source};
 use components::language::decode;
 use components::language::memory::{Account, Reservation};
 use components::rows::bulk::{Bulk, BulkRows};
-use components::language::collection::value_of;
 use components::rows::schema::{CollectionKind, Schema};
 use components::transaction::lock::{LockMode, LockRange};
 use components::value::ids::ChainId;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bevy_ecs::prelude::{Entity, World};
 use components::rows::bulk::BulkRows;
-use components::rows::page::Visibility;
+use components::rows::delta::Visibility;
 use components::transaction::ledger::Ledger;
 use components::transaction::lock::Resource;
 use components::transaction::{Authority, Phase, Program, RequestId, Transaction};

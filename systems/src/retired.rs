@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use components::TxnId;
-use components::rows::page::Visibility;
+use components::rows::delta::Visibility;
 use components::transaction::RequestId;
 use components::value::ids::PageId;
 use components::value::ids::TreeId;

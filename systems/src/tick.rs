@@ -8,7 +8,7 @@ use components::hosting::cluster::Catalog;
 use components::hosting::storage::{Batch, Write};
 use components::language::reference::Verb;
 use components::rows::columns::{Columns, PageSize};
-use components::rows::page::Visibility;
+use components::rows::delta::Visibility;
 use components::rows::schema::ColumnType;
 use components::rows::staged::StagedPart;
 use components::transaction::job::{Job, JobId, JobResult};

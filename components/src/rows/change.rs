@@ -98,7 +98,7 @@ fn bits(number: Number) -> (crate::NumberType, u64, u64) {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::language::collection::declare::tests::inventory;
+    use crate::rows::schema::tests::inventory;
 
     pub(in crate::rows) fn row(sku: u64, color: &str, quantity: i64) -> Row {
         [sku.into(), color.into(), crate::Number::I32(quantity as i32).into()].into()

@@ -12,9 +12,22 @@ use foldhash::fast::FixedState;
 use hashbrown::HashTable;
 
 use super::key::{Key, KeyRange};
-use super::page::Visibility;
 use super::{Row, row_bytes};
 use crate::value::transaction_id::TxnId;
+
+/// What a reader sees: the versions of transactions before its own, among the first commits.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Visibility {
+    /// Versions of transactions before this one.
+    pub before: TxnId,
+    /// Versions of commits up to this one.
+    pub commit: u64,
+}
+
+impl Visibility {
+    /// That of a reader who sees everything.
+    pub const NEWEST: Visibility = Visibility { before: TxnId::MAX, commit: u64::MAX };
+}
 
 /// How many entries a chunk has; the last one may have fewer.
 const CHUNK_ENTRIES: usize = 32;

@@ -6,8 +6,9 @@
 use std::ops::Range;
 
 use super::columns::{Columns, ColumnsBuilder, PageSize, cut, fold, sort};
+use super::delta::Visibility;
 use super::key::{Key, KeyRange};
-use super::page::{Page, Tree, Visibility};
+use super::page::{Page, Tree};
 use super::scan::{Join, LoadPage, base};
 use super::schema::{Layout, Schema};
 

@@ -19,6 +19,7 @@ use super::columns::{Columns, STATISTICS_TEXT_BYTES, may_match};
 use super::delta::{Delta, DeltaEntry};
 use super::key::{Key, KeyRange};
 use super::schema::Layout;
+use crate::rows::delta::Visibility;
 use crate::value::Value;
 use crate::value::ids::PageId;
 use crate::value::transaction_id::TxnId;
@@ -200,20 +201,6 @@ fn union(this: ValueRange, that: ValueRange) -> ValueRange {
         start: outer(this.start, that.start, Ordering::Less),
         end: outer(this.end, that.end, Ordering::Greater),
     }
-}
-
-/// What a reader sees: the versions of transactions before its own, among the first commits.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Visibility {
-    /// Versions of transactions before this one.
-    pub before: TxnId,
-    /// Versions of commits up to this one.
-    pub commit: u64,
-}
-
-impl Visibility {
-    /// That of a reader who sees everything.
-    pub const NEWEST: Visibility = Visibility { before: TxnId::MAX, commit: u64::MAX };
 }
 
 /// A version of a page.

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use super::Row;
-use super::columns::codec;
 use crate::value::Value;
 use crate::value::name::Id;
 use crate::value::native::NativeClass;
@@ -74,6 +73,19 @@ impl ColumnType {
     }
 }
 
+/// Whether a column of this type, which has no buffer of numbers or texts of its own, can have the value.
+pub fn is_of(class: ColumnType, value: &Value) -> bool {
+    match (class, value) {
+        (ColumnType::Value, _) => true,
+        (ColumnType::Number(_), Value::Number(_))
+        | (ColumnType::Id, Value::Id(_))
+        | (ColumnType::Link, Value::Link(_))
+        | (ColumnType::Tuple, Value::Tuple(_))
+        | (ColumnType::None, Value::None) => true,
+        (_, _) => false,
+    }
+}
+
 /// Whether a row that was stored is one of a collection with this schema.
 pub fn is_row_of(schema: &Schema, row: &[Value]) -> bool {
     let fits = |(column, value): (&Column, &Value)| match (column.class, value) {
@@ -94,7 +106,7 @@ pub fn is_row_of(schema: &Schema, row: &[Value]) -> bool {
             Value::Number(number),
         ) => number.class() == class,
         (ColumnType::String, Value::String(_)) | (ColumnType::Bytes, Value::Bytes(_)) => true,
-        (class, value) => codec::is_of(class, value),
+        (class, value) => is_of(class, value),
     };
     row.len() == schema.columns().len() && schema.columns().iter().zip(row).all(fits)
 }
@@ -258,5 +270,22 @@ impl Schema {
     /// The position of a column.
     pub fn position(&self, name: &str) -> Option<usize> {
         self.columns.iter().position(|column| column.name.as_str() == name)
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// The table of page 02 §1.3.
+    pub(crate) fn inventory() -> Schema {
+        let column = |name, class, max_len| Column { name: Id::literal(name), class, max_len };
+        let columns = [
+            column("sku", ColumnType::Number(NumberType::U64), None),
+            column("color", ColumnType::String, Some(32)),
+            column("qty", ColumnType::Number(NumberType::I32), None),
+        ];
+        let by_color = Index { name: Id::literal("by_color"), columns: [1].into() };
+        Schema::new(CollectionKind::Table, columns.into(), 1, [by_color].into())
     }
 }

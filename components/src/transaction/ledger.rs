@@ -14,7 +14,7 @@ use super::lock::{LockMode, Resource};
 use crate::language::chain::{Mutation, Recorded, SeenHistory};
 use crate::language::memory::Account;
 use crate::language::state::State;
-use crate::rows::page::Visibility;
+use crate::rows::delta::Visibility;
 use crate::value::error::{Error, Result};
 use crate::value::ids::ChainId;
 use crate::value::ids::HostedCollection;

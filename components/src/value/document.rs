@@ -4,7 +4,7 @@ use super::number::Number;
 
 /// A parsed document that borrows from its text and from the arena of its parser.
 ///
-/// JSON and TBON both parse into this; the decoders of [`crate::language::decode`] read it.
+/// JSON and TBON both parse into this; the decoders of the language read it.
 #[derive(Clone, Copy, Debug)]
 pub enum Document<'a> {
     /// `null`

@@ -277,6 +277,7 @@ impl Serialize for Column {
 pub(crate) mod tests {
     use super::*;
     use crate::rows::bound::Condition;
+    use crate::rows::schema::tests::inventory;
     use crate::value::document::Document;
 
     /// A state from JSON text, as a schema in a body is read.
@@ -307,13 +308,6 @@ pub(crate) mod tests {
         let text = text.replace("V/", "/state/scalar/value/").replace("N/", "/state/scalar/value/number/");
         let arena = bumpalo::Bump::new();
         crate::language::decode::schema(document(&serde_json::from_str(&text).unwrap(), &arena)).unwrap()
-    }
-
-    /// The table of page 02 §1.3.
-    pub(crate) fn inventory() -> Schema {
-        let text = r#"[[[["sku", {"N/uint/64": {}}]],
-            [["color", {"V/string": {}}, 32], ["qty", {"N/int/32": {}}]]], [["by_color", ["color"]]]]"#;
-        Schema::declared(CollectionKind::Table, &state(text)).unwrap()
     }
 
     /// The tree of page 02 §4.

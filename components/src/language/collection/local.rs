@@ -67,7 +67,12 @@ impl LocalCollection {
     }
 
     /// An empty collection at this path in the subject of a block chain that is not hosted.
-    pub fn in_chain(schema: Arc<Schema>, account: Arc<dyn Account>, history: Arc<History>, path: Path) -> Self {
+    pub fn in_chain(
+        schema: Arc<Schema>,
+        account: Arc<dyn Account>,
+        history: Arc<History>,
+        path: Path,
+    ) -> Self {
         Self { history: Some((history, path)), ..Self::new(schema, account) }
     }
 
@@ -173,7 +178,7 @@ mod tests {
     use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
     use super::*;
-    use crate::language::collection::declare::tests::inventory;
+    use crate::rows::schema::tests::inventory;
     use crate::value::number::Number;
 
     /// An account without a limit.

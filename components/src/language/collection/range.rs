@@ -160,7 +160,8 @@ fn sides_of(column: &Column, sides: &[Value]) -> Result<ValueRange> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::language::collection::declare::tests::{cities, inventory, shown, state};
+    use crate::language::collection::declare::tests::{cities, shown, state};
+    use crate::rows::schema::tests::inventory;
 
     fn table(text: &str) -> std::result::Result<String, String> {
         let conditions = table_bounds(inventory().columns(), &state(text));

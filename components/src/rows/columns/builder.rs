@@ -10,6 +10,7 @@ use arrow_buffer::{BooleanBuffer, BooleanBufferBuilder, Buffer, OffsetBuffer, Sc
 use super::codec;
 use super::{Column, Columns, match_column};
 use crate::rows::schema::ColumnType;
+use crate::rows::schema::is_of;
 use crate::value::Value;
 use crate::value::number::{Number, NumberType};
 
@@ -125,7 +126,7 @@ impl Growing {
             (Self::F64(values), Value::Number(Number::F64(x))) => values.push(*x),
             (Self::String(contents), Value::String(text)) => contents.push(text.as_bytes()),
             (Self::Bytes(contents), Value::Bytes(content)) => contents.push(content),
-            (Self::Encoded(contents), value) if codec::is_of(class, value) => {
+            (Self::Encoded(contents), value) if is_of(class, value) => {
                 codec::encode_value(&mut contents.bytes, value);
                 contents.end();
             }

@@ -19,6 +19,7 @@ use bytes::Bytes;
 
 use super::{Column, Columns, match_column};
 use crate::rows::schema::ColumnType;
+use crate::rows::schema::is_of;
 use crate::value::Value;
 use crate::value::name::{Id, Link};
 use crate::value::number::{Number, NumberType};
@@ -236,19 +237,6 @@ impl Reader {
                 Column::Encoded(contents)
             }
         })
-    }
-}
-
-/// Whether a column of this type, which has no buffer of numbers or texts of its own, can have the value.
-pub fn is_of(class: ColumnType, value: &Value) -> bool {
-    match (class, value) {
-        (ColumnType::Value, _) => true,
-        (ColumnType::Number(_), Value::Number(_))
-        | (ColumnType::Id, Value::Id(_))
-        | (ColumnType::Link, Value::Link(_))
-        | (ColumnType::Tuple, Value::Tuple(_))
-        | (ColumnType::None, Value::None) => true,
-        (_, _) => false,
     }
 }
 

@@ -103,7 +103,7 @@ impl Columns {
     /// is null.
     ///
     /// # Errors
-    /// As [`crate::language::encode::to_json`], for the values that become JSON.
+    /// As [`crate::value::json::to_json`], for the values that become JSON.
     ///
     /// # Panics
     /// If there is no such column.

@@ -8,14 +8,15 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::TxnId;
-use crate::language::collection::declare::tests::inventory;
 use crate::rows::Row;
 use crate::rows::bound::ValueRange;
 use crate::rows::change::RowChange;
 use crate::rows::delta::DeltaEntry;
+use crate::rows::delta::Visibility;
 use crate::rows::key::Key;
-use crate::rows::page::{Statistics, Visibility};
+use crate::rows::page::Statistics;
 use crate::rows::schema::Schema;
+use crate::rows::schema::tests::inventory;
 use crate::value::ids::ChainId;
 use crate::value::ids::HostedCollection;
 use crate::value::ids::PageId;

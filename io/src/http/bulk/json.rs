@@ -5,8 +5,8 @@
 
 use std::sync::Arc;
 
-use components::language::decode;
 use components::language::collection::value_of;
+use components::language::decode;
 use components::rows::columns::{Cell, Columns, Import};
 use components::rows::schema::{CollectionKind, Schema};
 use components::{Error, Number, Result, Value};

@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
-use crate::language::collection::declare::tests::inventory;
 use crate::language::collection::local::Tree as LocalTree;
 use crate::rows::bound::ValueRange;
-use crate::rows::page::{PageCell, Visibility};
+use crate::rows::delta::Visibility;
+use crate::rows::page::PageCell;
 use crate::rows::scan::in_turn;
 use crate::rows::scan::tests::{Built, COLORS, SKUS, Write, any_writes, row};
+use crate::rows::schema::tests::inventory;
 use crate::rows::seen::SeenPage;
 use crate::value::Value;
 use crate::value::number::Number;

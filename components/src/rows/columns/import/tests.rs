@@ -63,10 +63,7 @@ fn assert_equal(actual: &Columns, expected: &Columns) {
         let encoded = |columns: &Columns| {
             let mut bytes = Vec::new();
             // Bit for bit, also where floats are not equal to themselves.
-            columns
-                .row(row)
-                .iter()
-                .for_each(|value| crate::rows::columns::encode_value(&mut bytes, value));
+            columns.row(row).iter().for_each(|value| crate::rows::columns::encode_value(&mut bytes, value));
             bytes
         };
         assert_eq!(encoded(actual), encoded(expected), "row {row}: {:?}", expected.row(row));
