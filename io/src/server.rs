@@ -24,19 +24,17 @@ use world::load::{Loaded, load};
 use world::{EFFECTS_BYTES_MAX, Host, HostConfig, Inherited, Limits};
 
 use crate::config::{Config, PLAIN_DATA_DIR};
-use crate::descriptors;
 use crate::driver::{Driver, Ended, answers, distribute, monotonic_ns, now_ns};
 use crate::gateway::{Event, Gateway, QUEUE_EVENTS_MAX};
 use crate::http::{self, serve};
 use crate::jobs::Jobs;
-use crate::json;
 use crate::keys::Keys;
 use crate::metrics::Metrics;
 use crate::pages::Pages;
 use crate::persistence::Persistence;
-use crate::signals;
 use crate::storage::{Reader, Store};
 use crate::workspace::Workspace;
+use crate::{descriptors, json, signals};
 
 /// The stack of a thread that serves connections, in bytes: decoding recurses as deep as documents nest, encoding as
 /// deep as states do, and that is twice as deep.

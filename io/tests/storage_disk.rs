@@ -1,13 +1,12 @@
 //! The store on the disk of this machine.
 
-use std::fs;
 use std::io::{BufRead, BufReader, Write as _};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
+use std::{fs, thread};
 
 use bytes::Bytes;
 use heed::types::Bytes as RawBytes;

@@ -14,22 +14,20 @@ use components::language::chain::{
 };
 use components::language::encode::Stored as StoredState;
 use components::language::tbon;
-use components::rows::change;
 use components::rows::change::RowChange;
 use components::rows::delta::DeltaEntry;
 use components::rows::merge::Merged;
 use components::rows::staged::Staged;
-use components::rows::stored;
+use components::rows::{change, stored};
 use components::transaction::ledger::{Change, ChangedContent, RowsChange};
-use components::value::ids::ChainId;
-use components::value::ids::HostedCollection;
-use components::value::ids::TreeId;
+use components::value::ids::{ChainId, HostedCollection, TreeId};
 use components::{State, TxnId};
 
 use crate::fold::fold;
+use crate::limits::Limits;
 use crate::pages;
 use crate::room::Room;
-use crate::tick::{Limits, Outbox, Registry};
+use crate::tick::{Outbox, Registry};
 
 /// A subject up to this size is written as a whole with each commit; of a larger one, only what has changed.
 const WHOLE_SUBJECT_BYTES_MAX: u64 = 2_048;

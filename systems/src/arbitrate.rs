@@ -11,11 +11,11 @@ use components::hosting::versions::{BlockHeader, History, HostedCollections, Ver
 use components::language::chain::SeenHistory;
 use components::transaction::ledger::Want;
 use components::transaction::lock::{Lock, LockId, LockMode, LockTable, Requested, Resource};
-use components::transaction::{Authority, Phase, Program, Transaction};
-use components::value::ids::ChainId;
-use components::value::ids::TreeId;
+use components::transaction::{Authority, Program, Transaction};
+use components::value::ids::{ChainId, TreeId};
 
 use crate::pages;
+use crate::progress::wake;
 use crate::tick::{Registry, Statistics};
 
 /// Look at everything that programs have asked for, and at everything that was released.
@@ -114,24 +114,6 @@ fn show_rows(world: &mut World, id: TxnId, resource: &Resource, mode: LockMode) 
     let ledger = &world.get::<Program>(entity).expect("a program").ledger;
     ledger.grant_rows(resource, mode, &rows.schema, &rows.trees);
     wake(world, id, entity);
-}
-
-/// Let a program go on, unless it waits for another lock that it is expected to need.
-pub(crate) fn wake(world: &mut World, id: TxnId, entity: Entity) {
-    let transaction = world.get::<Transaction>(entity).expect("a transaction");
-    if transaction.outcome.is_some() {
-        // It was ended while it waited.
-        return;
-    }
-    // One that expects to write does not begin before it has every lock that it is expected to need.
-    if !transaction.expected_writes.is_empty()
-        && transaction.phase == Phase::Waiting
-        && world.resource::<Registry>().held_locks.get(&id).is_some_and(|held| held.waiting > 0)
-    {
-        return;
-    }
-    world.get_mut::<Transaction>(entity).expect("a transaction").phase = Phase::Running;
-    world.resource_mut::<Registry>().runnable.insert(id);
 }
 
 /// Whether a transaction comes too late for a lock.

@@ -5,23 +5,20 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use components::hosting::cluster::Member;
-use components::language::cast;
-use components::language::chain;
 use components::language::chain::{
     Block, Blocks, Chain, ChainAddress, ChainBlocks, ChainContent, ChainKind, History, HistorySnapshot,
     Links, LocalChain, Mutation, Recorded, WantedBlocks,
 };
 use components::language::collection::local::LocalCollection;
-use components::language::collection::value_of;
 use components::language::collection::view::Rowset;
-use components::language::collection::{Collection, Source};
+use components::language::collection::{Collection, Source, value_of};
 use components::language::decode;
 use components::language::memory::{Account, Reservation};
+use components::language::{cast, chain};
 use components::rows::bulk::{Bulk, BulkRows};
 use components::rows::schema::{CollectionKind, Schema};
 use components::transaction::lock::{LockMode, LockRange};
-use components::value::ids::ChainId;
-use components::value::ids::HostedCollection;
+use components::value::ids::{ChainId, HostedCollection};
 use components::{Error, Id, Path, Result, State, Value};
 
 use crate::scalar::{Call, Interpreter};

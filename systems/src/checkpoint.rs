@@ -12,9 +12,10 @@ use components::rows::stored;
 use components::value::ids::ChainId;
 
 use crate::fold::{Folded, fold};
+use crate::limits::Limits;
 use crate::pages::{is_damaged, release, tree_of};
 use crate::room::Room;
-use crate::tick::{Limits, Outbox, Registry, Statistics};
+use crate::tick::{Outbox, Registry, Statistics};
 
 /// How many pages one tick stores for checkpoints at least: each takes as long as ten requests, which wait meanwhile.
 const PAGES_PER_TICK_MIN: u64 = 1;

@@ -19,11 +19,9 @@ use components::language::class::Instance;
 use components::language::collection::local::LocalCollection;
 use components::language::collection::snapshot::{RowsetSnapshot, Scan, Trees};
 use components::language::collection::stream::StreamSource;
-use components::language::collection::value_of;
 use components::language::collection::view::Rowset;
-use components::language::collection::{Collection, CollectionContent, Source};
+use components::language::collection::{Collection, CollectionContent, Source, value_of};
 use components::language::memory::Reservation;
-use components::language::reference::{OpRef, Ref};
 use components::rows::bulk::Bulk;
 use components::rows::coerce::{btree_row, table_row};
 use components::rows::key::Key;
@@ -37,10 +35,7 @@ use view::single_scan;
 
 use crate::chain::shown_local_chain;
 use crate::futures::BoxFuture;
-use crate::scalar::{
-    Call, Interpreter, chain_kind, collection_kind, common, deeper, define_class, no_member, parameter,
-    parameters,
-};
+use crate::scalar::{Call, Interpreter, common, deeper, define_class, no_member, parameter, parameters};
 
 /// How many rows a reply has at most that are read in the transaction, if that can be told before.
 const LITTLE_ROWS_MAX: u64 = 256;
@@ -53,16 +48,6 @@ pub(crate) fn class_of(path: &[Id]) -> Option<(CollectionKind, &[Id])> {
     let (class, rest) = path.split_at_checked(3)?;
     let class = NativeClass::from_path(&Path::from(class).to_string())?;
     Some((CollectionKind::from_class(class)?, rest))
-}
-
-/// Whether a reference makes a collection or a chain.
-pub(crate) fn is_literal(reference: &Ref) -> bool {
-    match reference {
-        Ref::Op(op @ (OpRef::Get(..) | OpRef::Put(..))) => {
-            collection_kind(op.subject()).is_some() || chain_kind(op.subject()).is_some()
-        }
-        _ => false,
-    }
 }
 
 /// How much of a row a message quotes, in bytes.

@@ -9,15 +9,13 @@ use components::language::reference::Verb;
 use components::transaction::ledger::{Change, ChangedContent, LOCKED_KEYS_MAX};
 use components::transaction::lock::{LockMode, LockRange, LockTable, Resource};
 use components::transaction::{Authority, Phase, Program, Transaction};
-use components::value::ids::ChainId;
-use components::value::ids::HostedCollection;
-use components::value::ids::TreeId;
+use components::value::ids::{ChainId, HostedCollection, TreeId};
 use components::{Error, Path, State, TxnId};
 
 use crate::arbitrate::{is_refused, note_looks};
-use crate::execute::end_work;
 use crate::intake::restart;
 use crate::pages::unstage;
+use crate::progress::end_work;
 use crate::room::take_room;
 use crate::tick::{Commit, Ended, Expectations, Inbox, Outbox, Registry, Statistics};
 

@@ -3,11 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use components::language::cast;
 use components::language::chain::{Chain, ChainAddress};
 use components::language::collection::stream::StreamSource;
-use components::language::decode;
 use components::language::reference::Verb;
+use components::language::{cast, decode};
 use components::value::name::Path;
 use components::value::native::NativeClass;
 use components::{Error, ErrorKind, Id, Link, Reply, Request, Result, State, Value};

@@ -7,8 +7,9 @@ use bevy_ecs::prelude::World;
 use components::Error;
 use components::hosting::versions::PageHeader;
 
-use crate::intake::interrupt;
-use crate::tick::{Limits, Registry, Statistics};
+use crate::limits::Limits;
+use crate::progress::interrupt;
+use crate::tick::{Registry, Statistics};
 
 /// What a page takes in memory beside its content, roughly, in bytes: its entity, its versions, its statistics.
 const PAGE_ENTITY_BYTES: u64 = 1_024;

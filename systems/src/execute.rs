@@ -12,11 +12,11 @@ use components::transaction::{Phase, Program, ProgramFuture, Transaction};
 use components::{Error, Reply, TxnId};
 use rayon::prelude::*;
 
-use crate::arbitrate::wake;
-use crate::intake::interrupt;
+use crate::limits::Limits;
 use crate::pages;
+use crate::progress::{interrupt, wake};
 use crate::room::take_room_for_pages;
-use crate::tick::{Limits, Outbox, Pool, Registry, Statistics};
+use crate::tick::{Outbox, Pool, Registry, Statistics};
 
 /// What every program may spend at first, one after the other on the thread of the tick. Most end or wait within it,
 /// sooner than another thread would wake up (`BENCHMARKS.md`, *programs per tick*).
@@ -132,21 +132,6 @@ fn begin_jobs(world: &mut World, id: TxnId, jobs: Vec<(u32, Job)>) {
         registry.jobs_of.insert((id, job_id));
         world.resource_mut::<Outbox>().jobs.push((job_id, job));
     }
-}
-
-/// The program of a transaction holds nothing any more, and nobody wants the results of its jobs.
-pub(crate) fn end_work(world: &mut World, id: TxnId) {
-    let Registry { jobs, jobs_of, holders, .. } = &mut *world.resource_mut::<Registry>();
-    holders.note(id, 0);
-    let ended: Vec<JobId> =
-        jobs_of.extract_if((id, JobId(0))..=(id, JobId(u64::MAX)), |_| true).map(|(_, job)| job).collect();
-    if ended.is_empty() {
-        return;
-    }
-    for job in &ended {
-        jobs.remove(job);
-    }
-    world.resource_mut::<Outbox>().ended_jobs.extend(ended);
 }
 
 /// A job is done; whoever has ended since does not want to know. One that has failed is the failure of who has asked for

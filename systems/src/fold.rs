@@ -7,19 +7,18 @@ use bevy_ecs::prelude::{Entity, World};
 use components::TxnId;
 use components::hosting::storage::Keyspace;
 use components::hosting::versions::{EffectLog, PagePlace};
-use components::rows::columns;
 use components::rows::columns::{Columns, ColumnsBuilder, PageSize};
-use components::rows::delta::DeltaEntry;
-use components::rows::delta::Visibility;
+use components::rows::delta::{DeltaEntry, Visibility};
 use components::rows::key::{Key, KeyRange};
 use components::rows::page::{Foldable, Found, Page};
 use components::rows::schema::Layout;
-use components::rows::stored;
+use components::rows::{columns, stored};
 use components::transaction::lock::LockTable;
 use components::value::ids::TreeId;
 
+use crate::limits::Limits;
 use crate::pages::{discard, is_damaged, load, put, settle, store, tree_mut, tree_of};
-use crate::tick::{Limits, Outbox, Registry, Statistics};
+use crate::tick::{Outbox, Registry, Statistics};
 
 /// A page with less than one part in so many of what a page may hold is small.
 const SMALL_PARTS: usize = 4;

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, VecDeque};
 
 use components::{Error, Result, TxnId};
 
-use crate::tick::Limits;
+use crate::limits::Limits;
 
 /// The nonce of the ids of this host. Its ids differ in time, so one nonce will do until hosts share clusters.
 const NONCE: u16 = 1;

@@ -12,10 +12,12 @@ use components::{Error, Request, State, TxnId};
 
 use crate::dispatch::is_hypothetical;
 use crate::execute::job_done;
+use crate::limits::Limits;
 use crate::pages;
+use crate::progress::interrupt;
 use crate::room::Room;
 use crate::scalar::Interpreter;
-use crate::tick::{Expectation, Expectations, Hosting, Inbox, Input, Limits, Outbox, Registry, Statistics};
+use crate::tick::{Expectation, Expectations, Hosting, Inbox, Input, Outbox, Registry, Statistics};
 
 /// How fast rows that do not fit in memory are written at least, in bytes.
 const SPILLED_BYTES_PER_S_MIN: u64 = 2 << 20;
@@ -170,21 +172,6 @@ pub(crate) fn restart(world: &mut World, entity: Entity) {
     world.entity_mut(entity).insert((transaction, program));
     world.resource_mut::<Statistics>().retried += 1;
     start(&mut world.resource_mut::<Registry>(), id, entity, expected);
-}
-
-/// End a transaction before its program does; false if its outcome is known already.
-pub(crate) fn interrupt(world: &mut World, entity: Entity, cause: Error) -> bool {
-    let transaction = &mut *world.get_mut::<Transaction>(entity).expect("a transaction");
-    let is_open = matches!(transaction.phase, Phase::Running | Phase::Waiting);
-    if !is_open || transaction.outcome.is_some() {
-        return false;
-    }
-    transaction.outcome = Some(Err(cause));
-    let id = transaction.id;
-    let registry = &mut *world.resource_mut::<Registry>();
-    registry.runnable.remove(&id);
-    registry.finished.insert(id);
-    true
 }
 
 fn cancel(world: &mut World, request_id: RequestId) {

@@ -18,14 +18,12 @@ use components::rows::staged::{MergedPart, Staged, StagedPart, StagedTree};
 use components::rows::stored;
 use components::transaction::Program;
 use components::transaction::job::JobResult;
-use components::value::ids::HostedCollection;
-use components::value::ids::PageId;
-use components::value::ids::TreeId;
+use components::value::ids::{HostedCollection, PageId, TreeId};
 use components::{Error, TxnId};
 
-use crate::arbitrate::wake;
-use crate::intake::interrupt;
-use crate::tick::{Hosting, Inbox, Limits, Load, Outbox, Registry, Statistics as Counts};
+use crate::limits::Limits;
+use crate::progress::{interrupt, wake};
+use crate::tick::{Hosting, Inbox, Load, Outbox, Registry, Statistics as Counts};
 
 /// How many pages are deleted in one tick at most.
 const DELETIONS_PER_TICK_MAX: usize = 256;

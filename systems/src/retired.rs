@@ -6,8 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use components::TxnId;
 use components::rows::delta::Visibility;
 use components::transaction::RequestId;
-use components::value::ids::PageId;
-use components::value::ids::TreeId;
+use components::value::ids::{PageId, TreeId};
 
 /// At how many trees one call looks at most to find a page that nobody can read any more.
 const TREES_PER_LOOK_MAX: usize = 64;

@@ -2,14 +2,13 @@
 //! may use what is kept in reserve.
 
 use bevy_ecs::prelude::World;
-use components::Error;
 use components::language::chain::{Mutation, Recorded};
 use components::language::encode::Stored;
 use components::language::tbon;
 use components::rows::staged::MergedPart;
 use components::rows::stored;
 use components::transaction::ledger::{Change, ChangedContent};
-use components::{State, TxnId};
+use components::{Error, State, TxnId};
 
 /// What a commit takes in storage beside its content, in bytes: keys, headers, hashes.
 const CHANGE_OVERHEAD_BYTES: u64 = 1_024;

@@ -19,11 +19,10 @@ use components::transaction::ledger::Ledger;
 use components::{Error, Map, Result, State, Value};
 
 use crate::futures::BoxFuture;
-use crate::tick::JobLimits;
+use crate::limits::JobLimits;
 
 pub(crate) use containers::{parameter, parameters};
 pub(crate) use objects::define_class;
-pub(crate) use references::{chain_kind, collection_kind};
 pub use scope::Scope;
 pub(crate) use values::no_argument;
 

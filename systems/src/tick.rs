@@ -7,7 +7,7 @@ use bevy_ecs::prelude::Entity;
 use components::hosting::cluster::Catalog;
 use components::hosting::storage::{Batch, Write};
 use components::language::reference::Verb;
-use components::rows::columns::{Columns, PageSize};
+use components::rows::columns::Columns;
 use components::rows::delta::Visibility;
 use components::rows::schema::ColumnType;
 use components::rows::staged::StagedPart;
@@ -15,9 +15,7 @@ use components::transaction::job::{Job, JobId, JobResult};
 use components::transaction::ledger::{Change, Want};
 use components::transaction::lock::{LockId, Resource};
 use components::transaction::{CommitRight, RequestId};
-use components::value::ids::ChainId;
-use components::value::ids::HostedCollection;
-use components::value::ids::PageId;
+use components::value::ids::{ChainId, HostedCollection, PageId};
 use components::{Path, Reply, Request, TxnId};
 
 use crate::ids::Ids;
@@ -149,108 +147,11 @@ pub struct Outbox {
 #[derive(Debug, bevy_ecs::prelude::Resource)]
 pub struct Hosting(pub Arc<Catalog>);
 
-/// From how many programs on that do not end at once several threads go on with them.
-pub const PARALLEL_PROGRAMS_MIN: usize = 2;
-
-/// How large the effects of a chain on its collections grow before its pages are stored: recovery repeats them.
-pub const EFFECTS_BYTES_MAX: u64 = 16 << 20;
-
-/// What may be kept in storage for answers that are read slowly, unless told, in bytes.
-pub const PINNED_BYTES_MAX: u64 = 256 << 20;
-
 /// How many batches may be on their way to the disk before pages wait for their turn.
 const BATCHES_IN_FLIGHT_MAX: u64 = 8;
 
-/// From how many committed rows on a page is folded, if it is in memory: then a page is searched and copied fast.
-pub const FOLD_ROWS_MIN: usize = 512;
-
-/// After how many pages a scan goes on beside the world: looking at so many takes microseconds.
-pub const JOB_PAGES_MIN: usize = 16;
-
-/// About how much a job finds before the program goes on with that, in bytes.
-pub const FOUND_BYTES: u64 = 1 << 20;
-
-/// How much the stages of a tick do, about, before the rest is left to the next one: so a tick takes a few milliseconds,
-/// however many wait (`BENCHMARKS.md`, *waiters*).
-pub const STEPS_PER_TICK: usize = 512;
-
 /// How many steps a stage takes in any case, so that what the stages before it have begun goes on.
 const STEPS_MIN: usize = 16;
-
-/// What programs leave to jobs.
-#[derive(Clone, Copy, Debug)]
-pub struct JobLimits {
-    /// How many pages a program scans or counts itself before jobs go on with those that are left; not 0.
-    pub pages_min: usize,
-    /// When a job has found so much, the program goes on with that, in bytes.
-    pub found_bytes: u64,
-}
-
-impl Default for JobLimits {
-    fn default() -> Self {
-        Self { pages_min: JOB_PAGES_MIN, found_bytes: FOUND_BYTES }
-    }
-}
-
-/// Limits of a world. Each has a default that suits a small server.
-#[derive(Clone, Copy, Debug, bevy_ecs::prelude::Resource)]
-pub struct Limits {
-    /// How long a request may take, in nanoseconds.
-    pub request_ttl_ns: u64,
-    /// How many transactions may be open; a request beyond is answered 503.
-    pub transactions_max: usize,
-    /// What all open transactions may hold together, in bytes; beyond, the youngest is answered 503.
-    pub transactions_bytes_max: u64,
-    /// How many steps a program may take in one tick.
-    pub fuel_per_tick: u64,
-    /// From how many programs on that do not end at once several threads go on with them.
-    pub parallel_programs_min: usize,
-    /// How often the stages of a tick repeat before the rest is left to the next tick.
-    pub rounds_max: u32,
-    /// How many programs are polled, locks granted and transactions ended in a tick, about, before the rest is left to the
-    /// next one.
-    pub steps_per_tick: usize,
-    /// How much content of pages stays in memory, in bytes.
-    pub page_cache_bytes: u64,
-    /// What may be kept in storage for nothing but answers that are read slowly, in bytes; beyond, the one that keeps most
-    /// is broken off.
-    pub pinned_bytes_max: u64,
-    /// How large the effects of a chain on its collections grow in storage before its pages are stored, in bytes.
-    pub effects_bytes_max: u64,
-    /// How large they grow if pages cannot be stored because older transactions may look at what was before, in bytes; then
-    /// those begin again.
-    pub kept_effects_bytes_max: u64,
-    /// How large the pages of a collection become.
-    pub page_size: PageSize,
-    /// From how many committed rows on a page is folded, if it is in memory.
-    pub fold_rows_min: usize,
-    /// What programs leave to jobs.
-    pub jobs: JobLimits,
-    /// How far ahead of the clock a transaction id that a caller chose may be, in nanoseconds.
-    pub clock_skew_ns_max: u64,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            request_ttl_ns: 30_000_000_000,
-            transactions_max: 65_536,
-            transactions_bytes_max: 1 << 30,
-            fuel_per_tick: 4_000,
-            parallel_programs_min: PARALLEL_PROGRAMS_MIN,
-            rounds_max: 4_096,
-            steps_per_tick: STEPS_PER_TICK,
-            page_cache_bytes: 500_000_000,
-            pinned_bytes_max: PINNED_BYTES_MAX,
-            effects_bytes_max: EFFECTS_BYTES_MAX,
-            kept_effects_bytes_max: 4 * EFFECTS_BYTES_MAX,
-            page_size: PageSize::default(),
-            fold_rows_min: FOLD_ROWS_MIN,
-            jobs: JobLimits::default(),
-            clock_skew_ns_max: 5_000_000_000,
-        }
-    }
-}
 
 /// A transaction that has its place in the order, on its way to being applied.
 #[derive(Debug)]

@@ -16,15 +16,13 @@ use components::language::chain::ChainKind;
 use components::language::tbon;
 use components::transaction::lock::LockTable;
 use components::transaction::{RequestId, Transaction};
-use components::value::ids::PageId;
-use components::value::ids::TreeId;
+use components::value::ids::{PageId, TreeId};
 use components::{Error, TxnId};
 use systems::execute::panic_message;
 use systems::ids::Ids;
+use systems::limits::Limits;
 use systems::room::Room;
-use systems::tick::{
-    Expectations, Hosting, Inbox, Inputs, Limits, Outbox, Outputs, Pool, Registry, Statistics,
-};
+use systems::tick::{Expectations, Hosting, Inbox, Inputs, Outbox, Outputs, Pool, Registry, Statistics};
 use systems::{apply, arbitrate, checkpoint, commit, evict, execute, intake, persist, respond};
 use xxhash_rust::xxh3::Xxh3;
 

@@ -11,8 +11,7 @@ use components::rows::key::{Key, KeyRange};
 use components::rows::page::Tree;
 use components::transaction::lock::{LockRange, LockTable};
 use components::transaction::{Program, RequestId, Transaction};
-use components::value::ids::ChainId;
-use components::value::ids::PageId;
+use components::value::ids::{ChainId, PageId};
 use serde_json::{Value, json};
 use systems::tick::{Hosting, Inbox, Registry, Statistics};
 

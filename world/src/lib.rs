@@ -9,7 +9,6 @@ pub mod verify;
 pub use host::{Host, HostConfig, Inherited};
 pub use inspect::{InspectQuery, Inspection};
 pub use systems::execute::panic_message;
+pub use systems::limits::{EFFECTS_BYTES_MAX, JobLimits, Limits, PINNED_BYTES_MAX};
 pub use systems::room::Room;
-pub use systems::tick::{
-    EFFECTS_BYTES_MAX, Input, Inputs, JobLimits, Limits, Load, Outputs, PINNED_BYTES_MAX, Statistics,
-};
+pub use systems::tick::{Input, Inputs, Load, Outputs, Statistics};

@@ -12,8 +12,7 @@ use crate::rows::delta::Visibility;
 use crate::rows::key::Key;
 use crate::rows::page::{PageCell, Tree};
 use crate::rows::schema::{ColumnType, Schema};
-use crate::value::ids::ChainId;
-use crate::value::ids::TreeId;
+use crate::value::ids::{ChainId, TreeId};
 use crate::value::transaction_id::TxnId;
 
 /// A committed version of a subject.

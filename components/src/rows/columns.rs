@@ -28,10 +28,9 @@ use std::sync::Arc;
 use arrow_array::{Array, BinaryArray, StringArray};
 use arrow_buffer::{BooleanBuffer, ScalarBuffer};
 
-use super::Row;
-use super::key;
 use super::key::Key;
 use super::schema::{ColumnType, Layout};
+use super::{Row, key};
 use crate::value::Value;
 use crate::value::number::Number;
 

@@ -11,8 +11,7 @@ use super::columns::Columns;
 use super::key::KeyRange;
 use super::page::{Page, PageCell, Tree};
 use super::schema::Layout;
-use super::seen::{OwnRows, RowsSnapshot};
-use super::seen::{SeenPage, has_own, own_len};
+use super::seen::{OwnRows, RowsSnapshot, SeenPage, has_own, own_len};
 
 /// So many pages are passed by at most before whoever scans has its turn again.
 const PASSED_PAGES_MAX: usize = 4_096;

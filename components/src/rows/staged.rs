@@ -185,9 +185,7 @@ mod tests {
     use crate::rows::merge::tests::{apply, columns, join, rows_of, schema};
     use crate::rows::page::PageCell;
     use crate::rows::runs::MemoryScratch;
-    use crate::value::ids::ChainId;
-    use crate::value::ids::HostedCollection;
-    use crate::value::ids::PageId;
+    use crate::value::ids::{ChainId, HostedCollection, PageId};
 
     const NOTHING_IS_STORED: &LoadPage<'_> = &|_, _| Err("everything is in memory".to_string());
 

@@ -20,9 +20,7 @@ use super::columns::{decode_value, encode_value};
 use super::key::Key;
 use super::page::{Page, PageCell, Statistics};
 use crate::value::Value;
-use crate::value::ids::ChainId;
-use crate::value::ids::PageId;
-use crate::value::ids::TreeId;
+use crate::value::ids::{ChainId, PageId, TreeId};
 use crate::value::transaction_id::TxnId;
 
 /// No chain has this number.

@@ -16,9 +16,7 @@ use crate::language::memory::Account;
 use crate::language::state::State;
 use crate::rows::delta::Visibility;
 use crate::value::error::{Error, Result};
-use crate::value::ids::ChainId;
-use crate::value::ids::HostedCollection;
-use crate::value::ids::PageId;
+use crate::value::ids::{ChainId, HostedCollection, PageId};
 use crate::value::transaction_id::TxnId;
 
 pub use rows::{LOCKED_KEYS_MAX, RowsChange};

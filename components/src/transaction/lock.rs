@@ -20,8 +20,7 @@ use slab::Slab;
 use self::intervals::{Intervals, Question, Summarize};
 
 use crate::rows::key::{Key, KeyRange};
-use crate::value::ids::ChainId;
-use crate::value::ids::TreeId;
+use crate::value::ids::{ChainId, TreeId};
 use crate::value::transaction_id::TxnId;
 
 /// How a transaction wants to use what it locks.

@@ -13,8 +13,7 @@ use std::sync::Arc;
 
 use components::hosting::cluster::{Catalog, Member};
 use components::language::chain::ChainKind;
-use components::language::collection::CollectionContent;
-use components::language::collection::value_of;
+use components::language::collection::{CollectionContent, value_of};
 use components::language::reference::Verb;
 use components::rows::bulk::Bulk;
 use components::rows::schema::{CollectionKind, Schema};

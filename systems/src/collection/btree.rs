@@ -1,11 +1,10 @@
 //! Methods of BTrees and their slices (protocol page 02 §4).
 
 use components::language::cast;
-use components::language::collection::Collection;
 use components::language::collection::range::btree_range;
 use components::language::collection::stream::{Stream, StreamSource};
-use components::language::collection::value_of;
 use components::language::collection::view::Rowset;
+use components::language::collection::{Collection, value_of};
 use components::rows::Row;
 use components::rows::key::Key;
 use components::rows::schema::CollectionKind;

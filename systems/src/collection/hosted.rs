@@ -22,8 +22,7 @@ use components::rows::seen::RowsSnapshot;
 use components::rows::staged::{PartOfMerge, Staged, StagedPart, StagedTree};
 use components::transaction::job::{Job, JobResult};
 use components::transaction::lock::{LockMode, LockRange};
-use components::value::ids::HostedCollection;
-use components::value::ids::TreeId;
+use components::value::ids::{HostedCollection, TreeId};
 use components::{Error, Result};
 
 use super::access::Touched;
@@ -46,7 +45,7 @@ const COMPLETED_PAGES_AT_ONCE: usize = 16;
 /// How many pages one job looks at most for rows; the first one of a scan looks at [`JobLimits::pages_min`], each after it
 /// at twice as many.
 ///
-/// [`JobLimits::pages_min`]: crate::tick::JobLimits::pages_min
+/// [`JobLimits::pages_min`]: crate::limits::JobLimits::pages_min
 const FOUND_PAGES_MAX: usize = 512;
 
 /// How many parts of a merge that does not fit in memory are under way at once: one is merged while another is stored.

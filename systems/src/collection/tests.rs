@@ -20,8 +20,8 @@ use components::{Id, NumberType, TxnId, Value};
 use proptest::prelude::*;
 
 use super::plan::{Plan, plan};
+use crate::limits::JobLimits;
 use crate::scalar::Interpreter;
-use crate::tick::JobLimits;
 
 const SKU: usize = 0;
 const COLOR: usize = 1;

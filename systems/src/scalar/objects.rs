@@ -9,9 +9,8 @@ use components::rows::schema::CollectionKind;
 use components::value::native::NativeClass;
 use components::{Error, Id, Link, Map, Result, State};
 
-use super::references::native_class;
+use super::references::{is_literal, native_class};
 use super::{Call, Frame, Interpreter, Scope, common, no_member};
-use crate::collection;
 
 /// How many ancestors of a class are searched for a member.
 const ANCESTORS_MAX: usize = 32;
@@ -22,7 +21,7 @@ const ANCESTORS_MAX: usize = 32;
 /// 400 if a member is not a scalar.
 pub(crate) fn define_class(parent: Option<Link>, prototype: Map) -> Result<State> {
     for (name, member) in prototype.iter() {
-        let is_collection = matches!(member, State::Ref(reference) if collection::is_literal(reference));
+        let is_collection = matches!(member, State::Ref(reference) if is_literal(reference));
         if is_collection || matches!(member, State::Chain(_) | State::Collection(_)) {
             return Err(Error::bad_request(format_args!(
                 "the member {name} of a class must be a scalar, not a {}",

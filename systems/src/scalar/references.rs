@@ -451,3 +451,13 @@ fn to_bool(state: &State) -> Result<bool> {
         ))),
     }
 }
+
+/// Whether a reference makes a collection or a chain.
+pub(crate) fn is_literal(reference: &Ref) -> bool {
+    match reference {
+        Ref::Op(op @ (OpRef::Get(..) | OpRef::Put(..))) => {
+            collection_kind(op.subject()).is_some() || chain_kind(op.subject()).is_some()
+        }
+        _ => false,
+    }
+}

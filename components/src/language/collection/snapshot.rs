@@ -6,9 +6,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::CollectionContent;
-use super::local;
 use super::local::Snapshot;
+use super::{CollectionContent, local};
 use crate::rows::bound::Condition;
 use crate::rows::columns::{Columns, ColumnsBuilder};
 use crate::rows::key::{Key, KeyRange};

@@ -5,13 +5,11 @@ use std::sync::Arc;
 use bumpalo::Bump;
 
 use super::{Decoder, NAME_LITERAL, is_subject, state};
-use crate::language::cast;
 use crate::language::chain::{Block, Mutation};
-use crate::language::collection::value_of;
-use crate::language::collection::{Collection, CollectionContent, Source};
+use crate::language::collection::{Collection, CollectionContent, Source, value_of};
 use crate::language::reference::{OpRef, Ref, Subject};
 use crate::language::state::State;
-use crate::language::tbon;
+use crate::language::{cast, tbon};
 use crate::rows::schema::{CollectionKind, Schema};
 use crate::rows::{Row, row_bytes};
 use crate::value::Value;

@@ -7,10 +7,8 @@ use arrow_array::types::ByteArrayType;
 use arrow_array::{BinaryArray, GenericByteArray, StringArray};
 use arrow_buffer::{BooleanBuffer, BooleanBufferBuilder, Buffer, OffsetBuffer, ScalarBuffer};
 
-use super::codec;
-use super::{Column, Columns, match_column};
-use crate::rows::schema::ColumnType;
-use crate::rows::schema::is_of;
+use super::{Column, Columns, codec, match_column};
+use crate::rows::schema::{ColumnType, is_of};
 use crate::value::Value;
 use crate::value::number::{Number, NumberType};
 

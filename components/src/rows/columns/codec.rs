@@ -18,8 +18,7 @@ use arrow_buffer::{ArrowNativeType, BooleanBuffer, Buffer, OffsetBuffer, ScalarB
 use bytes::Bytes;
 
 use super::{Column, Columns, match_column};
-use crate::rows::schema::ColumnType;
-use crate::rows::schema::is_of;
+use crate::rows::schema::{ColumnType, is_of};
 use crate::value::Value;
 use crate::value::name::{Id, Link};
 use crate::value::number::{Number, NumberType};

@@ -11,15 +11,12 @@ use crate::TxnId;
 use crate::rows::Row;
 use crate::rows::bound::ValueRange;
 use crate::rows::change::RowChange;
-use crate::rows::delta::DeltaEntry;
-use crate::rows::delta::Visibility;
+use crate::rows::delta::{DeltaEntry, Visibility};
 use crate::rows::key::Key;
 use crate::rows::page::Statistics;
 use crate::rows::schema::Schema;
 use crate::rows::schema::tests::inventory;
-use crate::value::ids::ChainId;
-use crate::value::ids::HostedCollection;
-use crate::value::ids::PageId;
+use crate::value::ids::{ChainId, HostedCollection, PageId};
 use crate::value::number::Number;
 
 /// How many different rows there are.

@@ -12,15 +12,12 @@ use crate::rows::key::{Key, KeyRange};
 use crate::rows::merge::Merged;
 use crate::rows::page::{PageCell, Tree};
 use crate::rows::schema::Schema;
-use crate::rows::seen::OwnRows;
-use crate::rows::seen::RowsSnapshot;
+use crate::rows::seen::{OwnRows, RowsSnapshot};
 use crate::rows::staged::Staged;
 use crate::rows::{Row, row_bytes};
 use crate::transaction::lock::{LockMode, LockRange, Resource};
 use crate::value::error::{Error, Result};
-use crate::value::ids::ChainId;
-use crate::value::ids::HostedCollection;
-use crate::value::ids::TreeId;
+use crate::value::ids::{ChainId, HostedCollection, TreeId};
 use crate::value::limits::TRANSACTION_BYTES_MAX;
 
 /// How many keys and ranges of a collection a transaction locks one by one. With more it locks whole trees.

@@ -574,8 +574,7 @@ fn dictionaries_that_are_replaced_take_no_memory() {
 mod round_trip {
     use std::ops::RangeInclusive;
 
-    use components::rows::coerce::Rule;
-    use components::rows::coerce::coerce;
+    use components::rows::coerce::{Rule, coerce};
     use components::rows::columns::{arrow_fields, encode_value, write_csv_header};
     use components::rows::schema::{Column, ColumnType};
     use components::{Id, Link, Number, NumberType};

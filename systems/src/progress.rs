@@ -1,0 +1,56 @@
+//! What the world does to a program from outside: it goes on, it is interrupted, its work is over.
+
+use bevy_ecs::prelude::{Entity, World};
+use components::transaction::job::JobId;
+use components::transaction::{Phase, Transaction};
+use components::{Error, TxnId};
+
+use crate::tick::{Outbox, Registry};
+
+/// Let a program go on, unless it waits for another lock that it is expected to need.
+pub(crate) fn wake(world: &mut World, id: TxnId, entity: Entity) {
+    let transaction = world.get::<Transaction>(entity).expect("a transaction");
+    if transaction.outcome.is_some() {
+        // It was ended while it waited.
+        return;
+    }
+    // One that expects to write does not begin before it has every lock that it is expected to need.
+    if !transaction.expected_writes.is_empty()
+        && transaction.phase == Phase::Waiting
+        && world.resource::<Registry>().held_locks.get(&id).is_some_and(|held| held.waiting > 0)
+    {
+        return;
+    }
+    world.get_mut::<Transaction>(entity).expect("a transaction").phase = Phase::Running;
+    world.resource_mut::<Registry>().runnable.insert(id);
+}
+
+/// End a transaction before its program does; false if its outcome is known already.
+pub(crate) fn interrupt(world: &mut World, entity: Entity, cause: Error) -> bool {
+    let transaction = &mut *world.get_mut::<Transaction>(entity).expect("a transaction");
+    let is_open = matches!(transaction.phase, Phase::Running | Phase::Waiting);
+    if !is_open || transaction.outcome.is_some() {
+        return false;
+    }
+    transaction.outcome = Some(Err(cause));
+    let id = transaction.id;
+    let registry = &mut *world.resource_mut::<Registry>();
+    registry.runnable.remove(&id);
+    registry.finished.insert(id);
+    true
+}
+
+/// The program of a transaction holds nothing any more, and nobody wants the results of its jobs.
+pub(crate) fn end_work(world: &mut World, id: TxnId) {
+    let Registry { jobs, jobs_of, holders, .. } = &mut *world.resource_mut::<Registry>();
+    holders.note(id, 0);
+    let ended: Vec<JobId> =
+        jobs_of.extract_if((id, JobId(0))..=(id, JobId(u64::MAX)), |_| true).map(|(_, job)| job).collect();
+    if ended.is_empty() {
+        return;
+    }
+    for job in &ended {
+        jobs.remove(job);
+    }
+    world.resource_mut::<Outbox>().ended_jobs.extend(ended);
+}
