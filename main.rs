@@ -12,7 +12,7 @@ static ALLOCATOR: Allocator = Allocator;
 fn main() -> ExitCode {
     let config = Config::from_environment();
     allocator::fit(config.cache_size);
-    let log = match Log::start(&config) {
+    let log = match Log::start(config.log_filter()) {
         Ok(log) => log,
         Err(why) => {
             eprintln!("error: {why}");

@@ -10,7 +10,7 @@ use clap::{Args, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 use world::PINNED_BYTES_MAX;
 
-use crate::http::HttpConfig;
+use crate::http::limits::HttpConfig;
 
 /// The address to listen on unless told.
 pub const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);

@@ -1,15 +1,18 @@
 //! The HTTP server: HTTP/1.1 and HTTP/2 without TLS on one port (protocol page 01 §1, §1.9).
 
+mod activity;
 mod body;
 mod budget;
 pub mod bulk;
 mod connection;
 mod heads;
-mod limits;
+pub mod limits;
+mod media;
 mod operator;
 mod reply;
 mod request;
 mod rows;
+mod server;
 mod service;
 mod stream;
 
@@ -25,13 +28,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use limits::*;
-
 use crate::descriptors;
 use crate::gateway::Gateway;
 use crate::metrics::Metrics;
-use budget::Budget;
-use connection::Connections;
+use limits::HttpConfig;
+use server::Server;
 
 /// The stack that threads need which decode or drop states: these recurse as deep as documents nest. Builds
 /// without optimisation need about 3 MiB, others far less.
@@ -47,19 +48,6 @@ const UNSENT_BYTES_MAX: u32 = 128 * 1024;
 /// How long to wait after a failure to accept, such as too many open files.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
 
-/// How many big bodies or replies are decoded or encoded at once: a body of the most values takes about 300 MB
-/// while it is decoded.
-const BIG_MAX: usize = 2;
-
-/// How many chunks of streamed replies are made at once, each on a thread that may wait for the storage.
-const STREAM_CHUNKS_MAX: usize = 8;
-
-/// How many bodies of rows that do not fit in memory are decoded at once; those that have nothing to decode do not count.
-const ROWS_ARRIVING_MAX: usize = 2;
-
-/// How many such bodies arrive at once, each with a thread; others wait in the kernel.
-const ROWS_OPEN_MAX: usize = 64;
-
 /// How long to wait for the connection that makes room for another.
 const ROOM_INTERVAL: Duration = Duration::from_millis(20);
 
@@ -68,22 +56,6 @@ const LAST_ANSWERS_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// How often failures to accept are logged at most.
 const ACCEPT_LOG_INTERVAL: Duration = Duration::from_secs(60);
-
-/// What all connections share.
-struct Server {
-    gateway: Gateway,
-    config: Arc<HttpConfig>,
-    metrics: Arc<Metrics>,
-    ready: Arc<AtomicBool>,
-    shutdown: CancellationToken,
-    budget: Arc<Budget>,
-    big: Semaphore,
-    streams: Semaphore,
-    rows_arriving: Arc<Semaphore>,
-    rows_open: Semaphore,
-    connections: Connections,
-    builder: auto::Builder<TokioExecutor>,
-}
 
 /// Listen on an address. It can be listened on again as soon as the last listener is gone, however that ended
 /// (page 04 §1.2, "restart").
@@ -120,25 +92,12 @@ pub async fn serve(
         .http2()
         .max_concurrent_streams(config.max_streams)
         .max_header_list_size(u32::try_from(config.max_header_bytes).unwrap_or(u32::MAX));
-    let server = Arc::new(Server {
-        gateway,
-        metrics,
-        ready,
-        shutdown: shutdown.clone(),
-        budget: Arc::new(Budget::new(config.max_bodies_bytes)),
-        big: Semaphore::new(BIG_MAX),
-        streams: Semaphore::new(STREAM_CHUNKS_MAX),
-        rows_arriving: Arc::new(Semaphore::new(ROWS_ARRIVING_MAX)),
-        rows_open: Semaphore::new(ROWS_OPEN_MAX),
-        connections: Connections::default(),
-        builder,
-        config,
-    });
+    let server = Arc::new(Server::new(gateway, config, metrics, ready, shutdown.clone(), builder));
     let tasks = TaskTracker::new();
     tokio::select! {
         () = shutdown.cancelled() => {}
         () = accept(&listener, &server, &tasks) => {}
-        () = server.connections.watch(&server) => {}
+        () = connection::watch(&server) => {}
     }
     drop(listener);
     tasks.close();
@@ -181,7 +140,7 @@ async fn accept(listener: &TcpListener, server: &Arc<Server>, tasks: &TaskTracke
                     tracing::warn!("cannot accept a connection: {error}");
                     logged = Some(now);
                 }
-                server.connections.make_room(server);
+                connection::make_room(server);
                 tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
             }
         }
@@ -193,7 +152,7 @@ async fn slot(slots: &Arc<Semaphore>, server: &Server) -> OwnedSemaphorePermit {
         if let Ok(slot) = slots.clone().try_acquire_owned() {
             return slot;
         }
-        server.connections.make_room(server);
+        connection::make_room(server);
         if let Ok(Ok(slot)) = tokio::time::timeout(ROOM_INTERVAL, slots.clone().acquire_owned()).await {
             return slot;
         }

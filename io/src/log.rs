@@ -11,12 +11,11 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, FormattedFields, MakeWriter};
 use tracing_subscriber::registry::LookupSpan;
-
-use crate::config::Config;
 
 /// How many lines may wait to be written.
 const QUEUE_LINES_MAX: usize = 1_024;
@@ -107,11 +106,11 @@ pub struct Log {
 }
 
 impl Log {
-    /// Log what the flags ask for, and each panic.
+    /// Log what the filter lets through, and each panic.
     ///
     /// # Errors
     /// Why there is no thread for it.
-    pub fn start(config: &Config) -> Result<Self, String> {
+    pub fn start(filter: EnvFilter) -> Result<Self, String> {
         let (queue, receiver) = Queue::new(QUEUE_LINES_MAX, &DROPPED);
         thread::Builder::new()
             .name("log".into())
@@ -120,7 +119,7 @@ impl Log {
         let has_colors =
             io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|it| it.is_empty());
         tracing_subscriber::fmt()
-            .with_env_filter(config.log_filter())
+            .with_env_filter(filter)
             .with_ansi(false)
             .event_format(Lines { has_colors })
             .with_writer(queue.clone())

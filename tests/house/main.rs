@@ -14,6 +14,9 @@ use source::Crate;
 const ROOMS: [(&str, &[&str]); 1] =
     [("components", &["value", "rows", "language", "hosting", "transaction"])];
 
+/// Other folders that hold files, and not one idea in pieces.
+const FOLDERS: [(&str, &str); 1] = [("io", "http")];
+
 /// The crates, and the files of each that are one circle on purpose.
 const CIRCLES: [(&str, &[&[&str]]); 4] = [
     (

@@ -24,6 +24,7 @@ pub struct Reference {
 /// The source of a crate.
 pub struct Crate {
     rooms: &'static [&'static str],
+    folders: Vec<&'static str>,
     /// The modules that have files of their own, with their rooms before them.
     modules: BTreeSet<String>,
     references: Vec<Reference>,
@@ -85,7 +86,9 @@ impl Crate {
             reader.visit_file(file);
         }
         let rooms = crate::ROOMS.iter().find(|(other, _)| *other == name).map_or(&[][..], |(_, rooms)| rooms);
-        Self { rooms, modules, references }
+        let folders =
+            crate::FOLDERS.iter().filter(|(other, _)| *other == name).map(|(_, folder)| *folder).collect();
+        Self { rooms, folders, modules, references }
     }
 
     pub fn references(&self) -> &[Reference] {
@@ -95,8 +98,10 @@ impl Crate {
     /// The file of a module: the outermost module that is no room, of those it lies in.
     pub fn file(&self, module: &str) -> String {
         let segments = segments(module);
-        let is_room = segments.first().is_some_and(|first| self.rooms.contains(&&**first));
-        let len = if is_room { 2 } else { 1 };
+        let is_folder = segments
+            .first()
+            .is_some_and(|first| self.rooms.contains(&&**first) || self.folders.contains(&&**first));
+        let len = if is_folder { 2 } else { 1 };
         let file = segments[..segments.len().min(len)].join("::");
         assert!(self.modules.contains(&file), "{file} has a file");
         file
@@ -272,6 +277,9 @@ impl<'ast> Visit<'ast> for Reader<'_> {
     fn visit_item_use(&mut self, item: &'ast syn::ItemUse) {
         leaves(&item.tree, &mut Vec::new(), &mut |leaf, span| self.name(leaf, span));
     }
+
+    // Who may see something is not what it knows.
+    fn visit_visibility(&mut self, _: &'ast syn::Visibility) {}
 
     fn visit_path(&mut self, path: &'ast syn::Path) {
         let names: Vec<String> = path.segments.iter().map(|segment| segment.ident.to_string()).collect();

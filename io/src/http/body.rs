@@ -12,9 +12,9 @@ use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::HttpConfig;
+use super::activity::{Activity, Transfer, TransferKind};
 use super::budget::Charge;
-use super::connection::{Activity, Transfer, TransferKind};
+use super::limits::HttpConfig;
 
 /// How much is set aside for a body before any of it has arrived, whatever length it declares.
 const RESERVED_BYTES_MAX: usize = 64 * 1024;

@@ -28,7 +28,8 @@ pub use self::json::json;
 
 use self::arriving::{Arriving, Gathered};
 use super::budget::Charge;
-use super::request::{Head, MEDIA_TYPES, MediaType, check_signature, guarded};
+use super::media::MEDIA_TYPES;
+use super::request::{Head, MediaType, check_signature, guarded};
 use crate::workspace::Workspace;
 
 /// The memory of one row while rows are sorted, in bytes.

@@ -11,7 +11,7 @@ use components::{Error, ErrorKind};
 use hyper::rt::{Read, ReadBuf, ReadBufCursor, Write};
 use memchr::memchr;
 
-use super::HttpConfig;
+use super::limits::HttpConfig;
 use crate::metrics::Metrics;
 
 /// How much of a line is kept that arrives in pieces: all of the headers that say how long a body is.

@@ -6,13 +6,16 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use components::{Error, Result};
 use hyper::http::request::Parts;
-use hyper::{StatusCode, Uri};
+use hyper::{Method, StatusCode, Uri};
 use serde_json::json;
 
-use super::connection::Activity;
+use super::activity::Activity;
+use super::budget::Charge;
 use super::reply::{self, HttpReply};
 use super::request::parameters;
-use super::{Server, service};
+use super::rows::Encoder;
+use super::server::Server;
+use super::stream::{Production, Streamed, produce};
 use crate::gateway::InspectQuery;
 
 /// How many entities of a kind `/debug/world` shows unless told, and at most.
@@ -30,7 +33,7 @@ pub(super) fn is_asked(head: &Parts) -> bool {
 /// The answer of an operators' endpoint ([`is_asked`]).
 pub(super) async fn respond(server: &Arc<Server>, activity: &Arc<Activity>, head: &Parts) -> HttpReply {
     let path = head.uri.path();
-    if !service::is_get(head) {
+    if head.method != Method::GET {
         return reply::error(&Error::method_not_allowed(format_args!("{path} answers GET only")));
     }
     match path {
@@ -44,7 +47,7 @@ pub(super) async fn respond(server: &Arc<Server>, activity: &Arc<Activity>, head
             let version = json!({"name": "tinychain", "version": env!("CARGO_PKG_VERSION")});
             reply::json(StatusCode::OK, version.to_string())
         }
-        "/debug/backup" => match service::back_up(server, activity).await {
+        "/debug/backup" => match back_up(server, activity).await {
             Ok(reply) => reply,
             Err(error) => reply::error(&error),
         },
@@ -104,4 +107,16 @@ fn truth(value: &[u8]) -> Result<bool> {
         b"false" | b"" => Ok(false),
         _ => Err(Error::bad_request("values is true or false")),
     }
+}
+
+/// Send a copy of all that is stored while it is read.
+async fn back_up(server: &Arc<Server>, activity: &Arc<Activity>) -> Result<HttpReply> {
+    let encoder = Encoder::backup(server.gateway.pages().clone())?;
+    let mut charge = Charge::new(activity.account());
+    charge.add(encoder.bytes())?;
+    let content_type = encoder.content_type();
+    let production = Box::new(Production { encoder, pin: None });
+    let (production, first) = produce(server.clone(), production).await?;
+    let first = first?.unwrap_or_default();
+    Ok(reply::streamed(content_type, Streamed::new(server.clone(), activity, first, production, charge)))
 }

@@ -10,23 +10,14 @@ use hyper::header::{
 use hyper::{Response, StatusCode};
 
 use super::budget::{Charge, SMALL_BYTES_MAX};
-use super::request::{MEDIA_TYPES, TBON};
-use super::rows::RowsForm;
+use super::media::{ARROW, CSV, JSON_TYPE, MEDIA_TYPES, RowsForm, TBON};
 use super::stream::{ReplyBody, Streamed};
 
 /// A reply as the server sends it.
 pub(super) type HttpReply = Response<ReplyBody>;
 
-/// The type of Arrow IPC streams.
-pub(super) const ARROW: &str = "application/vnd.apache.arrow.stream";
-
-/// The type of CSV.
-pub(super) const CSV: &str = "text/csv";
-
 /// Says how many rows a write has touched.
 pub(super) const ROWS: HeaderName = HeaderName::from_static("tinychain-rows");
-
-pub(super) const JSON_TYPE: HeaderValue = HeaderValue::from_static("application/json");
 
 /// Whether the client asks for TBON; `Accept-Encoding` selects it too, as hosts use it (page 01 §1.3).
 pub(super) fn wants_tbon(headers: &HeaderMap) -> bool {

@@ -15,11 +15,8 @@ use hyper::{Method, Uri, Version};
 use percent_encoding::percent_decode;
 
 use super::budget::Charge;
-use super::reply::{ARROW, CSV};
+use super::media::{ARROW, CSV, MEDIA_TYPES, TBON};
 use crate::json;
-
-/// The type of TBON bodies (page 01 §1.3, §1.10).
-pub(super) const TBON: &str = "application/tbon";
 
 /// What the head of a request says.
 pub(super) struct Head {
@@ -156,10 +153,6 @@ pub(super) enum MediaType {
     /// Rows as CSV.
     Csv,
 }
-
-/// The types that bodies may have, for messages and for `Accept` in a 415.
-pub(super) const MEDIA_TYPES: &str =
-    "application/json, application/tbon, application/vnd.apache.arrow.stream, text/csv";
 
 /// The types that mean JSON beside `application/json`: what `curl -d` and `fetch` say unless told, and its old name.
 const JSON_TYPES: [&str; 3] = ["application/x-www-form-urlencoded", "text/plain", "text/json"];

@@ -18,7 +18,7 @@ use crossbeam_channel::{Receiver, bounded};
 use hyper::header::HeaderValue;
 use world::history::HistoryReader;
 
-use super::reply::{ARROW, CSV, JSON_TYPE};
+use super::media::{ARROW, JSON_TYPE, RowsForm};
 use crate::pages::Pages;
 use crate::storage::StorageError;
 
@@ -41,24 +41,6 @@ const BACKUP_CHUNKS_MAX: usize = 4;
 
 /// What a backup takes in memory, in bytes, unless it has large values.
 const BACKUP_BYTES: u64 = 4 << 20;
-
-/// A form of rows.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum RowsForm {
-    /// An Arrow IPC stream.
-    Arrow,
-    /// CSV with a header (RFC 4180).
-    Csv,
-}
-
-impl RowsForm {
-    fn media_type(self) -> &'static str {
-        match self {
-            Self::Arrow => ARROW,
-            Self::Csv => CSV,
-        }
-    }
-}
 
 /// What the rows come from: the rest of a snapshot, or rows that were read already.
 #[derive(Debug)]

@@ -11,15 +11,18 @@ use hyper::http::request::Parts;
 use hyper::{Method, StatusCode};
 use tokio::sync::mpsc::channel;
 
+use super::activity::Activity;
 use super::body::Arrival;
 use super::budget::Charge;
 use super::bulk::{Expected, Piece, Turn};
-use super::connection::Activity;
+use super::limits::INLINE_BYTES_MAX;
+use super::media::RowsForm;
 use super::reply::HttpReply;
 use super::request::{Head, MediaType};
-use super::rows::{Encoder, RowsForm, STREAM_BYTES};
+use super::rows::{Encoder, STREAM_BYTES};
+use super::server::Server;
 use super::stream::{Production, Streamed, produce};
-use super::{INLINE_BYTES_MAX, Server, body, bulk, operator, reply, request, rows};
+use super::{body, bulk, operator, reply, request, rows};
 use crate::gateway::{Answer, Pin};
 use crate::workspace::Workspace;
 
@@ -326,18 +329,6 @@ async fn stream(
     Ok(reply::streamed(content_type, Streamed::new(server.clone(), activity, first, production, charge)))
 }
 
-/// Send a copy of all that is stored while it is read.
-pub(super) async fn back_up(server: &Arc<Server>, activity: &Arc<Activity>) -> Result<HttpReply> {
-    let encoder = Encoder::backup(server.gateway.pages().clone())?;
-    let mut charge = Charge::new(activity.account());
-    charge.add(encoder.bytes())?;
-    let content_type = encoder.content_type();
-    let production = Box::new(Production { encoder, pin: None });
-    let (production, first) = produce(server.clone(), production).await?;
-    let first = first?.unwrap_or_default();
-    Ok(reply::streamed(content_type, Streamed::new(server.clone(), activity, first, production, charge)))
-}
-
 /// Do work that grows with `size_bytes`: here if that is little, else on a thread where it stalls nobody.
 async fn big<T: Send + 'static>(
     server: &Server,
@@ -350,9 +341,4 @@ async fn big<T: Send + 'static>(
     let failed = |_| Error::internal("a large request could not be worked on");
     let _permit = server.big.acquire().await.map_err(|_| Error::unavailable("the host is going down"))?;
     tokio::task::spawn_blocking(work).await.map_err(failed)
-}
-
-/// Whether a request reads.
-pub(super) fn is_get(head: &Parts) -> bool {
-    head.method == Method::GET
 }

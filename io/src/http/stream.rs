@@ -10,10 +10,10 @@ use components::{Error, Result};
 use hyper::body::{Body, Frame, SizeHint};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::Server;
+use super::activity::{Activity, Transfer, TransferKind};
 use super::budget::Charge;
-use super::connection::{Activity, Transfer, TransferKind};
 use super::rows::Encoder;
+use super::server::Server;
 use crate::gateway;
 
 /// A reply is given to hyper in frames of at most so many bytes, each when the client has taken those before: hyper copies
