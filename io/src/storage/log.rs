@@ -50,6 +50,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use memchr::memmem;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64, xxh3_64_with_seed};
 
 use super::error::is_no_room;
@@ -69,6 +70,9 @@ const NOTE_BYTES: usize = 16;
 const HEADER_FIELDS_BYTES: usize = 56;
 const HEADER_CHECKED_BYTES: usize = 48;
 const MAGIC: &[u8; 8] = b"TINYLOG\0";
+
+/// Where the mark of a record is.
+const MARK_OFFSET: usize = 12;
 
 /// The bytes of a record before its payload.
 pub const RECORD_HEADER_BYTES: usize = 32;
@@ -226,13 +230,13 @@ impl RecordKeys {
 
     /// How long the payload is that follows this, if it is the header of a record.
     pub fn payload_bytes(&self, header: &[u8; RECORD_HEADER_BYTES]) -> Option<usize> {
-        (read_u32(header, 12) == self.mark).then(|| read_u32(header, 8) as usize)
+        (read_u32(header, MARK_OFFSET) == self.mark).then(|| read_u32(header, 8) as usize)
     }
 
     /// The valid record at this offset of a segment, whatever its sequence.
     pub fn record_at(&self, segment: &[u8], offset: usize) -> Option<Record> {
         let header = segment.get(offset..offset.checked_add(RECORD_HEADER_BYTES)?)?;
-        if read_u32(header, 12) != self.mark {
+        if read_u32(header, MARK_OFFSET) != self.mark {
             return None;
         }
         let payload_start = offset + RECORD_HEADER_BYTES;
@@ -249,9 +253,20 @@ impl RecordKeys {
     /// The first valid record at or after an offset that passes the test.
     pub fn find_record(&self, segment: &[u8], from: usize, test: impl Fn(&Record) -> bool) -> Option<usize> {
         let from = from.next_multiple_of(RECORD_ALIGNMENT_BYTES);
-        (from..segment.len())
-            .step_by(RECORD_ALIGNMENT_BYTES)
-            .find(|offset| self.record_at(segment, *offset).is_some_and(|record| test(&record)))
+        // Most of a segment is zeros, which are passed over many at a time: the mark is none.
+        let mark = self.mark.to_le_bytes();
+        let finder = memmem::Finder::new(&mark);
+        let mut offset = from;
+        while let Some(skipped) = segment.get(offset + MARK_OFFSET..).and_then(|marks| finder.find(marks)) {
+            offset += skipped;
+            if offset.is_multiple_of(RECORD_ALIGNMENT_BYTES)
+                && self.record_at(segment, offset).is_some_and(|record| test(&record))
+            {
+                return Some(offset);
+            }
+            offset += 1;
+        }
+        None
     }
 }
 
@@ -381,6 +396,11 @@ impl Records {
         }
         visit(&self.buffer[start..])
     }
+}
+
+/// Whether more of the batch of a record follows in the next one; `None` when the payload is not a batch.
+pub(crate) fn more_follows(payload: &[u8]) -> Option<bool> {
+    Some(read_u32(payload.get(..BATCH_HEADER_BYTES)?, 0) & MORE_FOLLOWS != 0)
 }
 
 /// The writes of a record, and whether more of the batch follow; `None` when the payload is not a batch. Values share
@@ -655,6 +675,26 @@ mod tests {
         }
         for length in 0..record.payload_end {
             assert!(keys.record_at(&buffer[..length], 0).is_none(), "length {length}");
+        }
+    }
+
+    #[test]
+    fn records_are_found_wherever_they_are() {
+        let keys = RecordKeys::new([7; 16], 3);
+        let mut records = Records::default();
+        keys.encode(&mut records, 9, 8, (&batch(), false));
+        let record = whole(&records);
+        let mark = keys.mark.to_le_bytes();
+        for gap in (0..200).step_by(RECORD_ALIGNMENT_BYTES) {
+            let mut segment = vec![0; gap];
+            // What looks like a mark beside the places of marks hides none.
+            segment.iter_mut().zip(mark.iter().cycle()).for_each(|(byte, mark)| *byte = *mark);
+            segment.extend_from_slice(&record);
+            segment.resize(segment.len() + 100, 0);
+            assert_eq!(keys.find_record(&segment, 0, |record| record.sequence == 9), Some(gap));
+            assert_eq!(keys.find_record(&segment, gap, |_| true), Some(gap));
+            assert_eq!(keys.find_record(&segment, gap + 1, |_| true), None);
+            assert_eq!(keys.find_record(&segment, 0, |record| record.sequence == 8), None);
         }
     }
 

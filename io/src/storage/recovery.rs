@@ -86,6 +86,7 @@ pub(crate) struct Kept {
 /// One of the two segment files as it was found.
 struct Found {
     name: &'static str,
+    /// All of it, or the header if the checkpoint holds everything else.
     bytes: Bytes,
     header: Option<SegmentHeader>,
 }
@@ -108,10 +109,22 @@ pub(crate) fn recover(disk: &dyn Disk, options: &StoreOptions) -> Result<Recover
     let mut found = Vec::with_capacity(SEGMENT_NAMES.len());
     for name in SEGMENT_NAMES {
         let file = disk.open_file(name).map_err(StorageError::io(format!("open {name}")))?;
-        let bytes = file.as_ref().map(|file| read_whole(&**file, name)).transpose()?.unwrap_or_default();
+        let head = file.as_ref().map(|file| read(&**file, name, SEGMENT_HEADER_BYTES)).transpose()?;
+        let bytes = head.unwrap_or_default();
         let header = SegmentHeader::decode(name, &bytes)?;
         files.push(file);
         found.push(Found { name, bytes, header });
+    }
+    // Of a segment whose records the checkpoint holds, nothing but the header is looked at.
+    let newest = found.iter().filter_map(|segment| segment.header).max_by_key(|header| header.generation);
+    let is_spent = |header: &SegmentHeader| {
+        let (Some(metadata), Some(newest)) = (&metadata, newest) else { return false };
+        header.generation < newest.generation && newest.first_sequence <= metadata.checkpointed_sequence + 1
+    };
+    for (segment, file) in found.iter_mut().zip(&files) {
+        if let Some(file) = file.as_ref().filter(|_| !segment.header.as_ref().is_some_and(is_spent)) {
+            segment.bytes = read(&**file, segment.name, u64::MAX)?;
+        }
     }
 
     let metadata = match metadata {
@@ -238,9 +251,10 @@ fn keep(
     })
 }
 
-fn read_whole(file: &dyn DiskFile, name: &str) -> Result<Bytes, StorageError> {
+/// The first bytes of a file, as many as it has of these.
+fn read(file: &dyn DiskFile, name: &str, bytes_max: u64) -> Result<Bytes, StorageError> {
     let failed = || StorageError::io(format!("read {name}"));
-    let length = file.length().map_err(failed())?;
+    let length = file.length().map_err(failed())?.min(bytes_max);
     let mut bytes = vec![0; usize::try_from(length).expect("a segment fits into the address space")];
     file.read_at(0, &mut bytes).map_err(failed())?;
     Ok(bytes.into())
@@ -406,12 +420,14 @@ fn replay_segment(
             return Err(segment.corrupt(offset, reason));
         }
         let payload = segment.bytes.slice(record.payload_start..record.payload_end);
-        let (mut writes, more_follows) = log::decode_batch(&payload).ok_or_else(|| {
-            segment.corrupt(offset, "the checksum of a record is right, but its content is not")
-        })?;
-        if record.sequence > checkpointed {
+        let invalid = || segment.corrupt(offset, "the checksum of a record is right, but its content is not");
+        let more_follows = if record.sequence > checkpointed {
+            let (mut writes, more_follows) = log::decode_batch(&payload).ok_or_else(invalid)?;
             batch.append(&mut writes);
-        }
+            more_follows
+        } else {
+            log::more_follows(&payload).ok_or_else(invalid)?
+        };
         (sequence, offset) = (record.sequence, record.end);
         if !more_follows {
             batch.drain(..).for_each(|write| changes.insert(write));
