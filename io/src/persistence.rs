@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use components::hosting::storage::{Batch, Keyspace, Read, Write};
+use components::value::ids::ChainId;
 use components::value::limits::STORED_STACK_BYTES;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use world::load::perform;
@@ -49,6 +50,10 @@ impl Read for Reader {
         limit: usize,
     ) -> Result<Vec<(Vec<u8>, bytes::Bytes)>, String> {
         Reader::scan(self, keyspace, prefix, from, limit).map_err(|cause| cause.to_string())
+    }
+
+    fn damage(&self, chain: ChainId) -> Option<String> {
+        self.damaged_chains().get(&chain.0).cloned()
     }
 }
 

@@ -94,11 +94,18 @@ fn contents_of(store: &Store) -> Result<Contents, StorageError> {
     Ok(contents)
 }
 
-/// Whether a store that opened shows what was stored, or says what it cannot show.
+/// Whether a store that opened shows what was stored, or says what it cannot show: a value, or what belongs to a chain.
 fn check(store: &Store, expected: &Contents) -> Result<(), String> {
+    let damaged = store.reader().damaged_chains();
+    let is_shown = |keyspace: Keyspace, key: &[u8]| match keyspace {
+        Keyspace::Values | Keyspace::Blocks | Keyspace::Trees => {
+            key.first_chunk().is_none_or(|chain| !damaged.contains_key(&u32::from_be_bytes(*chain)))
+        }
+        _ => true,
+    };
     let mut is_history_whole = true;
     for keyspace in Keyspace::ALL {
-        let wanted = expected.iter().filter(|((of, _), _)| *of == keyspace);
+        let wanted = expected.iter().filter(|((of, key), _)| *of == keyspace && is_shown(keyspace, key));
         for ((_, key), value) in wanted.clone() {
             match store.get(keyspace, key) {
                 Ok(Some(found)) if found == *value => {}
@@ -111,7 +118,8 @@ fn check(store: &Store, expected: &Contents) -> Result<(), String> {
             }
         }
         // An error says what cannot be read.
-        let Ok(found) = store.scan(keyspace, b"", None, usize::MAX) else { continue };
+        let Ok(mut found) = store.scan(keyspace, b"", None, usize::MAX) else { continue };
+        found.retain(|(key, _)| is_shown(keyspace, key));
         let wanted: Vec<_> = wanted.map(|((_, key), value)| (key.clone(), value.clone())).collect();
         match keyspace {
             _ if found == wanted => {}
@@ -293,10 +301,23 @@ fn data_of_the_first_version_gets_digests_with_its_first_checkpoint() {
     // Now there are some.
     let first = expected.keys().find(|(keyspace, _)| *keyspace == Keyspace::Values).unwrap().1.clone();
     change_checkpoint(directory.path(), "values", |key, value| (key != first).then(|| value.to_vec()));
-    let error = open(directory.path()).err().unwrap();
-    let is_named = matches!(
-        &error,
-        StorageError::Incomplete { keyspace: Keyspace::Values, expected, found, .. } if *found + 1 == *expected
+    let store = open(directory.path()).unwrap();
+    let damaged: Vec<u32> = store.reader().damaged_chains().into_keys().collect();
+    assert_eq!(damaged, [0], "the chain of which an entry is missing, and no other");
+    assert!(
+        store.reader().damaged_chains()[&0].contains("keyspace values"),
+        "{:?}",
+        store.reader().damaged_chains()
     );
-    assert!(is_named, "{error}");
+    assert!(matches!(store.reader().verify(), Err(StorageError::Incomplete(_))));
+    let backup = store.reader().back_up(&mut |_| Ok(()));
+    assert!(matches!(backup, Err(StorageError::CannotBackUp { .. })), "{backup:?}");
+    drop(store);
+    // What concerns no chain concerns them all.
+    change_checkpoint(directory.path(), "catalog", |key, value| (*key != [1; 32]).then(|| value.to_vec()));
+    let error = open(directory.path()).err().unwrap();
+    assert!(
+        matches!(&error, StorageError::Incomplete(missing) if missing.keyspace == Keyspace::Catalog),
+        "{error}"
+    );
 }

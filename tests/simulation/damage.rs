@@ -7,9 +7,10 @@ use bytes::Bytes;
 use components::hosting::cluster::{Catalog, ClusterConfig};
 use components::hosting::storage::{Keyspace, Read, Write};
 use components::language::chain::BlockPredecessor;
+use components::value::ids::ChainId;
 use io::json;
 use serde_json::{Value, json};
-use world::load::load;
+use world::load::{Loaded, load};
 use world::verify::{Verified, verify};
 
 use crate::machine::{Machine, MachineOptions, get, on_program_stack, post, put};
@@ -338,10 +339,11 @@ fn verify_compares_what_is_stored_twice() {
     });
 }
 
-/// Counts what is read of blocks.
+/// Counts what is read of blocks, and knows of a chain that it is not whole.
 struct Counting<R> {
     storage: R,
     block_bytes: Cell<usize>,
+    damaged: Option<ChainId>,
 }
 
 impl<R: Read> Read for Counting<R> {
@@ -363,15 +365,25 @@ impl<R: Read> Read for Counting<R> {
         }
         Ok(entries)
     }
+
+    fn damage(&self, chain: ChainId) -> Option<String> {
+        (self.damaged == Some(chain)).then(|| "an entry is missing".to_string())
+    }
+}
+
+/// What a start makes of what is stored, of which a chain may not be whole; and how many bytes of blocks it reads.
+fn loaded(machine: &Machine, damaged: Option<ChainId>) -> (Loaded, usize) {
+    let storage = Counting { storage: machine.reader(), block_bytes: Cell::new(0), damaged };
+    let configs =
+        json::with_copy(services().to_string().as_bytes(), ClusterConfig::decode).expect("clusters");
+    let loaded = load(&storage, configs, Catalog::new("http://127.0.0.1:8702", [1; 32]), |_| [2; 32]);
+    (loaded.expect("what is stored is sound"), storage.block_bytes.get())
 }
 
 /// How many bytes of blocks a start reads, and how many writes it asks for.
 fn start_reads(machine: &Machine) -> (usize, Vec<Write>) {
-    let storage = Counting { storage: machine.reader(), block_bytes: Cell::new(0) };
-    let configs =
-        json::with_copy(services().to_string().as_bytes(), ClusterConfig::decode).expect("clusters");
-    let loaded = load(&storage, configs, Catalog::new("http://127.0.0.1:8702", [1; 32]), |_| [2; 32]);
-    (storage.block_bytes.get(), loaded.expect("what is stored is sound").writes)
+    let (loaded, block_bytes) = loaded(machine, None);
+    (block_bytes, loaded.writes)
 }
 
 #[test]
@@ -392,5 +404,24 @@ fn a_start_reads_only_blocks_that_are_not_known_to_be_verified() {
         assert!(bytes < 4 * TEXT_BYTES, "{bytes} bytes are read");
         assert!(writes.is_empty());
         assert_eq!(verified(&machine).damages, []);
+    });
+}
+
+/// The storage knows how many entries each chain must have, and says so if some are missing.
+#[test]
+fn a_chain_that_is_not_whole_is_refused_and_no_name_of_its_pages_is_given_again() {
+    on_program_stack(|| {
+        let machine = machine();
+        let (whole, _) = loaded(&machine, None);
+        assert!(whole.catalog.refused.is_empty());
+        let damaged = ChainId(u32::from_be_bytes(number(ROWS)[..4].try_into().expect("four bytes")));
+        let (other, _) = loaded(&machine, Some(damaged));
+        assert_eq!(other.catalog.refused.keys().collect::<Vec<_>>(), [&damaged]);
+        assert_eq!(&*other.catalog.refused[&damaged], "an entry is missing");
+        assert_eq!(other.chains.len() + 1, whole.chains.len(), "all others are served");
+        assert!(
+            other.last_page.0 > whole.last_page.0 + (1 << 20),
+            "pages of which nothing is known keep their names"
+        );
     });
 }

@@ -145,7 +145,11 @@ pub fn load(
                     spec.schema = initial.clone();
                     let id = *id;
                     specs.insert(id, spec.clone());
-                    match load_chain(storage, id, spec, &mut writes) {
+                    let loaded = match storage.damage(id) {
+                        Some(damage) => Err(damage),
+                        None => load_chain(storage, id, spec, &mut writes),
+                    };
+                    match loaded {
                         Ok(loaded) => chains.push(loaded),
                         Err(why) => {
                             catalog.refused.insert(id, why.into());
@@ -184,7 +188,7 @@ pub fn load(
             last_page = last_page.max(page);
             Ok(())
         });
-        is_all_known &= pages.is_ok();
+        is_all_known &= pages.is_ok() && storage.damage(*id).is_none();
     }
     if !is_all_known {
         last_page.0 += UNKNOWN_PAGES;

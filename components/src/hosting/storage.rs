@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::value::ids::ChainId;
+
 /// One named keyspace.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Ord, PartialOrd, Hash)]
 pub enum Keyspace {
@@ -115,4 +117,9 @@ pub trait Read {
         from: Option<&[u8]>,
         limit: usize,
     ) -> Result<Vec<(Vec<u8>, bytes::Bytes)>, String>;
+
+    /// Why some of what was stored of a chain is known to be missing, if it is.
+    fn damage(&self, _chain: ChainId) -> Option<String> {
+        None
+    }
 }

@@ -24,7 +24,7 @@ use crate::value::ids::{ChainId, PageId, TreeId};
 use crate::value::transaction_id::TxnId;
 
 /// No chain has this number.
-const GARBAGE: u32 = u32::MAX;
+pub const GARBAGE: u32 = u32::MAX;
 
 /// Where the content of a base is stored.
 pub fn page_key(page: PageId) -> Vec<u8> {

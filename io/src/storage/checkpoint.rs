@@ -18,6 +18,7 @@ use super::digest::{
     prefix, root_of,
 };
 use super::disk::Visit;
+use super::error::Incomplete;
 use super::error::is_no_room;
 use super::real::system;
 use super::residency::{Map, Residency};
@@ -45,6 +46,8 @@ type Table = Database<'static, RawBytes, RawBytes>;
 
 /// A [`CheckpointStore`] in an LMDB environment.
 pub struct HeedCheckpoint {
+    /// See [`CheckpointStore::damaged`].
+    damaged: BTreeMap<u32, String>,
     environment: Env<WithoutTls>,
     /// LMDB's own: the names of the others.
     names: Table,
@@ -138,7 +141,8 @@ impl HeedCheckpoint {
         let copy = file.try_clone().map_err(StorageError::io("open the checkpoint"))?;
         let residency = Residency::new(copy, resident_bytes);
         let reserved_until = AtomicU64::new(0);
-        let checkpoint = HeedCheckpoint {
+        let mut checkpoint = HeedCheckpoint {
+            damaged: BTreeMap::new(),
             environment,
             names,
             store_table,
@@ -148,7 +152,12 @@ impl HeedCheckpoint {
             file,
             reserved_until,
         };
-        checkpoint.check_digests(false)?;
+        let differing = checkpoint.differing(false)?;
+        for incomplete in differing {
+            // What belongs to no chain concerns them all.
+            let Some(chain) = incomplete.chain() else { return Err(incomplete.into()) };
+            checkpoint.damaged.entry(chain).or_insert_with(|| incomplete.to_string());
+        }
         Ok(checkpoint)
     }
 
@@ -264,11 +273,11 @@ impl HeedCheckpoint {
         last.map_or(Ok(()), find)
     }
 
-    /// An error unless all is there that should be.
+    /// What is not as it should be.
     ///
     /// Of blocks only the first key of each is looked for, and the entries of the last block of each chain are counted:
     /// the others are linked by hashes, and are many. [`HeedCheckpoint::verify`] counts them all.
-    fn check_digests(&self, is_thorough: bool) -> Result<(), StorageError> {
+    fn differing(&self, is_thorough: bool) -> Result<Vec<Incomplete>, StorageError> {
         let snapshot = self.read()?;
         let (transaction, corrupt) =
             (&snapshot.transaction, |reason| StorageError::CorruptMetadata { reason });
@@ -281,7 +290,7 @@ impl HeedCheckpoint {
                 metadata.and_then(|metadata| metadata.first_chunk()).copied().map(u32::from_le_bytes);
             return match version {
                 Some(version) if version > FORMAT_VERSION_MIN => Err(corrupt("the digests are missing")),
-                _ => Ok(()),
+                _ => Ok(Vec::new()),
             };
         };
         let root = Digest::decode_root(root)?;
@@ -307,16 +316,19 @@ impl HeedCheckpoint {
             self.add_digests_of_blocks(transaction, &mut expected, &mut found)?;
         }
         let keys: BTreeSet<&Vec<u8>> = expected.keys().chain(found.keys()).collect();
-        let differing = keys.into_iter().find(|key| expected.get(*key) != found.get(*key));
-        let Some(key) = differing else { return Ok(()) };
-        let (keyspace, prefix) = parse_digest_key(key).ok_or(corrupt("the key of a digest is malformed"))?;
-        let count = |digests: &BTreeMap<_, Digest>| digests.get(key).map_or(0, |digest| digest.count);
-        Err(StorageError::Incomplete {
-            keyspace,
-            prefix: prefix.to_vec(),
-            expected: count(&expected),
-            found: count(&found),
-        })
+        let differing = keys.into_iter().filter(|key| expected.get(*key) != found.get(*key));
+        let incomplete = |key: &Vec<u8>| {
+            let (keyspace, prefix) =
+                parse_digest_key(key).ok_or(corrupt("the key of a digest is malformed"))?;
+            let count = |digests: &BTreeMap<_, Digest>| digests.get(key).map_or(0, |digest| digest.count);
+            Ok(Incomplete {
+                keyspace,
+                prefix: prefix.to_vec(),
+                expected: count(&expected),
+                found: count(&found),
+            })
+        };
+        differing.map(incomplete).collect()
     }
 
     /// Counts the entries of the last block of each chain; of the other blocks, which are not counted, only the first key
@@ -473,7 +485,11 @@ impl CheckpointStore for HeedCheckpoint {
     }
 
     fn verify(&self) -> Result<(), StorageError> {
-        self.check_digests(true)
+        self.differing(true)?.into_iter().next().map_or(Ok(()), |incomplete| Err(incomplete.into()))
+    }
+
+    fn damaged(&self) -> BTreeMap<u32, String> {
+        self.damaged.clone()
     }
 
     fn room(&self) -> Result<(u64, bool), StorageError> {

@@ -1,5 +1,6 @@
 //! The thin layer between storage and the machine, so that a simulated disk can stand in.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -69,6 +70,9 @@ pub trait CheckpointStore: Send + Sync {
 
     /// An error unless everything is there that was stored; only keys and checksums of values are looked at.
     fn verify(&self) -> Result<(), StorageError>;
+
+    /// The chains of which not everything is there that was stored, as was seen when this was opened, with what is not.
+    fn damaged(&self) -> BTreeMap<u32, String>;
 
     /// How many bytes of changes certainly have room, and whether as much is kept in reserve as there should be.
     fn room(&self) -> Result<(u64, bool), StorageError>;

@@ -4,7 +4,39 @@ use std::io::{self, ErrorKind};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use components::rows::stored::GARBAGE;
+
 use super::{FORMAT_VERSION, Keyspace, MAXIMUM_KEY_BYTES, MAXIMUM_VALUE_BYTES};
+
+/// Entries are missing, or others are there than should be.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error(
+    "in keyspace {keyspace}, below {}, there should be {expected} entries, and there are {found}, or other ones",
+    hex::encode(prefix)
+)]
+pub struct Incomplete {
+    /// The keyspace.
+    pub keyspace: Keyspace,
+    /// What the keys begin with.
+    pub prefix: Vec<u8>,
+    /// How many entries there should be.
+    pub expected: u64,
+    /// How many there are.
+    pub found: u64,
+}
+
+impl Incomplete {
+    /// The number of the chain that this concerns, if it concerns no others.
+    pub fn chain(&self) -> Option<u32> {
+        match self.keyspace {
+            Keyspace::Values | Keyspace::Blocks | Keyspace::Trees => {
+                let chain = self.prefix.first_chunk().copied().map(u32::from_be_bytes);
+                chain.filter(|chain| *chain != GARBAGE)
+            }
+            Keyspace::Meta | Keyspace::Catalog | Keyspace::Outcomes | Keyspace::Pages => None,
+        }
+    }
+}
 
 /// A failure of the storage.
 #[derive(Debug, thiserror::Error)]
@@ -47,21 +79,8 @@ pub enum StorageError {
     },
 
     /// The checkpoint does not hold what it should.
-    #[error(
-        "the checkpoint is damaged: in keyspace {keyspace}, below {}, there should be {expected} entries, and there \
-         are {found}, or other ones",
-        hex::encode(prefix)
-    )]
-    Incomplete {
-        /// The keyspace.
-        keyspace: Keyspace,
-        /// What the keys begin with.
-        prefix: Vec<u8>,
-        /// How many entries there should be.
-        expected: u64,
-        /// How many there are.
-        found: u64,
-    },
+    #[error("the checkpoint is damaged: {0}")]
+    Incomplete(#[from] Incomplete),
 
     /// Acknowledged records of the log are missing or damaged.
     #[error("the log file {file} is corrupt at byte {offset}: {reason}")]
@@ -134,6 +153,13 @@ pub enum StorageError {
     DamagedBackup {
         /// What does not fit.
         reason: String,
+    },
+
+    /// A copy of what is damaged would not show that it is.
+    #[error("there is no backup of what is damaged: {damage}")]
+    CannotBackUp {
+        /// What is not there.
+        damage: String,
     },
 
     /// A backup is being made already.

@@ -492,6 +492,10 @@ impl CheckpointStore for SimulatedDisk {
         Ok(())
     }
 
+    fn damaged(&self) -> BTreeMap<u32, String> {
+        BTreeMap::new()
+    }
+
     fn room(&self) -> Result<(u64, bool), StorageError> {
         Ok((0, true))
     }

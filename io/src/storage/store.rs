@@ -1,5 +1,6 @@
 //! The store: commits go to the log, reads to the overlays and the checkpoint.
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
@@ -255,6 +256,9 @@ impl Shared {
     /// Hands everything that is stored at this moment to a sink.
     fn back_up(&self, sink: &mut Sink<'_>) -> Result<(), StorageError> {
         self.check_poison()?;
+        if let Some((_, damage)) = self.checkpoint.damaged().pop_first() {
+            return Err(StorageError::CannotBackUp { damage });
+        }
         // The snapshot is taken while no change can move from the overlays into the checkpoint.
         let (changes, snapshot) = {
             let overlays = self.overlays();
@@ -412,6 +416,11 @@ impl Reader {
     /// Reads everything that is in the checkpoint, and checks that it is all there and is what was stored.
     pub fn verify(&self) -> Result<(), StorageError> {
         self.shared.verify()
+    }
+
+    /// The chains of which not everything is there that was stored, as was seen when the store was opened, with what is not.
+    pub fn damaged_chains(&self) -> BTreeMap<u32, String> {
+        self.shared.checkpoint.damaged()
     }
 
     /// The entries with a prefix. See [`Store::scan`].
