@@ -1,4 +1,4 @@
-//! Transactions as entities of the world (DESIGN.md §4).
+//! Transactions as entities of the world.
 
 pub mod job;
 pub mod ledger;

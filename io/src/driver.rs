@@ -1,4 +1,4 @@
-//! The thread that owns the world: it waits for events, ticks, and hands on what comes out (DESIGN.md §3).
+//! The thread that owns the world: it waits for events, ticks, and hands on what comes out.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -1,5 +1,5 @@
 //! Checkpoint: pages that have changed are stored, a few in each tick, so that recovery has little to repeat and memory
-//! holds little that is not in storage (DESIGN.md §5).
+//! holds little that is not in storage.
 
 use std::collections::BTreeSet;
 use std::ops::Bound;

@@ -1,4 +1,4 @@
-//! Deterministic simulations of a host with its storage (DESIGN.md §8): a virtual clock, a virtual disk, one seed.
+//! Deterministic simulations of a host with its storage: a virtual clock, a virtual disk, one seed.
 //!
 //! The checkers know only what goes into a host and what comes out of it: requests, replies and stored bytes.
 

@@ -1,4 +1,4 @@
-//! The host: a world, and the one way in which it changes (DESIGN.md §3).
+//! The host: a world, and the one way in which it changes.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};

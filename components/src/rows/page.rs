@@ -1,4 +1,4 @@
-//! Pages: the runs of rows that a tree is made of (DESIGN.md §5).
+//! Pages: the runs of rows that a tree is made of.
 //!
 //! A tree is an immutable map from the least key of each page to its newest version, so a snapshot of a tree is a clone
 //! of the map. A version of a page is a *base*, columns that may be in storage only, and a *delta*: the rows that were

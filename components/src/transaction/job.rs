@@ -1,5 +1,4 @@
-//! Work that takes too long for a tick: it runs beside the world, and its result is an input of a later tick
-//! (DESIGN.md §3).
+//! Work that takes too long for a tick: it runs beside the world, and its result is an input of a later tick.
 
 use std::sync::Arc;
 
