@@ -5,9 +5,9 @@ use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::http::{Answer, Request, call};
+use crate::http::{Answer, Request, call, send};
 use crate::steps::Runner;
 
 /// How long a start may take.
@@ -33,6 +33,8 @@ pub struct Binary {
     directory: tempfile::TempDir,
     port: u16,
     process: Child,
+    /// How often it was killed in the middle of a request.
+    crashes: u64,
 }
 
 impl Binary {
@@ -45,7 +47,7 @@ impl Binary {
         }
         let port = free_port();
         let process = Self::spawn(&directory, port);
-        let mut host = Self { directory, port, process };
+        let mut host = Self { directory, port, process, crashes: 0 };
         host.wait();
         host
     }
@@ -88,6 +90,21 @@ impl Binary {
 impl Runner for Binary {
     fn call(&mut self, request: &Request) -> Answer {
         call(self.port, request).unwrap_or_else(|cause| panic!("{request:?}: {cause}; {}", self.log()))
+    }
+
+    fn crash_during(&mut self, request: &Request) -> Option<Answer> {
+        let stream = send(self.port, request).expect("a connection");
+        // Some are killed before the request comes, some while it runs, some after it.
+        std::thread::sleep(Duration::from_micros(self.crashes * 97 % 1_500));
+        self.crashes += 1;
+        self.restart();
+        drop(stream);
+        None
+    }
+
+    fn now_ns(&self) -> u64 {
+        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock");
+        u64::try_from(since_epoch.as_nanos()).expect("a time")
     }
 
     fn restart(&mut self) {

@@ -14,6 +14,8 @@ pub struct Request {
     pub path: String,
     /// JSON.
     pub key: Option<String>,
+    /// The id of its transaction, if the caller chooses it.
+    pub txn_id: Option<String>,
     pub content_type: Option<&'static str>,
     pub accept: Option<&'static str>,
     pub body: Vec<u8>,
@@ -21,7 +23,15 @@ pub struct Request {
 
 impl Request {
     pub fn get(path: &str) -> Self {
-        Self { verb: "GET", path: path.into(), key: None, content_type: None, accept: None, body: Vec::new() }
+        Self {
+            verb: "GET",
+            path: path.into(),
+            key: None,
+            txn_id: None,
+            content_type: None,
+            accept: None,
+            body: Vec::new(),
+        }
     }
 
     pub fn put(path: &str, body: impl Into<Vec<u8>>) -> Self {
@@ -38,6 +48,11 @@ impl Request {
 
     pub fn key(self, key: String) -> Self {
         Self { key: Some(key), ..self }
+    }
+
+    /// With the id of a transaction at this time, in nanoseconds.
+    pub fn at(self, time_ns: u64) -> Self {
+        Self { txn_id: Some(format!("{time_ns}-0")), ..self }
     }
 
     pub fn of_type(self, content_type: &'static str) -> Self {
@@ -65,11 +80,16 @@ fn percent_encoded(text: &str) -> String {
         .collect()
 }
 
-/// Ask a host.
-pub fn call(port: u16, request: &Request) -> std::io::Result<Answer> {
+/// Send a request to a host, and do not wait.
+pub fn send(port: u16, request: &Request) -> std::io::Result<TcpStream> {
     let mut stream = TcpStream::connect(("127.0.0.1", port))?;
     stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
-    let query = request.key.as_ref().map(|key| format!("?key={}", percent_encoded(key))).unwrap_or_default();
+    let parameters = [("key", &request.key), ("txn_id", &request.txn_id)];
+    let query: Vec<String> = parameters
+        .iter()
+        .filter_map(|(name, value)| Some(format!("{name}={}", percent_encoded(value.as_ref()?))))
+        .collect();
+    let query = if query.is_empty() { String::new() } else { format!("?{}", query.join("&")) };
     let mut head = format!(
         "{} {}{query} HTTP/1.1\r\nHost: harness\r\nConnection: close\r\n",
         request.verb, request.path
@@ -82,6 +102,12 @@ pub fn call(port: u16, request: &Request) -> std::io::Result<Answer> {
     head += &format!("Content-Length: {}\r\n\r\n", request.body.len());
     stream.write_all(head.as_bytes())?;
     stream.write_all(&request.body)?;
+    Ok(stream)
+}
+
+/// Ask a host.
+pub fn call(port: u16, request: &Request) -> std::io::Result<Answer> {
+    let mut stream = send(port, request)?;
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes)?;
     let malformed = || std::io::Error::other("a malformed answer");

@@ -61,6 +61,11 @@ impl Collection {
         format!("{SERVICE}/{}", self.name)
     }
 
+    /// A list of lists is one key of a tree whose first value may be a list (README, *A table*).
+    pub fn reads_lists_as_rows(&self) -> bool {
+        self.is_table || !matches!(self.columns[0].1, Class::Any | Class::Bytes)
+    }
+
     /// The declaration of its chain, in the file of the cluster.
     pub fn declaration(&self) -> serde_json::Value {
         let columns: Vec<serde_json::Value> = self
@@ -232,12 +237,15 @@ pub struct Chain {
     pub name: &'static str,
     pub initial: Datum,
     pub value: Datum,
+    /// What was written, in order, if that is known.
+    pub written: Option<Vec<Datum>>,
 }
 
 impl Chain {
     /// The values that are served.
     pub fn all() -> Vec<Self> {
-        let chain = |name, initial: Datum| Self { name, value: initial.clone(), initial };
+        let chain =
+            |name, initial: Datum| Self { name, value: initial.clone(), initial, written: Some(Vec::new()) };
         vec![
             chain("number", Datum::Int(0)),
             chain("number_block", Datum::Int(5)),
@@ -271,8 +279,43 @@ impl Chain {
             _ => Expected::Refused,
         };
         if expected == Expected::Done {
-            self.value = value.clone();
+            self.set(value.clone());
         }
         expected
+    }
+
+    /// A value has come.
+    pub fn set(&mut self, value: Datum) {
+        self.value = value.clone();
+        if let Some(written) = &mut self.written {
+            written.push(value);
+        }
+    }
+
+    /// Whether its history is kept.
+    pub fn is_block(&self) -> bool {
+        self.name.ends_with("block")
+    }
+
+    /// How a history, as it is shown (page 04 §4.1), differs from what was written: each transaction once, in the order
+    /// of their ids.
+    pub fn history_difference(&self, shown: &serde_json::Value) -> Option<String> {
+        let written = self.written.as_ref()?;
+        let recorded = self.recorded(shown)?;
+        let is_same = recorded.len() == written.len()
+            && recorded.iter().zip(written).all(|(recorded, written)| recorded.is_same(written));
+        (!is_same).then(|| format!("the history of {} has {recorded:?}, not {written:?}", self.name))
+    }
+
+    /// The values that a history has, in order; none if it is not a history.
+    pub fn recorded(&self, shown: &serde_json::Value) -> Option<Vec<Datum>> {
+        let blocks = shown.get("/state/chain/block")?.get(1)?.as_array()?;
+        let mut recorded = Vec::new();
+        for block in blocks {
+            for mutations in block.get(1)?.as_object()?.values() {
+                recorded.extend(mutations.as_array()?.iter().filter_map(|one| one.get(2)).map(Datum::of));
+            }
+        }
+        Some(recorded)
     }
 }

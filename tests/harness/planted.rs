@@ -176,6 +176,14 @@ impl<R: Runner> Runner for Faulty<R> {
         answer
     }
 
+    fn crash_during(&mut self, request: &Request) -> Option<Answer> {
+        self.runner.crash_during(request)
+    }
+
+    fn now_ns(&self) -> u64 {
+        self.runner.now_ns()
+    }
+
     fn restart(&mut self) {
         if let Some(undo) = self.undo.take() {
             self.happened += 1;

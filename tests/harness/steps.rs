@@ -24,6 +24,17 @@ pub trait Runner {
     /// Kill it, and start it again on what it has stored.
     fn restart(&mut self);
 
+    /// Ask, kill it at some moment of that, and start it again; the answer, if it came.
+    fn crash_during(&mut self, request: &Request) -> Option<Answer>;
+
+    /// Its clock, in nanoseconds since the Unix epoch.
+    fn now_ns(&self) -> u64;
+
+    /// Whether it shows rows in other formats than JSON.
+    fn has_formats(&self) -> bool {
+        true
+    }
+
     /// Whatever must hold at the end.
     fn end(&mut self) {}
 }
@@ -111,7 +122,7 @@ impl<R: Runner> Harness<R> {
         }
         for at in 0..self.chains.len() {
             let shown = self.runner.call(&Request::get(&self.chains[at].path()));
-            self.chains[at].value = Datum::of(&parse(&shown)?);
+            (self.chains[at].value, self.chains[at].written) = (Datum::of(&parse(&shown)?), None);
         }
         Ok(())
     }
@@ -134,7 +145,7 @@ impl<R: Runner> Harness<R> {
 
     fn step(&mut self) -> Result<(), String> {
         let at = self.random.below(self.collections.len());
-        match self.random.below(24) {
+        match self.random.below(30) {
             0..=5 => self.put_one(at),
             6..=8 => self.put_many(at),
             9..=11 => self.delete(at),
@@ -142,15 +153,116 @@ impl<R: Runner> Harness<R> {
             15 | 16 => self.bounds(at),
             17 => {
                 let format = if self.random.one_in(2) { CSV } else { ARROW };
-                self.feed_back(at, format)
+                self.feed_back(at, if self.runner.has_formats() { format } else { JSON })
             }
             18 => self.hypothesis(at),
             19..=22 => self.put_value(),
+            23 => self.restart(),
+            24 | 25 => self.crash(at),
+            26 => self.crash_value(),
+            _ => self.late(),
+        }
+    }
+
+    /// Kill it and start it again: everything is there, and nobody writes before what was.
+    fn restart(&mut self) -> Result<(), String> {
+        let before_ns = self.runner.now_ns();
+        self.runner.restart();
+        self.check_all().map_err(|why| format!("after a restart: {why}"))?;
+        let at = self.random.below(self.chains.len());
+        self.must_be_too_late(at, before_ns).map_err(|why| format!("after a restart: {why}"))
+    }
+
+    /// A write below a read comes too late (page 04 §5).
+    fn late(&mut self) -> Result<(), String> {
+        let at = self.random.below(self.chains.len());
+        let read_ns = self.runner.now_ns() + 1_000_000;
+        let read = Request::get(&self.chains[at].path()).at(read_ns);
+        let answer = self.call(&read);
+        let is_same = answer.status == 200 && self.chains[at].value.is_same(&Datum::of(&parse(&answer)?));
+        if !is_same {
+            return Err(format!("a read at {read_ns}: {} {:?}", answer.status, parse(&answer)));
+        }
+        self.must_be_too_late(at, read_ns - 1)
+    }
+
+    fn must_be_too_late(&mut self, at: usize, time_ns: u64) -> Result<(), String> {
+        let value = self.chains[at].value.clone();
+        // Another value than the one that is there.
+        let other = match &value {
+            Datum::Text(text) if text.is_empty() => Datum::text("late"),
+            Datum::Text(_) => Datum::text(""),
+            Datum::Int(1) => Datum::Int(2),
+            _ => Datum::Int(1),
+        };
+        let write = Request::put(&self.chains[at].path(), other.json()).at(time_ns);
+        let answer = self.call(&write);
+        if !matches!(answer.status, 400 | 409) {
+            return Err(format!("a write at {time_ns}, which is too late, was answered {}", answer.status));
+        }
+        self.check_value(at)
+    }
+
+    /// A write in the middle of which it is killed has happened, or it has not.
+    fn crash(&mut self, at: usize) -> Result<(), String> {
+        let before = self.collections[at].clone();
+        let row = before.pick(&mut self.random);
+        let request = self.row_request(at, &row);
+        let mut after = before.clone();
+        let expected = after.put(std::slice::from_ref(&row));
+        let answer = self.crash_during(&request);
+        if let Some(answer) = &answer {
+            self.judge(answer, expected)?;
+        }
+        let shown = self.rows(at)?;
+        let is_done = answer.map(|answer| answer.status == 200);
+        let is_before = is_done != Some(true) && before.difference(&shown).is_none();
+        let is_after = is_done != Some(false) && after.difference(&shown).is_none();
+        match expected {
+            Expected::Done if is_after => self.collections[at] = after,
+            Expected::Done | Expected::Refused if is_before => {}
+            Expected::Either => self.collections[at].rows = shown,
             _ => {
-                self.runner.restart();
-                self.check_all().map_err(|why| format!("after a restart: {why}"))
+                let (before, after) = (before.difference(&shown), after.difference(&shown));
+                return Err(format!("after a crash ({is_done:?}) neither {before:?} nor {after:?}"));
             }
         }
+        self.check_all().map_err(|why| format!("after a crash: {why}"))
+    }
+
+    fn crash_value(&mut self) -> Result<(), String> {
+        let at = self.random.below(self.chains.len());
+        let value = any(&mut self.random);
+        let before = self.chains[at].clone();
+        let mut after = before.clone();
+        let expected = after.put(&value);
+        let answer = self.crash_during(&Request::put(&before.path(), value.json()));
+        if let Some(answer) = &answer {
+            self.judge(answer, expected)?;
+        }
+        let shown = self.runner.call(&Request::get(&before.path()));
+        let shown = Datum::of(&parse(&shown)?);
+        let is_done = answer.map(|answer| answer.status == 200);
+        if expected == Expected::Either {
+            // Whether it was done is seen by its history alone.
+            (self.chains[at].value, self.chains[at].written) = (shown, None);
+        } else if expected == Expected::Done && is_done != Some(false) && after.value.is_same(&shown) {
+            // The same value as before tells nothing.
+            let is_known = is_done == Some(true) || !before.value.is_same(&after.value);
+            self.chains[at] = after;
+            self.chains[at].written = self.chains[at].written.take().filter(|_| is_known);
+        } else if is_done == Some(true) || !before.value.is_same(&shown) {
+            return Err(format!("after a crash ({is_done:?}) {} is {shown:?}", before.name));
+        }
+        self.check_all().map_err(|why| format!("after a crash: {why}"))
+    }
+
+    fn crash_during(&mut self, request: &Request) -> Option<Answer> {
+        let answer = self.runner.crash_during(request);
+        let body: String = String::from_utf8_lossy(&request.body).chars().take(600).collect();
+        let status = answer.as_ref().map(|answer| answer.status);
+        self.trace.push(format!("{} {} {body}, and a crash -> {status:?}", request.verb, request.path));
+        answer
     }
 
     /// The answer must be as expected; whether the model goes on with what the host shows.
@@ -171,28 +283,32 @@ impl<R: Runner> Harness<R> {
     }
 
     fn put_one(&mut self, at: usize) -> Result<(), String> {
+        let row = self.collections[at].pick(&mut self.random);
+        let request = self.row_request(at, &row);
+        self.write(at, std::slice::from_ref(&row), &request)
+    }
+
+    /// A request that writes a row.
+    fn row_request(&mut self, at: usize, row: &[Datum]) -> Request {
         let collection = &self.collections[at];
-        let row = collection.pick(&mut self.random);
         let key_len = collection.key_len.min(row.len());
         let (key, values) = row.split_at(key_len);
         let is_program = !collection.is_table || self.random.one_in(2);
-        let request = match is_program {
+        match is_program {
             true => {
                 let body = format!("{{\"k\":{},\"v\":{}}}", list(key), list(values));
                 let body = if collection.is_table { body } else { format!("{{\"k\":{}}}", list(key)) };
                 Request::post(&format!("{SERVICE}/put_{}", collection.name), body)
             }
             false => Request::put(&collection.path(), list(values)).key(list(key)),
-        };
-        self.write(at, std::slice::from_ref(&row), &request)
+        }
     }
 
     fn put_many(&mut self, at: usize) -> Result<(), String> {
         let collection = &self.collections[at];
         let rows: Vec<Row> =
             (0..1 + self.random.below(6)).map(|_| collection.pick(&mut self.random)).collect();
-        // A list of lists is one key of a tree whose first value may be a list (README, *A table*).
-        if !collection.is_table && matches!(collection.columns[0].1, Class::Any | Class::Bytes) {
+        if !collection.reads_lists_as_rows() {
             return Ok(());
         }
         let body: Vec<String> = rows.iter().map(|row| list(row)).collect();
@@ -346,8 +462,14 @@ impl<R: Runner> Harness<R> {
 
     /// What is shown in a format reads back as the same rows.
     fn feed_back(&mut self, at: usize, format: &'static str) -> Result<(), String> {
+        if format == JSON && !self.collections[at].reads_lists_as_rows() {
+            return Ok(());
+        }
         let path = self.collections[at].path();
-        let shown = self.call(&Request::get(&path).accept(format));
+        let shown = match format {
+            JSON => self.call(&Request::get(&format!("{path}/rows"))),
+            format => self.call(&Request::get(&path).accept(format)),
+        };
         self.judge(&shown, Expected::Done)?;
         let answer = self.call(&Request::put(&path, shown.body).of_type(format));
         self.judge(&answer, Expected::Done)?;
@@ -399,7 +521,7 @@ impl<R: Runner> Harness<R> {
             (Expected::Done, _) => self.chains[at] = after,
             (Expected::Either, 200) => {
                 let shown = self.runner.call(&Request::get(&after.path()));
-                self.chains[at].value = Datum::of(&parse(&shown)?);
+                self.chains[at].set(Datum::of(&parse(&shown)?));
             }
             _ => {}
         }
@@ -455,15 +577,30 @@ impl<R: Runner> Harness<R> {
         for at in 0..self.chains.len() {
             self.check_value(at)?;
         }
-        let blocks = self.collections.iter().filter(|one| one.is_block).map(Collection::path);
-        let values = self.chains.iter().filter(|one| one.name.ends_with("block")).map(Chain::path);
-        for path in blocks.chain(values).collect::<Vec<_>>() {
-            let answer = self.runner.call(&Request::get(&format!("{path}/chain")));
-            if answer.status != 200 {
-                return Err(format!("the history of {path}: {}", String::from_utf8_lossy(&answer.body)));
+        for path in
+            self.collections.iter().filter(|one| one.is_block).map(Collection::path).collect::<Vec<_>>()
+        {
+            self.history(&path)?;
+        }
+        for at in 0..self.chains.len() {
+            if self.chains[at].is_block() {
+                let history = self.history(&self.chains[at].path())?;
+                if let Some(why) = self.chains[at].history_difference(&history) {
+                    return Err(why);
+                }
+                self.chains[at].written = self.chains[at].recorded(&history);
             }
         }
         Ok(())
+    }
+
+    /// The history of a chain.
+    fn history(&mut self, path: &str) -> Result<Value, String> {
+        let answer = self.runner.call(&Request::get(&format!("{path}/chain")));
+        match answer.status {
+            200 => parse(&answer),
+            _ => Err(format!("the history of {path}: {}", String::from_utf8_lossy(&answer.body))),
+        }
     }
 }
 
