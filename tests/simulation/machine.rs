@@ -152,6 +152,18 @@ impl Read for Damaged<'_> {
     }
 }
 
+/// Stands between a host and what is around it, so that faults can be planted there.
+pub trait Between {
+    /// What the host is told.
+    fn inputs(&mut self, _inputs: &mut Inputs) {}
+
+    /// What it says.
+    fn outputs(&mut self, _outputs: &mut Outputs) {}
+
+    /// What the storage is given, a batch at a time.
+    fn batches(&mut self, _batches: &mut Vec<Vec<Write>>) {}
+}
+
 /// The disk has failed; nothing can be acknowledged any more.
 #[derive(Debug)]
 pub struct Crashed;
@@ -181,6 +193,8 @@ pub struct Machine {
     jobs: Vec<(u64, JobId, Job)>,
     /// How many jobs ended before one that was begun earlier.
     pub overtaken: u64,
+    /// Whoever changes what is said.
+    pub between: Option<Box<dyn Between + Send>>,
     /// What cannot be read once the host has started.
     pub damaged: BTreeSet<(Keyspace, Vec<u8>)>,
     /// How many jobs there were to find rows, and to count them.
@@ -240,6 +254,7 @@ impl Machine {
             loads: VecDeque::new(),
             jobs: Vec::new(),
             overtaken: 0,
+            between: None,
             damaged: BTreeSet::new(),
             finds: 0,
             counts: 0,
@@ -347,8 +362,11 @@ impl Machine {
         let first = self.pending.iter().position(|pending| !pending.is_committed).unwrap_or(0);
         if due > 0 {
             let range = first..first + due;
-            let writes: Vec<_> =
+            let mut writes: Vec<_> =
                 self.pending.range(range.clone()).map(|pending| pending.batch.writes.clone()).collect();
+            if let Some(between) = &mut self.between {
+                between.batches(&mut writes);
+            }
             self.store.commit(&writes).map_err(|_| Crashed)?;
             self.pending.range_mut(range).for_each(|pending| pending.is_committed = true);
         }
@@ -401,7 +419,14 @@ impl Machine {
                 self.unread.remove(id);
             }
         }
-        let mut outputs = self.host.tick(self.inputs(all));
+        let mut inputs = self.inputs(all);
+        if let Some(between) = &mut self.between {
+            between.inputs(&mut inputs);
+        }
+        let mut outputs = self.host.tick(inputs);
+        if let Some(between) = &mut self.between {
+            between.outputs(&mut outputs);
+        }
         for (id, reply) in std::mem::take(&mut outputs.replies) {
             if reply.as_ref().is_ok_and(State::is_streamed) {
                 self.unread.insert(id);
