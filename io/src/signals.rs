@@ -1,10 +1,34 @@
 //! What the operating system would end the process for without a word.
 
+use std::cell::Cell;
+use std::marker::PhantomData;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Where LMDB's file is mapped.
 static MAP_START: AtomicUsize = AtomicUsize::new(0);
 static MAP_END: AtomicUsize = AtomicUsize::new(0);
+
+thread_local! {
+    /// How many [`WithinLmdb`] there are on this thread.
+    static WITHIN: Cell<usize> = const { Cell::new(0) };
+}
+
+/// As long as there is one, this thread is within LMDB: if that finds that its own pages cannot be, it ends the process by a
+/// signal, and that is damage.
+pub(crate) struct WithinLmdb(PhantomData<*const ()>);
+
+impl WithinLmdb {
+    pub(crate) fn enter() -> Self {
+        WITHIN.with(|within| within.set(within.get() + 1));
+        Self(PhantomData)
+    }
+}
+
+impl Drop for WithinLmdb {
+    fn drop(&mut self) {
+        WITHIN.with(|within| within.set(within.get() - 1));
+    }
+}
 
 /// How far beyond the map damaged sizes of values reach: they have four bytes.
 const VALUE_BYTES_MAX: usize = u32::MAX as usize;
@@ -13,7 +37,7 @@ const VALUE_BYTES_MAX: usize = u32::MAX as usize;
 const NULL_BYTES: usize = 65_536;
 
 /// From now on a file that may not grow is an error for who writes it, and a part of the stored data that cannot be read
-/// through LMDB's map ends the process with one line.
+/// through LMDB's map, or is none as LMDB finds, ends the process with one line.
 pub fn install() {
     #[cfg(unix)]
     unix::install();
@@ -32,7 +56,7 @@ mod unix {
     use std::sync::OnceLock;
     use std::sync::atomic::Ordering;
 
-    use super::{MAP_END, MAP_START, NULL_BYTES, VALUE_BYTES_MAX};
+    use super::{MAP_END, MAP_START, NULL_BYTES, VALUE_BYTES_MAX, WITHIN};
 
     const LINE: &[u8] =
         b"error: the data directory is damaged, or its files were cut off while they were open: a part of \
@@ -55,6 +79,22 @@ mod unix {
             action.sa_flags = libc::SA_ONSTACK | libc::SA_SIGINFO;
             libc::sigaction(libc::SIGBUS, &action, null_mut());
             libc::sigaction(libc::SIGSEGV, &action, null_mut());
+            action.sa_sigaction = handle_abort as *const () as usize;
+            libc::sigaction(libc::SIGABRT, &action, null_mut());
+        }
+    }
+
+    extern "C" fn handle_abort(signal: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
+        // A thread that ends has left LMDB.
+        let is_within = WITHIN.try_with(|within| within.get() > 0).unwrap_or(false);
+        // SAFETY: writing and ending are allowed in a handler, and the line is a constant; else the default is restored,
+        // and who aborts does so when this returns.
+        unsafe {
+            if is_within {
+                libc::write(libc::STDERR_FILENO, LINE.as_ptr().cast(), LINE.len());
+                libc::_exit(1);
+            }
+            libc::signal(signal, libc::SIG_DFL);
         }
     }
 

@@ -19,10 +19,11 @@ use io::storage::simulated::{Fault, SimulatedDisk};
 use io::storage::{CheckpointMode, Store, StoreOptions};
 use world::host::PROGRAM_STACK_BYTES;
 use world::load::{Loaded, load};
-use world::{Host, HostConfig, Inherited, Limits};
+use world::{Host, HostConfig, Inherited, Input, Limits};
 
 const COUNTER: &str = r#"{"/app/counter": {
     "total": {"/state/chain/block": [0]},
+    "text": {"/state/chain/sync": [""]},
     "add": {"/state/scalar/op/post": [
         ["new", {"$self/total/add": [{"$n": []}]}],
         ["_return", {"/state/scalar/ref/after": [{"$self/total": [null, {"$new": []}]}, {"$new": []}]}]]},
@@ -42,6 +43,7 @@ struct Running {
     events: Sender<Event>,
     driver: JoinHandle<Ended>,
     ready: Arc<AtomicBool>,
+    metrics: Arc<Metrics>,
 }
 
 /// A host without HTTP, on the given disk.
@@ -71,9 +73,10 @@ fn start(disk: &SimulatedDisk) -> Running {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     std::thread::spawn(move || runtime.block_on(distribute(deliveries)));
     let driver =
-        Driver::new(make_host, receiver, answers, Some(persistence), None, metrics, ready.clone()).unwrap();
+        Driver::new(make_host, receiver, answers, Some(persistence), None, metrics.clone(), ready.clone())
+            .unwrap();
     let driver = std::thread::Builder::new().stack_size(PROGRAM_STACK_BYTES).spawn(|| driver.run()).unwrap();
-    Running { gateway: Gateway::new(events.clone()), events, driver, ready }
+    Running { gateway: Gateway::new(events.clone()), events, driver, ready, metrics }
 }
 
 fn request(verb: Verb, path: &str, parameters: &[(&'static str, i64)]) -> Request {
@@ -157,4 +160,61 @@ fn a_caller_who_goes_away_frees_what_the_request_had_locked() {
     assert_eq!(inspected.unwrap()["entities"]["transaction"]["total"], 0);
     host.events.send(Event::Drain).unwrap();
     assert_eq!(host.driver.join().unwrap(), Ended::Drained);
+}
+
+/// With a disk that is behind, writes wait before they take memory, reads go on, and nothing is lost.
+#[test]
+fn writes_wait_for_a_disk_that_is_behind_and_reads_do_not() {
+    const MEBIBYTES: usize = 200;
+    let disk = SimulatedDisk::new(4);
+    let host = start(&disk);
+    assert_eq!(number(add(&host.gateway, 2)), 2);
+    let committed = || host.metrics.transactions_committed.load(Ordering::Relaxed);
+    let before = committed();
+    disk.stall_syncs(true);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    runtime.block_on(async {
+        let text = |i: usize| State::string(char::from(b'a' + (i % 26) as u8).to_string().repeat(1 << 20));
+        let path = Path::parse("/app/counter/text").unwrap();
+        let mut writes = tokio::task::JoinSet::new();
+        for i in 0..MEBIBYTES {
+            let (gateway, path, body) = (host.gateway.clone(), path.clone(), text(i));
+            let put =
+                Request { verb: Verb::Put, path, key: Value::None, body, txn_id: None, rows_only: false };
+            writes.spawn(async move { gateway.call(put).await.reply });
+            // The queue of events is short here.
+            tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+        }
+        let stateless = request(Verb::Get, "/state/scalar/value/number", &[]);
+        let read = host.gateway.call(Request { key: 7.into(), ..stateless }).await.reply;
+        assert_eq!(number(read), 7, "who needs no disk has an answer");
+        assert!(writes.try_join_next().is_none(), "nothing is acknowledged that is not on the disk");
+        let taken = committed() - before;
+        assert!((64..100).contains(&taken), "{taken} MiB were taken, and {} wait", MEBIBYTES as u64 - taken);
+        disk.stall_syncs(false);
+        while let Some(reply) = writes.join_next().await {
+            reply.unwrap().unwrap();
+        }
+    });
+    assert_eq!(committed() - before, MEBIBYTES as u64);
+    host.events.send(Event::Drain).unwrap();
+    assert_eq!(host.driver.join().unwrap(), Ended::Drained);
+}
+
+/// A defect costs those who wait their answers, and no data; too many of them in an hour end the host.
+#[test]
+fn a_world_is_made_anew_eight_times() {
+    let host = start(&SimulatedDisk::new(5));
+    for defects in 1..=8 {
+        assert_eq!(number(add(&host.gateway, 1)), defects);
+        // What was durable is not.
+        host.events.send(Event::Loaded(Input::Durable(0))).unwrap();
+        // Who comes in the same tick is told of the defect.
+        let there = total(&host.gateway).or_else(|_| total(&host.gateway));
+        assert_eq!(number(there), defects, "nothing is lost");
+    }
+    assert_eq!(number(add(&host.gateway, 1)), 9);
+    host.events.send(Event::Loaded(Input::Durable(0))).unwrap();
+    let Ended::Failed(why) = host.driver.join().unwrap() else { panic!("the host went on") };
+    assert!(why.contains("too many defects"), "{why}");
 }

@@ -216,6 +216,20 @@ fn damage_to_the_checkpoint_is_noticed() {
     damage_everywhere_in("checkpoint/data.mdb");
 }
 
+/// LMDB ends the process by a signal when it finds a page that cannot be: an offset at which it did, in what this version
+/// makes; any other is as good.
+#[test]
+fn what_lmdb_finds_impossible_ends_with_a_line() {
+    let directory = tempfile::tempdir_in(place()).unwrap();
+    make(directory.path());
+    let file = format!("{DIRECTORY_NAME}/checkpoint/data.mdb");
+    let (first, last) = (24_576, 24_576 + 16);
+    let output = run_child(format!("{}|{file}|{first}|{last}|1", directory.path().display()));
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.signal().is_none(), "{:?}: {stderr}", output.status);
+    assert!(output.status.success() || stderr.contains("error: the data directory is damaged"), "{stderr}");
+}
+
 #[test]
 fn damage_to_the_first_log_is_noticed() {
     damage_everywhere_in("log-0");

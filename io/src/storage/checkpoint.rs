@@ -24,7 +24,7 @@ use super::real::system;
 use super::residency::{Map, Residency};
 use super::sealed::{SEALED_HEADER_BYTES, sealed_header};
 use super::{Change, CheckpointSnapshot, CheckpointStore, FORMAT_VERSION_MIN, Keyspace, StorageError};
-use crate::signals;
+use crate::signals::{self, WithinLmdb};
 
 /// The database of the store itself, beside those of the keyspaces.
 const STORE_DATABASE_NAME: &str = "store";
@@ -110,6 +110,7 @@ impl HeedCheckpoint {
         resident_bytes: u64,
     ) -> Result<HeedCheckpoint, StorageError> {
         check_file(&directory.join(DATA_NAME))?;
+        let _within = WithinLmdb::enter();
         // Until it is known where the map is, it may be anywhere.
         signals::note_map(0, usize::MAX);
         let mut options = EnvOpenOptions::new().read_txn_without_tls();
@@ -166,12 +167,14 @@ impl HeedCheckpoint {
     }
 
     fn read(&self) -> Result<HeedSnapshot<'_>, StorageError> {
+        let within = WithinLmdb::enter();
         let map = self.map.read().unwrap_or_else(PoisonError::into_inner);
         let transaction = self.environment.read_txn().map_err(failed("begin a transaction"))?;
-        Ok(HeedSnapshot { checkpoint: self, transaction, map })
+        Ok(HeedSnapshot { checkpoint: self, transaction, map, _within: within })
     }
 
     fn try_apply(&self, changes: &[Change<'_>], metadata: Option<&[u8]>) -> Result<(), Unapplied> {
+        let _within = WithinLmdb::enter();
         let map = self.map.read().unwrap_or_else(PoisonError::into_inner);
         let mut transaction = self.environment.write_txn()?;
         let mut root = match self.store_table.get(&transaction, ROOT_KEY)? {
@@ -529,6 +532,7 @@ struct HeedSnapshot<'a> {
     // Fields drop in order: the transaction ends before the map may move.
     transaction: RoTxn<'a, WithoutTls>,
     map: RwLockReadGuard<'a, Option<Map>>,
+    _within: WithinLmdb,
 }
 
 impl HeedSnapshot<'_> {

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
 use std::ops::{Bound, ControlFlow};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
@@ -215,6 +215,8 @@ impl State {
 #[derive(Clone, Debug)]
 pub struct SimulatedDisk {
     state: Arc<Mutex<State>>,
+    /// Whether syncs wait, and who tells them to go on.
+    stall: Arc<(Mutex<bool>, Condvar)>,
     /// Handles that were made before the last restart are dead.
     start_count: u64,
 }
@@ -233,7 +235,7 @@ impl SimulatedDisk {
             is_sync_a_lie: false,
             start_count: 0,
         };
-        SimulatedDisk { state: Arc::new(Mutex::new(state)), start_count: 0 }
+        SimulatedDisk { state: Arc::new(Mutex::new(state)), stall: Arc::default(), start_count: 0 }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -250,6 +252,13 @@ impl SimulatedDisk {
     /// worth nothing.
     pub fn lie_about_syncs(&self) {
         self.state().is_sync_a_lie = true;
+    }
+
+    /// From now on the syncs of files wait, as on a disk that is very slow, or go on.
+    pub fn stall_syncs(&self, is_stalled: bool) {
+        let (stalled, changed) = &*self.stall;
+        *stalled.lock().unwrap_or_else(PoisonError::into_inner) = is_stalled;
+        changed.notify_all();
     }
 
     /// Whether the machine stands still after an injected crash.
@@ -277,7 +286,7 @@ impl SimulatedDisk {
                 file.is_name_durable = true;
             }
         }
-        SimulatedDisk { state: self.state.clone(), start_count: state.start_count }
+        SimulatedDisk { state: self.state.clone(), stall: self.stall.clone(), start_count: state.start_count }
     }
 
     /// Changes a byte of a file behind the back of the store.
@@ -428,6 +437,9 @@ impl DiskFile for SimulatedFile {
     }
 
     fn sync(&self) -> io::Result<()> {
+        let (stalled, changed) = &*self.disk.stall;
+        let stalled = stalled.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(changed.wait_while(stalled, |stalled| *stalled).unwrap_or_else(PoisonError::into_inner));
         self.with(|state, file| match state.begin_operation(self.disk.start_count)? {
             Verdict::Succeed if state.is_sync_a_lie => Ok(()),
             Verdict::Succeed => {
