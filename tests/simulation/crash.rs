@@ -20,6 +20,9 @@ const SEEDS: u64 = 2;
 /// How many transactions the workload has before and after a crash.
 const ITEMS: usize = 36;
 
+/// On how many threads the worlds of one seed after the other run.
+const THREADS: [usize; 2] = [1, 4];
+
 /// How long the texts of the tables are at most.
 const TEXT_BYTES_MAX: usize = 900;
 
@@ -44,6 +47,7 @@ fn clusters() -> Value {
 fn options(seed: u64) -> MachineOptions {
     let mut options = MachineOptions::new(seed, &clusters());
     options.limits = Limits { fuel_per_tick: 200, ..Limits::default() };
+    options.threads = THREADS[seed as usize % THREADS.len()];
     options
 }
 
