@@ -201,7 +201,8 @@ impl Gateway {
 
     /// A gateway whose requests may have more rows than fit in memory.
     pub fn with_workspace(self, workspace: Arc<Workspace>) -> Self {
-        Self { workspace: Some(workspace), ..self }
+        let pages = self.pages.with_workspace(workspace.clone());
+        Self { pages, workspace: Some(workspace), ..self }
     }
 
     /// Where rows go that do not fit in memory.

@@ -2,14 +2,24 @@
 
 use std::sync::Arc;
 
+use components::language::collection::snapshot::RowsetSnapshot;
+use components::language::collection::sorter::Sorter;
 use components::rows::columns::Columns;
 use components::rows::page::PageCell;
+use components::rows::runs::Scratch;
 use components::rows::scan::{Join, LoadPage, Task, in_turn};
 use components::rows::schema::Layout;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use world::load::page_loader;
 
 use crate::storage::Reader;
+use crate::workspace::Workspace;
+
+/// How many rows are gathered at most before they are sorted for a reply and written, in bytes.
+const SORT_BYTES_MAX: usize = 16 << 20;
+
+/// In how many forms rows that are sorted are in memory at the same time, at most.
+const SORTED_FORMS: usize = 4;
 
 /// Reads pages for replies. Its threads do nothing else: a reply does not wait for the jobs of the world.
 #[derive(Clone, Debug, Default)]
@@ -17,6 +27,7 @@ pub struct Pages {
     storage: Option<Reader>,
     /// None: the thread that asks reads alone.
     pool: Option<Arc<ThreadPool>>,
+    workspace: Option<Arc<Workspace>>,
 }
 
 impl Pages {
@@ -30,7 +41,36 @@ impl Pages {
             pool.build().map_err(|cause| format!("cannot start {threads} threads for pages: {cause}"))
         };
         let pool = if storage.is_some() && threads > 1 { Some(Arc::new(pool()?)) } else { None };
-        Ok(Self { storage, pool })
+        Ok(Self { storage, pool, workspace: None })
+    }
+
+    /// The same pages, whose rows may be sorted in this workspace.
+    pub fn with_workspace(self, workspace: Arc<Workspace>) -> Self {
+        Self { workspace: Some(workspace), ..self }
+    }
+
+    /// What sorts the rows of a snapshot, if they are not found in their order.
+    pub fn sorter(&self, snapshot: &RowsetSnapshot) -> Option<Sorter> {
+        let part_bytes = self.workspace.as_ref().map_or(SORT_BYTES_MAX, |workspace| workspace.part_bytes());
+        Sorter::new(snapshot, self.sorted_run_bytes(), part_bytes.min(SORT_BYTES_MAX))
+    }
+
+    fn sorted_run_bytes(&self) -> usize {
+        self.workspace.as_ref().map_or(SORT_BYTES_MAX, |workspace| workspace.run_bytes()).min(SORT_BYTES_MAX)
+    }
+
+    /// What sorting takes in memory at most, in bytes: rows that are gathered, as they are sorted, and as they are written;
+    /// and what is known of those that were.
+    pub fn sorting_bytes(&self) -> u64 {
+        (SORTED_FORMS * self.sorted_run_bytes()) as u64
+    }
+
+    /// Space for rows that are sorted.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn scratch(&self) -> Result<Arc<dyn Scratch>, String> {
+        self.workspace.as_ref().ok_or("this host has none")?.scratch()
     }
 
     /// What is stored, also the blocks of histories.

@@ -79,6 +79,7 @@ fn table(pages: u64, text_bytes: usize, last: f64, missing: Option<u64>) -> Stat
         completes: false,
         residual: Vec::new(),
         output: None,
+        order: None,
         limit: u64::MAX,
     };
     let trees = RowsSnapshot {

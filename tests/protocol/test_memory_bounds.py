@@ -5,6 +5,7 @@ What is measured is the most that a fresh host has ever held (VmHWM); the bounds
 
 import http.client
 import json
+import urllib.parse
 
 import pytest
 
@@ -210,3 +211,42 @@ def test_a_json_body_of_many_values(serve, item, count, status):
     answered, _ = support.call(host, "POST", "/transact/hypothetical", raw="[" + ",".join([item] * count) + "]")
     assert answered == status
     assert grown(host, before) < (300 if status == 200 else 48)
+
+
+# What is sorted
+
+TEXT = V + "/string"
+NUMBERED = {"/state/collection/table": [[[["k", {I64: {}}]], [["r", {I64: {}}], ["t", {TEXT: {}}]]], []]}
+
+
+@pytest.mark.parametrize("is_reversed", [False, True])
+def test_more_rows_than_fit_in_memory_are_sorted_in_runs(serve, is_reversed):
+    """They come in an order that no index has, equal ones in that of their keys, in memory that follows from the cache."""
+
+    host = serve({"rows": {"/state/chain/sync": [NUMBERED]}}, cache_size="16M")
+    count, text = 110_000, "x" * 500
+    place = lambda k: k * 7_919 % 10_007
+    rows = "k,r,t\n" + "\n".join(f"{k},{place(k)},{text}" for k in range(count))
+    reply = support.call(host, "PUT", APP + "/rows", raw=rows, headers={"Content-Type": "text/csv"})
+    support.assert_reply(reply, 200)
+    order = json.dumps([["r"], is_reversed])
+    expected = sorted(range(count), key=lambda k: (place(k), k), reverse=is_reversed)
+
+    def read(form, path, key):
+        connection = http.client.HTTPConnection("127.0.0.1", support.port_of(host), timeout=120)
+        try:
+            connection.request("GET", f"{APP}/rows/{path}?key=" + urllib.parse.quote(key), headers={"Accept": form})
+            reply = connection.getresponse()
+            body = reply.read()
+            assert reply.status == 200, body[:300]
+            return body
+        finally:
+            connection.close()
+
+    before = support.peak_memory(host)
+    lines = read("text/csv", "order", order).decode().splitlines()
+    assert lines[0] == "k,r,t"
+    assert [int(line.split(",")[0]) for line in lines[1:]] == expected
+    [[_, shown]] = json.loads(read("application/json", "order", order)).values()
+    assert [row[0] for row in shown] == expected
+    assert grown(host, before) < 40

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use components::language::chain::{Block, HistorySnapshot, Mutation};
 use components::language::collection::CollectionContent;
 use components::language::collection::snapshot::{READ_AHEAD_BYTES, RowsReader, RowsetSnapshot};
+use components::language::collection::sorter::{Sorted, Sorter};
 use components::language::encode::{JsonPart, to_json_parts};
 use components::language::state::ReadStored;
 use components::rows::columns::{Columns, arrow_fields, write_csv_header};
@@ -32,6 +33,9 @@ pub(super) const ARROW_CHUNK_BYTES: usize = 256 * 1024;
 /// the connection; and the rows that were read for them.
 pub(super) const STREAM_BYTES: usize = 4 * ARROW_CHUNK_BYTES + READ_AHEAD_BYTES as usize;
 
+/// About how much is read of rows that are sorted until others have a turn, in bytes.
+const SORTED_AT_ONCE_BYTES: usize = 1 << 20;
+
 /// In how many forms a block is in memory at most while it is written: as it is stored, and if one mutation is most of
 /// it, decoded and as text.
 const BLOCK_FORMS: u64 = 4;
@@ -48,25 +52,75 @@ struct Rows {
     columns: Arc<[Column]>,
     ready: Option<Columns>,
     reader: Option<RowsReader>,
+    order: Ordering,
     /// What they keep in memory, in bytes.
     bytes: u64,
 }
 
+/// How rows that are read come into their order.
+#[derive(Debug)]
+enum Ordering {
+    /// They are read in it.
+    AsRead,
+    /// They are being read and sorted, and none of them can be given yet.
+    Sorting(Box<Sorter>),
+    /// All were read, and are in order.
+    Sorted(Box<Sorted>),
+}
+
 impl Rows {
-    fn of_snapshot(snapshot: &Arc<RowsetSnapshot>) -> Self {
+    fn of_snapshot(snapshot: &Arc<RowsetSnapshot>, pages: &Pages) -> Self {
         let reader = Some(RowsReader::new(snapshot.clone()));
-        Self { columns: snapshot.columns.clone(), ready: None, reader, bytes: snapshot.bytes }
+        let order = match pages.sorter(snapshot) {
+            Some(sorter) => Ordering::Sorting(Box::new(sorter)),
+            None => Ordering::AsRead,
+        };
+        let bytes = snapshot_bytes(snapshot, pages);
+        Self { columns: snapshot.columns.clone(), ready: None, reader, order, bytes }
+    }
+
+    /// Whether rows are to be sorted before there are any.
+    fn is_sorting(&self) -> bool {
+        matches!(self.order, Ordering::Sorting(_))
+    }
+
+    /// Read some of the rows that are sorted; they can be given when all were read.
+    fn go_on_sorting(&mut self, pages: &Pages) -> Result<()> {
+        let Ordering::Sorting(sorter) = &mut self.order else { return Ok(()) };
+        let reader = self.reader.as_mut().expect("a reader until all was read");
+        let mut read_bytes = 0;
+        while read_bytes < SORTED_AT_ONCE_BYTES {
+            match pages.read(|load, join| reader.next(load, join)).map_err(Error::internal)? {
+                Some(rows) => {
+                    read_bytes += rows.bytes().max(1);
+                    sorter.push(&rows, &|| pages.scratch())?;
+                }
+                None => {
+                    if let Ordering::Sorting(sorter) = std::mem::replace(&mut self.order, Ordering::AsRead) {
+                        self.order = Ordering::Sorted(Box::new(sorter.finish()?));
+                    }
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The rows of a state, if that is what it is.
-    fn of(state: &State) -> Option<Self> {
+    fn of(state: &State, pages: &Pages) -> Option<Self> {
         match state {
-            State::Snapshot(snapshot) => Some(Self::of_snapshot(snapshot)),
+            State::Snapshot(snapshot) => Some(Self::of_snapshot(snapshot, pages)),
             State::Content(content) => {
                 let types: Arc<[ColumnType]> = content.columns.iter().map(|column| column.class).collect();
                 let rows = Columns::from_rows(&types, content.rows.iter().map(|row| &**row));
                 let bytes = rows.bytes() as u64;
-                Some(Self { columns: content.columns.clone(), ready: Some(rows), reader: None, bytes })
+                Some(Self {
+                    columns: content.columns.clone(),
+                    ready: Some(rows),
+                    reader: None,
+                    order: Ordering::AsRead,
+                    bytes,
+                })
             }
             _ => None,
         }
@@ -79,7 +133,10 @@ impl Rows {
         let Some(reader) = &mut self.reader else {
             return Ok(None);
         };
-        let rows = pages.read(|load, join| reader.next(load, join)).map_err(Error::internal)?;
+        let rows = match &mut self.order {
+            Ordering::Sorted(sorted) => sorted.next()?,
+            _ => pages.read(|load, join| reader.next(load, join)).map_err(Error::internal)?,
+        };
         if rows.is_none() {
             self.reader = None;
         }
@@ -184,7 +241,7 @@ impl Encoder {
     /// # Errors
     /// 400 if this is not rows.
     pub(super) fn rows(state: &State, form: RowsForm, pages: Pages) -> Result<Self> {
-        let rows = Rows::of(state).ok_or_else(|| {
+        let rows = Rows::of(state, &pages).ok_or_else(|| {
             Error::bad_request(format_args!(
                 "only a collection, a view of one or a stream of its rows has the form {}, not a {}",
                 form.media_type(),
@@ -229,7 +286,7 @@ impl Encoder {
                 .iter()
                 .map(|part| match part {
                     JsonPart::Text(text) => text.len() as u64,
-                    JsonPart::Rows(snapshot) => snapshot.bytes,
+                    JsonPart::Rows(snapshot) => snapshot_bytes(snapshot, &self.pages),
                     // As it is stored, and what is decoded and written of it.
                     JsonPart::Blocks(history) => history.block_bytes_max.saturating_mul(BLOCK_FORMS),
                 })
@@ -263,11 +320,27 @@ impl Encoder {
         }
     }
 
-    /// The next bytes of the body; none after the last.
+    /// The rows that are to be sorted before anything else comes, if there are such rows.
+    fn sorting(&mut self) -> Option<&mut Rows> {
+        let rows = match &mut self.form {
+            Form::Json { reading: Some(JsonReading::Rows(rows)), .. } => &mut rows.from,
+            Form::Csv { rows, .. } | Form::Arrow { rows, .. } => rows,
+            Form::Json { .. } | Form::Backup(_) => return None,
+        };
+        rows.is_sorting().then_some(rows)
+    }
+
+    /// The next bytes of the body; none after the last. They are empty if there is more to be done before there are some,
+    /// so that others have a turn.
     ///
     /// # Errors
     /// 400 if JSON has no form for a value, 500 if a page cannot be read.
     pub(super) fn next(&mut self) -> Result<Option<Bytes>> {
+        let pages = self.pages.clone();
+        if let Some(rows) = self.sorting() {
+            rows.go_on_sorting(&pages)?;
+            return Ok(Some(Bytes::new()));
+        }
         let (chunk, pages) = (&mut self.chunk, &self.pages);
         match &mut self.form {
             Form::Json { parts, reading } => write_json(parts, reading, chunk, pages)?,
@@ -284,11 +357,20 @@ impl Encoder {
             Form::Arrow { rows, schema, writer } => return write_arrow(rows, schema, writer, pages),
             Form::Backup(chunks) => return chunks.recv().ok().transpose(),
         }
+        if self.sorting().is_some() {
+            return Ok(Some(Bytes::new()));
+        }
+        let chunk = &mut self.chunk;
         if chunk.is_empty() {
             return Ok(None);
         }
         Ok(Some(std::mem::take(chunk).into()))
     }
+}
+
+/// What the rows of a snapshot keep in memory while they are read, in bytes.
+fn snapshot_bytes(snapshot: &RowsetSnapshot, pages: &Pages) -> u64 {
+    snapshot.bytes + if snapshot.scan.order.is_some() { pages.sorting_bytes() } else { 0 }
 }
 
 fn internal(cause: ArrowError) -> Error {
@@ -331,8 +413,12 @@ fn write_json(
                 }
                 Some(JsonPart::Rows(snapshot)) => {
                     chunk.push(b'[');
-                    let from = Rows::of_snapshot(&snapshot);
+                    let from = Rows::of_snapshot(&snapshot, pages);
+                    let is_sorting = from.is_sorting();
                     *reading = Some(JsonReading::Rows(JsonRows { from, next: None, has_rows: false }));
+                    if is_sorting {
+                        return Ok(());
+                    }
                     continue;
                 }
                 Some(JsonPart::Blocks(history)) => {

@@ -126,14 +126,26 @@ impl Streamed {
     }
 }
 
-/// Make the next chunk, on a thread where it stalls nobody.
+/// Make the next chunk, on a thread where it stalls nobody. Who has more to do for one has turns with others.
 pub(super) async fn produce(server: Arc<Server>, mut production: Box<Production>) -> Result<Produced> {
-    let _permit = server.streams.acquire().await.map_err(|_| Error::unavailable("the host is going down"))?;
-    let work = move || {
-        let chunk = production.encoder.next();
-        (production, chunk)
-    };
-    tokio::task::spawn_blocking(work).await.map_err(|_| Error::internal("a reply could not be made"))
+    loop {
+        // Before the first chunk nobody else looks.
+        if production.pin.as_ref().is_some_and(|pin| pin.revoked().is_cancelled()) {
+            return Err(Error::unavailable("what it reads takes too much room: others have replaced it"));
+        }
+        let permit = server.streams.acquire().await;
+        let _permit = permit.map_err(|_| Error::unavailable("the host is going down"))?;
+        let work = move || {
+            let chunk = production.encoder.next();
+            (production, chunk)
+        };
+        let produced = tokio::task::spawn_blocking(work).await;
+        let (more, chunk) = produced.map_err(|_| Error::internal("a reply could not be made"))?;
+        if !matches!(&chunk, Ok(Some(bytes)) if bytes.is_empty()) {
+            return Ok((more, chunk));
+        }
+        production = more;
+    }
 }
 
 impl Body for ReplyBody {

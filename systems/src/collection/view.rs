@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use components::language::collection::Collection;
 use components::language::collection::declare::PRIMARY;
 use components::language::collection::snapshot::Scan;
+use components::language::collection::sorter::Order;
 use components::language::collection::view::{Rowset, View};
 use components::language::memory::Reservation;
 use components::rows::bound::Condition;
@@ -95,7 +96,8 @@ fn index_name(schema: &Schema, tree: usize) -> Id {
     }
 }
 
-/// The collection that a rowset is about, and the one scan that finds its rows in order, if there is such a scan.
+/// The collection that a rowset is about, and the one scan that finds its rows, sorted afterwards if no tree has them in
+/// order, if there is such a scan.
 pub(crate) fn single_scan(rows: &Rowset) -> Option<(&Collection, Scan)> {
     match rows {
         Rowset::Collection(collection) => {
@@ -107,6 +109,7 @@ pub(crate) fn single_scan(rows: &Rowset) -> Option<(&Collection, Scan)> {
                 completes: false,
                 residual: Vec::new(),
                 output: None,
+                order: None,
                 limit: u64::MAX,
             };
             Some((collection, scan))
@@ -115,8 +118,9 @@ pub(crate) fn single_scan(rows: &Rowset) -> Option<(&Collection, Scan)> {
             let Rowset::Collection(collection) = view.base() else {
                 return None;
             };
-            let (scan, sorted_by) = scan_of(collection, view, view.order());
-            sorted_by.is_none().then_some((collection, scan))
+            let (mut scan, sorted_by) = scan_of(collection, view, view.order());
+            scan.order = sorted_by.map(|by| Order { by, is_reversed: view.is_reversed() });
+            Some((collection, scan))
         }
     }
 }
@@ -146,6 +150,7 @@ fn scan_of(collection: &Collection, view: &View, order: Option<&[usize]>) -> (Sc
         completes: plan.completes,
         residual: plan.residual,
         output: if is_whole { None } else { Some(output) },
+        order: None,
         limit: view.limit().unwrap_or(u64::MAX),
     };
     (scan, order.filter(|_| plan.sorts).map(|order| order.iter().map(|i| place(*i)).collect()))

@@ -7,13 +7,14 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::local::Snapshot;
+use super::sorter::{Order, Sorter};
 use super::{CollectionContent, local};
 use crate::rows::bound::Condition;
 use crate::rows::columns::{Columns, ColumnsBuilder};
 use crate::rows::key::{Key, KeyRange};
 use crate::rows::page::{Page, Placed};
 use crate::rows::scan::{Join, LoadPage, PageScan, Wanted, at_once, base, in_tasks};
-use crate::rows::schema::{Column, Layout, Schema};
+use crate::rows::schema::{Column, ColumnType, Layout, Schema};
 use crate::rows::seen::RowsSnapshot;
 use crate::rows::{Row, row_bytes};
 use crate::value::error::{Error, Result};
@@ -51,6 +52,8 @@ pub struct Scan {
     pub residual: Vec<Condition>,
     /// Which values of the rows to give then; all if none are named.
     pub output: Option<Vec<usize>>,
+    /// How the rows are sorted then, if they are not found in their order.
+    pub order: Option<Order>,
     /// How many rows there are at most.
     pub limit: u64,
 }
@@ -88,6 +91,12 @@ impl RowsetSnapshot {
         &self.collection.layouts()[self.scan.tree]
     }
 
+    /// The types of the rows that the scan finds, before its output is taken.
+    pub(super) fn found_types(&self) -> &[ColumnType] {
+        let found = if self.scan.completes { &self.collection.layouts()[0] } else { self.layout() };
+        &found.types
+    }
+
     /// The trees of this host whose pages are read.
     pub fn hosted_trees(&self) -> Vec<TreeId> {
         let Trees::Hosted(rows) = &self.trees else { return Vec::new() };
@@ -109,7 +118,19 @@ impl RowsetSnapshot {
     ) -> Result<CollectionContent> {
         let mut reader = RowsReader::new(self.clone());
         let (mut rows, mut bytes): (Vec<Row>, u64) = (Vec::new(), 0);
-        while let Some(columns) = reader.next(load, join).map_err(Error::internal)? {
+        let mut sorted = None;
+        if let Some(mut sorter) = Sorter::new(self, usize::try_from(bytes_max).unwrap_or(usize::MAX), 1) {
+            let no_scratch = || Err(format!("the rows that are sorted take more than {bytes_max} bytes"));
+            while let Some(columns) = reader.next(load, join).map_err(Error::internal)? {
+                sorter.push(&columns, &no_scratch).map_err(|cause| Error::too_large(cause.message()))?;
+            }
+            sorted = Some(sorter.finish()?);
+        }
+        let mut next = || match &mut sorted {
+            Some(sorted) => sorted.next(),
+            None => reader.next(load, join).map_err(Error::internal),
+        };
+        while let Some(columns) = next()? {
             for row in (0..columns.len()).map(|i| columns.row(i)) {
                 bytes += row_bytes(&row);
                 if bytes > bytes_max {
@@ -128,7 +149,8 @@ impl RowsetSnapshot {
 /// A page, and the keys of the rows that are wanted of it, each with the place where the row goes.
 type WantedOfPage<'a> = (Arc<Page>, &'a [(Key, usize)]);
 
-/// Reads a snapshot from its first row to its last.
+/// Reads a snapshot from its first row to its last. Those that are yet to be sorted come as they are found, and whole: see
+/// [`Sorter`].
 #[derive(Debug)]
 pub struct RowsReader {
     snapshot: Arc<RowsetSnapshot>,
@@ -160,7 +182,9 @@ impl RowsReader {
                 conditions: scan.conditions.clone(),
             }),
         };
-        let (range, left) = (scan.range.clone(), scan.limit);
+        // Which rows are the first ones is known when all were found.
+        let left = if scan.order.is_some() { u64::MAX } else { scan.limit };
+        let range = scan.range.clone();
         let found = VecDeque::new();
         Self { snapshot, pages, range, pages_at_once: 1, pages_read: 0, completed: 0, found, left }
     }
@@ -189,7 +213,7 @@ impl RowsReader {
                 rows = rows.slice(0..self.left as usize);
             }
             self.left -= rows.len() as u64;
-            if let Some(output) = &scan.output {
+            if let Some(output) = scan.output.as_ref().filter(|_| scan.order.is_none()) {
                 rows = rows.project(output);
             }
             if !rows.is_empty() {

@@ -9,6 +9,7 @@ use crate::language::collection::local::Tree as LocalTree;
 use crate::rows::bound::ValueRange;
 use crate::rows::delta::Visibility;
 use crate::rows::page::PageCell;
+use crate::rows::runs::{MemoryScratch, Scratch};
 use crate::rows::scan::in_turn;
 use crate::rows::scan::tests::{Built, COLORS, SKUS, Write, any_writes, row};
 use crate::rows::schema::tests::inventory;
@@ -98,6 +99,7 @@ impl Question {
             completes: self.is_by_color,
             residual,
             output: self.output.clone(),
+            order: None,
             limit: self.limit,
         }
     }
@@ -238,4 +240,51 @@ fn a_snapshot_of_a_local_collection_reads_in_chunks() {
     }
     let expected: Vec<Row> = rows.into_iter().skip(10).rev().take(2_500).collect();
     assert_eq!(text(&read), text(&expected));
+}
+
+proptest! {
+    /// Whatever fits in memory at a time, and whether it is written.
+    #[test]
+    fn rows_that_no_tree_has_in_order_are_sorted_in_runs(
+        base in any_writes(150), page_rows in 1usize..20, own in any_writes(20), least_qty in proptest::option::of(0i32..10),
+        by in prop::sample::subsequence(vec![2usize, 1], 0..=2).prop_shuffle(), is_reversed: bool,
+        limit in prop_oneof![Just(u64::MAX), 0u64..40],
+        output in proptest::option::of(prop::sample::subsequence(vec![0usize, 1, 2], 1..=3).prop_shuffle()),
+        run_bytes in 1usize..4_000, part_bytes in 1usize..2_000,
+    ) {
+        let built = Built::new(&base, page_rows, &[], 0, &own);
+        let width = built.schema.columns().len();
+        let question = Question {
+            is_by_color: false, first: None, least_qty, least_sku: None, is_reversed: false, limit: u64::MAX, output: None,
+        };
+        let mut expected = question.answer(&built.seen);
+        expected.sort_by(|a, b| {
+            by.iter().map(|i| a[*i].collate(&b[*i])).find(|order| order.is_ne()).unwrap_or(std::cmp::Ordering::Equal)
+        });
+        if is_reversed {
+            expected.reverse();
+        }
+        expected.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+        let given = output.clone().unwrap_or_else(|| (0..width).collect());
+        let expected: Vec<Row> =
+            expected.iter().map(|row| given.iter().map(|i| row[*i].clone()).collect()).collect();
+
+        let order = Some(Order { by, is_reversed });
+        let snapshot = snapshot(&built, Scan { order, limit, output, ..question.scan(&built.schema) });
+        let load = |cell: &PageCell, _: &Layout| built.load(cell);
+        prop_assert_eq!(text(&snapshot.content(&load, &in_turn, u64::MAX).unwrap().rows), text(&expected));
+
+        let open = || Ok(Arc::new(MemoryScratch::default()) as Arc<dyn Scratch>);
+        let mut sorter = Sorter::new(&snapshot, run_bytes, part_bytes).expect("an order");
+        let mut reader = RowsReader::new(snapshot);
+        while let Some(rows) = reader.next(&load, &in_turn).unwrap() {
+            sorter.push(&rows, &open).unwrap();
+        }
+        let (mut sorted, mut rows): (_, Vec<Row>) = (sorter.finish().unwrap(), Vec::new());
+        while let Some(columns) = sorted.next().unwrap() {
+            prop_assert!(!columns.is_empty());
+            rows.extend((0..columns.len()).map(|i| columns.row(i)));
+        }
+        prop_assert_eq!(text(&rows), text(&expected));
+    }
 }
