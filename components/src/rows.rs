@@ -27,6 +27,7 @@ pub mod runs;
 pub mod scan;
 pub mod schema;
 pub mod seen;
+pub mod sorter;
 pub mod staged;
 pub mod stored;
 

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use components::language::collection::snapshot::RowsetSnapshot;
-use components::language::collection::sorter::Sorter;
 use components::rows::columns::Columns;
 use components::rows::page::PageCell;
 use components::rows::runs::Scratch;
 use components::rows::scan::{Join, LoadPage, Task, in_turn};
 use components::rows::schema::Layout;
+use components::rows::sorter::Sorter;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use world::load::page_loader;
 
@@ -52,7 +52,7 @@ impl Pages {
     /// What sorts the rows of a snapshot, if they are not found in their order.
     pub fn sorter(&self, snapshot: &RowsetSnapshot) -> Option<Sorter> {
         let part_bytes = self.workspace.as_ref().map_or(SORT_BYTES_MAX, |workspace| workspace.part_bytes());
-        Sorter::new(snapshot, self.sorted_run_bytes(), part_bytes.min(SORT_BYTES_MAX))
+        snapshot.sorter(self.sorted_run_bytes(), part_bytes.min(SORT_BYTES_MAX))
     }
 
     fn sorted_run_bytes(&self) -> usize {

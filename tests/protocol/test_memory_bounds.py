@@ -216,7 +216,7 @@ def test_a_json_body_of_many_values(serve, item, count, status):
 # What is sorted
 
 TEXT = V + "/string"
-NUMBERED = {"/state/collection/table": [[[["k", {I64: {}}]], [["r", {I64: {}}], ["t", {TEXT: {}}]]], []]}
+NUMBERED = {"/state/collection/table": [[[[["k", {I64: {}}]], [["r", {I64: {}}], ["t", {TEXT: {}}, 1000]]], []]]}
 
 
 @pytest.mark.parametrize("is_reversed", [False, True])

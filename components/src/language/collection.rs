@@ -8,7 +8,6 @@ pub mod declare;
 pub mod local;
 pub mod range;
 pub mod snapshot;
-pub mod sorter;
 pub mod stream;
 pub mod view;
 

@@ -5,13 +5,13 @@ use std::collections::{BTreeMap, VecDeque};
 use components::language::collection::Collection;
 use components::language::collection::declare::PRIMARY;
 use components::language::collection::snapshot::Scan;
-use components::language::collection::sorter::Order;
 use components::language::collection::view::{Rowset, View};
 use components::language::memory::Reservation;
 use components::rows::bound::Condition;
 use components::rows::key::{KeyRange, encode};
 use components::rows::scan::at_once;
 use components::rows::schema::Schema;
+use components::rows::sorter::Order;
 use components::rows::{Row, row_bytes};
 use components::{Id, Number, Result, State, Value};
 

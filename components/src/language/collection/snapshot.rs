@@ -7,15 +7,15 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::local::Snapshot;
-use super::sorter::{Order, Sorter};
 use super::{CollectionContent, local};
 use crate::rows::bound::Condition;
 use crate::rows::columns::{Columns, ColumnsBuilder};
 use crate::rows::key::{Key, KeyRange};
 use crate::rows::page::{Page, Placed};
 use crate::rows::scan::{Join, LoadPage, PageScan, Wanted, at_once, base, in_tasks};
-use crate::rows::schema::{Column, ColumnType, Layout, Schema};
+use crate::rows::schema::{Column, Layout, Schema};
 use crate::rows::seen::RowsSnapshot;
+use crate::rows::sorter::{Order, Sorter};
 use crate::rows::{Row, row_bytes};
 use crate::value::error::{Error, Result};
 use crate::value::ids::TreeId;
@@ -91,10 +91,12 @@ impl RowsetSnapshot {
         &self.collection.layouts()[self.scan.tree]
     }
 
-    /// The types of the rows that the scan finds, before its output is taken.
-    pub(super) fn found_types(&self) -> &[ColumnType] {
-        let found = if self.scan.completes { &self.collection.layouts()[0] } else { self.layout() };
-        &found.types
+    /// What sorts the rows, if they are not found in their order: see [`Sorter::new`].
+    pub fn sorter(&self, run_bytes: usize, part_bytes: usize) -> Option<Sorter> {
+        let scan = &self.scan;
+        let order = scan.order.as_ref()?;
+        let found = if scan.completes { &self.collection.layouts()[0] } else { self.layout() };
+        Some(Sorter::new(&found.types, order, scan.output.as_deref(), scan.limit, run_bytes, part_bytes))
     }
 
     /// The trees of this host whose pages are read.
@@ -119,7 +121,7 @@ impl RowsetSnapshot {
         let mut reader = RowsReader::new(self.clone());
         let (mut rows, mut bytes): (Vec<Row>, u64) = (Vec::new(), 0);
         let mut sorted = None;
-        if let Some(mut sorter) = Sorter::new(self, usize::try_from(bytes_max).unwrap_or(usize::MAX), 1) {
+        if let Some(mut sorter) = self.sorter(usize::try_from(bytes_max).unwrap_or(usize::MAX), 1) {
             let no_scratch = || Err(format!("the rows that are sorted take more than {bytes_max} bytes"));
             while let Some(columns) = reader.next(load, join).map_err(Error::internal)? {
                 sorter.push(&columns, &no_scratch).map_err(|cause| Error::too_large(cause.message()))?;

@@ -275,7 +275,7 @@ proptest! {
         prop_assert_eq!(text(&snapshot.content(&load, &in_turn, u64::MAX).unwrap().rows), text(&expected));
 
         let open = || Ok(Arc::new(MemoryScratch::default()) as Arc<dyn Scratch>);
-        let mut sorter = Sorter::new(&snapshot, run_bytes, part_bytes).expect("an order");
+        let mut sorter = snapshot.sorter(run_bytes, part_bytes).expect("an order");
         let mut reader = RowsReader::new(snapshot);
         while let Some(rows) = reader.next(&load, &in_turn).unwrap() {
             sorter.push(&rows, &open).unwrap();

@@ -5,7 +5,6 @@
 
 use std::sync::Arc;
 
-use super::snapshot::RowsetSnapshot;
 use crate::rows::columns::{Columns, ColumnsBuilder, sort};
 use crate::rows::key::KeyRange;
 use crate::rows::runs::{Runs, Scratch};
@@ -52,12 +51,16 @@ pub struct Sorter {
 }
 
 impl Sorter {
-    /// For the rows of a snapshot, which gathers `run_bytes` before it writes a run, and merges runs in parts of
-    /// `part_bytes`. None if they are found in their order.
-    pub fn new(snapshot: &RowsetSnapshot, run_bytes: usize, part_bytes: usize) -> Option<Self> {
-        let scan = &snapshot.scan;
-        let order = scan.order.as_ref()?;
-        let found = snapshot.found_types();
+    /// For rows of these types, of which the first ones in an order are given, each with the values of an output, or all.
+    /// It gathers `run_bytes` before it writes a run, and merges runs in parts of `part_bytes`.
+    pub fn new(
+        found: &[ColumnType],
+        order: &Order,
+        output: Option<&[usize]>,
+        limit: u64,
+        run_bytes: usize,
+        part_bytes: usize,
+    ) -> Self {
         let mut by: Vec<usize> = Vec::new();
         for position in &order.by {
             if !by.contains(position) {
@@ -65,7 +68,7 @@ impl Sorter {
             }
         }
         let number = by.len();
-        let given: Vec<usize> = scan.output.clone().unwrap_or_else(|| (0..found.len()).collect());
+        let given: Vec<usize> = output.map_or_else(|| (0..found.len()).collect(), <[usize]>::to_vec);
         let mut kept = by;
         for position in &given {
             if !kept.contains(position) {
@@ -81,19 +84,19 @@ impl Sorter {
         types.insert(number, ColumnType::Number(NumberType::U64));
         let columns = (0..types.len()).collect();
         let layout = Layout { types: types.into(), columns, key_len: number + 1 };
-        Some(Self {
+        Self {
             pending: ColumnsBuilder::new(&layout.types),
             layout,
             kept,
             output,
             is_reversed: order.is_reversed,
-            limit: scan.limit,
+            limit,
             run_bytes,
             part_bytes,
             found: 0,
             pending_bytes: 0,
             runs: None,
-        })
+        }
     }
 
     /// Take rows.
