@@ -196,7 +196,7 @@ impl Sorted {
     ///
     /// # Errors
     /// 500 if what was written cannot be read.
-    pub fn next(&mut self) -> Result<Option<Columns>> {
+    pub fn next_rows(&mut self) -> Result<Option<Columns>> {
         while self.left > 0 {
             if let Some(rows) = self.next.as_ref().filter(|rows| self.taken < rows.len()) {
                 let left = usize::try_from(self.left).unwrap_or(usize::MAX);

@@ -134,7 +134,7 @@ impl Rows {
             return Ok(None);
         };
         let rows = match &mut self.order {
-            Ordering::Sorted(sorted) => sorted.next()?,
+            Ordering::Sorted(sorted) => sorted.next_rows()?,
             _ => pages.read(|load, join| reader.next(load, join)).map_err(Error::internal)?,
         };
         if rows.is_none() {

@@ -129,7 +129,7 @@ impl RowsetSnapshot {
             sorted = Some(sorter.finish()?);
         }
         let mut next = || match &mut sorted {
-            Some(sorted) => sorted.next(),
+            Some(sorted) => sorted.next_rows(),
             None => reader.next(load, join).map_err(Error::internal),
         };
         while let Some(columns) = next()? {

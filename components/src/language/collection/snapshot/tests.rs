@@ -281,7 +281,7 @@ proptest! {
             sorter.push(&rows, &open).unwrap();
         }
         let (mut sorted, mut rows): (_, Vec<Row>) = (sorter.finish().unwrap(), Vec::new());
-        while let Some(columns) = sorted.next().unwrap() {
+        while let Some(columns) = sorted.next_rows().unwrap() {
             prop_assert!(!columns.is_empty());
             rows.extend((0..columns.len()).map(|i| columns.row(i)));
         }
