@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use components::hosting::cluster::ClusterConfig;
 use components::language::reference::Verb;
@@ -37,6 +38,8 @@ pub struct Deterministic {
     between: Box<dyn Fn() -> Box<dyn Between + Send>>,
     /// How far the clock is behind after each start, in nanoseconds.
     pub clock_back_ns: u64,
+    /// How often it was started again.
+    starts: Arc<AtomicU64>,
 }
 
 /// Nobody.
@@ -60,7 +63,7 @@ impl Deterministic {
             .filter_map(|spec| Some((spec.address.to_string(), spec.collections().first()?.clone())))
             .collect();
         let (random, between) = (Random::new(seed), Box::new(|| Box::new(Nobody) as Box<dyn Between + Send>));
-        Self { disk, options, machine, schemas, random, between, clock_back_ns: 0 }
+        Self { disk, options, machine, schemas, random, between, clock_back_ns: 0, starts: Arc::default() }
     }
 
     /// The same machine with somebody between the host and what is around it, also after each start.
@@ -68,6 +71,11 @@ impl Deterministic {
         self.machine.between = Some(between());
         self.between = Box::new(between);
         self
+    }
+
+    /// The same machine, which counts how often it is started again.
+    pub fn counting_starts(self, starts: &Arc<AtomicU64>) -> Self {
+        Self { starts: starts.clone(), ..self }
     }
 
     pub fn disk(&self) -> &SimulatedDisk {
@@ -80,6 +88,7 @@ impl Deterministic {
     }
 
     fn start_again(&mut self) {
+        self.starts.fetch_add(1, Relaxed);
         // Without power nothing is left but what was synced; else the kernel has it.
         let kind = if self.random.one_in(3) { CrashKind::Process } else { CrashKind::Power };
         self.disk = self.disk.restart(kind);

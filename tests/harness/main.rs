@@ -84,7 +84,7 @@ fn every_planted_fault_is_found() {
 }
 
 /// On how many machines a fault is looked for until it is found.
-const FAULTY_MACHINES: u64 = 6;
+const FAULTY_MACHINES: u64 = MACHINES;
 
 #[test]
 fn every_fault_planted_within_a_machine_is_found() {
@@ -102,7 +102,8 @@ fn is_found(fault: within::Fault) -> bool {
                 steps::Harness::new(fault.plant(machine, &happened), seed).run(STEPS)
             })
         };
-        // A host that cannot be started, or a start that is refused, is a fault that was found, too.
+        // A host that cannot be started is a fault that was found, too: without one, none of these machines panics, as
+        // another test shows.
         let is_found = !matches!(catch_unwind(AssertUnwindSafe(run)), Ok(Ok(())));
         let times = happened.load(Relaxed);
         println!("{fault:?}, machine {seed}: has happened {times} times, found: {is_found}");

@@ -72,13 +72,11 @@ impl Fault {
         match self {
             Fault::SkippedSync => {
                 machine.disk().lie_about_syncs();
-                happened.store(1, Relaxed);
-                machine
+                machine.counting_starts(happened)
             }
             Fault::IdsMovedBack => {
                 machine.clock_back_ns = 5_000_000_000;
-                happened.store(1, Relaxed);
-                machine
+                machine.counting_starts(happened)
             }
             _ => {
                 let happened = happened.clone();
