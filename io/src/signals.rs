@@ -84,13 +84,17 @@ mod unix {
         }
     }
 
+    /// Whether this thread is within LMDB.
+    fn is_within_lmdb() -> bool {
+        // A thread that ends has left it.
+        WITHIN.try_with(|within| within.get() > 0).unwrap_or(false)
+    }
+
     extern "C" fn handle_abort(signal: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
-        // A thread that ends has left LMDB.
-        let is_within = WITHIN.try_with(|within| within.get() > 0).unwrap_or(false);
         // SAFETY: writing and ending are allowed in a handler, and the line is a constant; else the default is restored,
         // and who aborts does so when this returns.
         unsafe {
-            if is_within {
+            if is_within_lmdb() {
                 libc::write(libc::STDERR_FILENO, LINE.as_ptr().cast(), LINE.len());
                 libc::_exit(1);
             }
@@ -105,7 +109,8 @@ mod unix {
         let is_map = (MAP_START.load(Ordering::Relaxed)..end).contains(&address);
         // LMDB follows pointers to pages that it has not found.
         let is_null = end > VALUE_BYTES_MAX && address < NULL_BYTES;
-        if signal == libc::SIGBUS || is_map || is_null {
+        // And what it takes for the number of a page may be any number.
+        if signal == libc::SIGBUS || is_map || is_null || is_within_lmdb() {
             // SAFETY: writing and ending are allowed in a handler, and the line is a constant.
             unsafe {
                 libc::write(libc::STDERR_FILENO, LINE.as_ptr().cast(), LINE.len());
