@@ -7,7 +7,7 @@ use std::ops::{Bound, ControlFlow};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard};
 
 use bytes::Bytes;
 use heed::types::Bytes as RawBytes;
@@ -47,7 +47,7 @@ type Table = Database<'static, RawBytes, RawBytes>;
 /// A [`CheckpointStore`] in an LMDB environment.
 pub struct HeedCheckpoint {
     /// See [`CheckpointStore::damaged`].
-    damaged: BTreeMap<u32, String>,
+    damaged: Mutex<BTreeMap<u32, String>>,
     environment: Env<WithoutTls>,
     /// LMDB's own: the names of the others.
     names: Table,
@@ -142,8 +142,8 @@ impl HeedCheckpoint {
         let copy = file.try_clone().map_err(StorageError::io("open the checkpoint"))?;
         let residency = Residency::new(copy, resident_bytes);
         let reserved_until = AtomicU64::new(0);
-        let mut checkpoint = HeedCheckpoint {
-            damaged: BTreeMap::new(),
+        let checkpoint = HeedCheckpoint {
+            damaged: Mutex::default(),
             environment,
             names,
             store_table,
@@ -153,13 +153,19 @@ impl HeedCheckpoint {
             file,
             reserved_until,
         };
-        let differing = checkpoint.differing(false)?;
-        for incomplete in differing {
+        checkpoint.note_damage()?;
+        Ok(checkpoint)
+    }
+
+    /// Note which chains are not whole.
+    fn note_damage(&self) -> Result<(), StorageError> {
+        for incomplete in self.differing(false)? {
             // What belongs to no chain concerns them all.
             let Some(chain) = incomplete.chain() else { return Err(incomplete.into()) };
-            checkpoint.damaged.entry(chain).or_insert_with(|| incomplete.to_string());
+            let mut damaged = self.damaged.lock().unwrap_or_else(PoisonError::into_inner);
+            damaged.entry(chain).or_insert_with(|| incomplete.to_string());
         }
-        Ok(checkpoint)
+        Ok(())
     }
 
     fn table(&self, keyspace: Keyspace) -> &Table {
@@ -491,8 +497,12 @@ impl CheckpointStore for HeedCheckpoint {
         self.differing(true)?.into_iter().next().map_or(Ok(()), |incomplete| Err(incomplete.into()))
     }
 
+    fn check_again(&self) -> Result<(), StorageError> {
+        self.note_damage()
+    }
+
     fn damaged(&self) -> BTreeMap<u32, String> {
-        self.damaged.clone()
+        self.damaged.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn room(&self) -> Result<(u64, bool), StorageError> {

@@ -71,7 +71,12 @@ pub trait CheckpointStore: Send + Sync {
     /// An error unless everything is there that was stored; only keys and checksums of values are looked at.
     fn verify(&self) -> Result<(), StorageError>;
 
-    /// The chains of which not everything is there that was stored, as was seen when this was opened, with what is not.
+    /// Looks once more, after something was written, whether everything is there: a damaged list of free pages only shows
+    /// when they are used.
+    fn check_again(&self) -> Result<(), StorageError>;
+
+    /// The chains of which not everything is there that was stored, as was seen when this was opened or [checked
+    /// again](CheckpointStore::check_again), with what is not.
     fn damaged(&self) -> BTreeMap<u32, String>;
 
     /// How many bytes of changes certainly have room, and whether as much is kept in reserve as there should be.

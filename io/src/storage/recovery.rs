@@ -209,6 +209,7 @@ pub(crate) fn recover(disk: &dyn Disk, options: &StoreOptions) -> Result<Recover
         Err(error) if error.is_no_room() => {}
         result => result?,
     }
+    checkpoint.check_again()?;
     Ok(Recovered { checkpoint, active, other_file, last_sequence: replayed.last_sequence, kept: None })
 }
 

@@ -504,6 +504,10 @@ impl CheckpointStore for SimulatedDisk {
         Ok(())
     }
 
+    fn check_again(&self) -> Result<(), StorageError> {
+        Ok(())
+    }
+
     fn damaged(&self) -> BTreeMap<u32, String> {
         BTreeMap::new()
     }
