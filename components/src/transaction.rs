@@ -74,6 +74,8 @@ pub struct Transaction {
     pub request_id: RequestId,
     /// What it runs.
     pub request: Arc<Request>,
+    /// How long it may take, in nanoseconds: what it stores before its commit makes that longer.
+    pub time_limit_ns: u64,
     /// When it is answered 408, in nanoseconds of the monotonic clock.
     pub deadline_ns: u64,
     /// Where it is in its life.

@@ -21,7 +21,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use world::host::PROGRAM_STACK_BYTES;
 use world::load::{Loaded, load};
-use world::{EFFECTS_BYTES_MAX, Host, HostConfig, Inherited, Limits};
+use world::{EFFECTS_BYTES_MAX, Host, HostConfig, Inherited, JobLimits, Limits};
 
 use crate::config::{Config, PLAIN_DATA_DIR};
 use crate::driver::{Driver, Ended, answers, distribute, monotonic_ns, now_ns};
@@ -229,6 +229,7 @@ async fn run_on(
         page_cache_bytes: config.cache_size / 8 * 3,
         pinned_bytes_max: config.max_pinned_bytes,
         effects_bytes_max: (config.cache_size / 16).min(EFFECTS_BYTES_MAX),
+        jobs: JobLimits::of_cache(config.cache_size),
         ..Limits::default()
     };
     let metrics = Arc::new(Metrics::default());

@@ -86,6 +86,7 @@ fn table(pages: u64, text_bytes: usize, last: f64, missing: Option<u64>) -> Stat
         collection: HostedCollection { chain: ChainId(0), slot: 0 },
         schema: schema.clone(),
         trees: Arc::new(vec![tree]),
+        is_own: false,
         own: vec![Default::default()],
         visibility: Visibility { before: TxnId::MAX, commit: u64::MAX },
     };

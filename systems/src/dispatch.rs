@@ -33,6 +33,12 @@ impl Interpreter {
     /// # Errors
     /// Those of what it runs.
     pub async fn serve(&self, request: &Request) -> Reply {
+        let reply = self.answer(request).await?;
+        self.settle_rows().await?;
+        Ok(reply)
+    }
+
+    async fn answer(&self, request: &Request) -> Reply {
         self.step(0).await;
         let path = request.path.segments();
         if is_path(path, &HYPOTHETICAL) {

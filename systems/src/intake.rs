@@ -14,13 +14,10 @@ use crate::dispatch::is_hypothetical;
 use crate::execute::job_done;
 use crate::limits::Limits;
 use crate::pages;
-use crate::progress::interrupt;
+use crate::progress::{interrupt, storing_ns};
 use crate::room::Room;
 use crate::scalar::Interpreter;
 use crate::tick::{Expectation, Expectations, Hosting, Inbox, Input, Outbox, Registry, Statistics};
-
-/// How fast rows that do not fit in memory are written at least, in bytes.
-const SPILLED_BYTES_PER_S_MIN: u64 = 2 << 20;
 
 /// Take in everything that came since the last tick.
 pub fn intake(world: &mut World) {
@@ -61,9 +58,7 @@ fn extra_ns(body: &State) -> u64 {
     let State::Bulk(bulk) = body else { return 0 };
     match bulk.rows() {
         BulkRows::Resident(_) => 0,
-        BulkRows::Spilled(runs) => {
-            runs.stored_bytes().saturating_mul(1_000_000_000) / SPILLED_BYTES_PER_S_MIN
-        }
+        BulkRows::Spilled(runs) => storing_ns(runs.stored_bytes()),
     }
 }
 
@@ -98,12 +93,13 @@ fn begin(world: &mut World, request_id: RequestId, request: Request, now_ns: u64
         }
         Authority::Hypothetical { .. } => Expectation::default(),
     };
-    let extra_ns = extra_ns(&request.body);
+    let time_limit_ns = limits.request_ttl_ns.saturating_add(extra_ns(&request.body));
     let mut transaction = Transaction {
         id,
         request_id,
         request: Arc::new(request),
-        deadline_ns: monotonic_ns.saturating_add(limits.request_ttl_ns).saturating_add(extra_ns),
+        time_limit_ns,
+        deadline_ns: monotonic_ns.saturating_add(time_limit_ns),
         phase: Phase::Running,
         authority,
         attempts: 0,
@@ -194,8 +190,8 @@ fn expire(world: &mut World, monotonic_ns: u64) {
         }
         registry.deadlines.pop_first();
         if let Some(entity) = registry.requests.get(&request_id).copied() {
-            let extra_ns = extra_ns(&world.get::<Transaction>(entity).expect("a transaction").request.body);
-            let limit_s = (world.resource::<Limits>().request_ttl_ns + extra_ns) as f64 / 1e9;
+            let time_limit_ns = world.get::<Transaction>(entity).expect("a transaction").time_limit_ns;
+            let limit_s = time_limit_ns as f64 / 1e9;
             let error = Error::timeout(format_args!("the request took more than {limit_s} s"));
             if interrupt(world, entity, error) {
                 world.resource_mut::<Statistics>().timeouts += 1;

@@ -20,6 +20,19 @@ pub const JOB_PAGES_MIN: usize = 16;
 /// About how much a job finds before the program goes on with that, in bytes.
 pub const FOUND_BYTES: u64 = 1 << 20;
 
+/// How much content of pages stays in memory, unless told, in bytes.
+pub const PAGE_CACHE_BYTES: u64 = 500_000_000;
+
+/// Which part of the cache is merged at once of what a transaction has changed.
+const PART_SHARE: u64 = 64;
+
+/// The least and the most of that, in bytes.
+const PART_BYTES_MIN: u64 = 512 << 10;
+const PART_BYTES_MAX: u64 = 8 << 20;
+
+/// How many times as much it changes before that goes into pages.
+const CHANGES_PARTS: u64 = 2;
+
 /// How much the stages of a tick do, about, before the rest is left to the next one: so a tick takes a few milliseconds,
 /// however many wait (`BENCHMARKS.md`, *waiters*).
 pub const STEPS_PER_TICK: usize = 512;
@@ -31,11 +44,28 @@ pub struct JobLimits {
     pub pages_min: usize,
     /// When a job has found so much, the program goes on with that, in bytes.
     pub found_bytes: u64,
+    /// When a transaction has changed so much of rows, that goes into pages before its commit, in bytes.
+    pub changes_bytes: u64,
+    /// How much of those pages is merged at once, in bytes.
+    pub part_bytes: usize,
+}
+
+impl JobLimits {
+    /// For a host with a cache of so many bytes.
+    pub fn of_cache(cache_bytes: u64) -> Self {
+        let part_bytes = (cache_bytes / PART_SHARE).clamp(PART_BYTES_MIN, PART_BYTES_MAX);
+        Self {
+            pages_min: JOB_PAGES_MIN,
+            found_bytes: FOUND_BYTES,
+            changes_bytes: CHANGES_PARTS * part_bytes,
+            part_bytes: part_bytes as usize,
+        }
+    }
 }
 
 impl Default for JobLimits {
     fn default() -> Self {
-        Self { pages_min: JOB_PAGES_MIN, found_bytes: FOUND_BYTES }
+        Self::of_cache(PAGE_CACHE_BYTES)
     }
 }
 
@@ -87,7 +117,7 @@ impl Default for Limits {
             parallel_programs_min: PARALLEL_PROGRAMS_MIN,
             rounds_max: 4_096,
             steps_per_tick: STEPS_PER_TICK,
-            page_cache_bytes: 500_000_000,
+            page_cache_bytes: PAGE_CACHE_BYTES,
             pinned_bytes_max: PINNED_BYTES_MAX,
             effects_bytes_max: EFFECTS_BYTES_MAX,
             kept_effects_bytes_max: 4 * EFFECTS_BYTES_MAX,

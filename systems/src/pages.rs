@@ -22,7 +22,7 @@ use components::value::ids::{HostedCollection, PageId, TreeId};
 use components::{Error, TxnId};
 
 use crate::limits::Limits;
-use crate::progress::{interrupt, wake};
+use crate::progress::{extend, interrupt, wake};
 use crate::tick::{Hosting, Inbox, Load, Outbox, Registry, Statistics as Counts};
 
 /// How many pages are deleted in one tick at most.
@@ -183,6 +183,12 @@ pub fn place_staged(
 ) -> Vec<PagePlace> {
     let schema = schema_of(world, collection);
     let mut left_empty = Vec::new();
+    // They are garbage already.
+    let registry = &mut *world.resource_mut::<Registry>();
+    for (tree, cell) in staged.superseded {
+        let (last_id, bytes) = (registry.ids.last(), cell.bytes() as u64);
+        registry.retired.retire(TreeId::of(collection, tree), cell.id(), bytes, last_id, commit);
+    }
     for (tree, StagedTree { replaced, rows }) in staged.trees.into_iter().enumerate() {
         let layout = &schema.layouts()[tree];
         let tree_id = TreeId::of(collection, tree as u16);
@@ -278,6 +284,9 @@ pub fn stage(world: &mut World, id: TxnId, number: u32, part: &MergedPart) {
         commit_bytes += COMMIT_BYTES_PER_PAGE;
         replaced.push((range.clone(), staged));
     }
+    let stored_bytes =
+        part.replaced.iter().flat_map(|(_, pages)| pages).map(|page| page.content.len() as u64).sum();
+    extend(world, id, stored_bytes);
     let part = StagedPart { replaced, rows: part.rows, entries: part.entries.clone(), commit_bytes };
     let registry = &mut *world.resource_mut::<Registry>();
     if is_stored {

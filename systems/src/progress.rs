@@ -25,6 +25,29 @@ pub(crate) fn wake(world: &mut World, id: TxnId, entity: Entity) {
     world.resource_mut::<Registry>().runnable.insert(id);
 }
 
+/// How fast what does not fit in memory is stored at least, in bytes.
+pub(crate) const STORED_BYTES_PER_S_MIN: u64 = 2 << 20;
+
+/// How long it may take to store so many bytes, in nanoseconds.
+pub(crate) fn storing_ns(bytes: u64) -> u64 {
+    bytes.saturating_mul(1_000_000_000) / STORED_BYTES_PER_S_MIN
+}
+
+/// A transaction has stored so many bytes before its commit, which takes time that it is not to lack.
+pub(crate) fn extend(world: &mut World, id: TxnId, bytes: u64) {
+    let Some(entity) = world.resource::<Registry>().active.get(&id).copied() else { return };
+    let transaction = &mut *world.get_mut::<Transaction>(entity).expect("a transaction");
+    let (request, before_ns) = (transaction.request_id, transaction.deadline_ns);
+    transaction.time_limit_ns = transaction.time_limit_ns.saturating_add(storing_ns(bytes));
+    transaction.deadline_ns = transaction.deadline_ns.saturating_add(storing_ns(bytes));
+    let deadline_ns = transaction.deadline_ns;
+    let deadlines = &mut world.resource_mut::<Registry>().deadlines;
+    // Its time may be over.
+    if deadlines.remove(&(before_ns, request)) {
+        deadlines.insert((deadline_ns, request));
+    }
+}
+
 /// End a transaction before its program does; false if its outcome is known already.
 pub(crate) fn interrupt(world: &mut World, entity: Entity, cause: Error) -> bool {
     let transaction = &mut *world.get_mut::<Transaction>(entity).expect("a transaction");

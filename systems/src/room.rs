@@ -86,7 +86,7 @@ pub(crate) fn take_room(world: &mut World, changes: &[Change]) -> Result<(), Err
 pub(crate) fn take_room_for_pages(world: &mut World, part: &MergedPart) -> Result<(), Error> {
     let pages = part.replaced.iter().flat_map(|(_, pages)| pages);
     let bytes = pages.map(|page| page.content.len() as u64 + CHANGE_OVERHEAD_BYTES).sum();
-    world.resource_mut::<Room>().take(bytes, false)
+    world.resource_mut::<Room>().take(bytes, part.is_delete)
 }
 
 fn is_delete(change: &Change) -> bool {
@@ -97,7 +97,7 @@ fn is_delete(change: &Change) -> bool {
         }
         ChangedContent::Rows(slots, _) => slots.iter().all(|(_, rows)| {
             rows.merged.is_none()
-                && rows.staged.is_none()
+                && rows.staged.as_ref().is_none_or(|staged| staged.is_delete)
                 && rows.rows.iter().all(|change| change.new.is_none())
         }),
     }

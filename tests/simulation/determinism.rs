@@ -64,6 +64,7 @@ pub fn trace(outputs: &Outputs, state_hash: u64) -> String {
         let kind = match job {
             Job::Merge { .. } => "merge",
             Job::MergePart(_) => "merge a part",
+            Job::Gather(all) => &format!("gather {} changes", all.changes.len()),
             Job::Count { parts, wanted, .. } => &format!("count {} parts, {wanted:?}", parts.len()),
             Job::Find { parts, wanted, .. } => &format!("find in {} parts, {wanted:?}", parts.len()),
         };

@@ -199,6 +199,8 @@ pub struct Machine {
     pub damaged: BTreeSet<(Keyspace, Vec<u8>)>,
     /// How many jobs there were to find rows, and to count them.
     pub finds: u64,
+    /// How often rows that a program has changed went into pages before its commit.
+    pub gathers: u64,
     pub counts: u64,
     /// Whether the rows of replies that stream are left to the test.
     pub leaves_streams: bool,
@@ -257,6 +259,7 @@ impl Machine {
             between: None,
             damaged: BTreeSet::new(),
             finds: 0,
+            gathers: 0,
             counts: 0,
             leaves_streams: false,
             unread: BTreeSet::new(),
@@ -460,6 +463,7 @@ impl Machine {
         let mut at = self.loads.back().map_or(self.ticks, |(at, ..)| *at);
         for (id, job) in &outputs.jobs {
             self.finds += u64::from(matches!(job, Job::Find { .. }));
+            self.gathers += u64::from(matches!(job, Job::Gather(_)));
             self.counts += u64::from(matches!(job, Job::Count { .. }));
             let at = self.ticks + 1 + self.random.below(JOB_TICKS_MAX) as u64;
             self.overtaken += u64::from(self.jobs.last().is_some_and(|(before, ..)| at < *before));

@@ -487,7 +487,7 @@ fn a_long_scan_is_left_to_jobs_and_a_short_one_is_not() {
         let mut machine = Machine::new(options(Limits {
             page_size: PageSize { bytes: 1 << 16, rows: 4 },
             fold_rows_min: 4,
-            jobs: JobLimits { pages_min: 4, found_bytes: 300 },
+            jobs: JobLimits { pages_min: 4, found_bytes: 300, ..JobLimits::default() },
             ..Limits::default()
         }));
         let mut history = History::default();
@@ -543,7 +543,7 @@ fn a_scan_with_a_limit_reads_hardly_more_pages_than_it_must() {
         let mut machine = Machine::new(options(Limits {
             page_size: PageSize { bytes: 1 << 16, rows: 4 },
             fold_rows_min: 4,
-            jobs: JobLimits { pages_min: 4, found_bytes: 1 << 20 },
+            jobs: JobLimits { pages_min: 4, found_bytes: 1 << 20, ..JobLimits::default() },
             ..Limits::default()
         }));
         // One row of a page does not tell of the others, nor do its statistics.

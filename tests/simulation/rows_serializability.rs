@@ -23,7 +23,13 @@ pub fn tiny_limits(random: &mut Random) -> Limits {
         effects_bytes_max: 200 + random.below(4_000) as u64,
         page_size: PageSize { bytes: 100 + random.below(400), rows: 2 + random.below(8) },
         fold_rows_min: 2 + random.below(8),
-        jobs: JobLimits { pages_min: 1 + random.below(6), found_bytes: random.below(1_000) as u64 },
+        jobs: JobLimits {
+            pages_min: 1 + random.below(6),
+            found_bytes: random.below(1_000) as u64,
+            // Half of the worlds write rows into pages before the commit, after one or a few.
+            changes_bytes: if random.below(2) == 0 { random.below(400) as u64 } else { 16 << 20 },
+            part_bytes: 1 + random.below(2_000),
+        },
         ..Limits::default()
     }
 }
@@ -56,7 +62,7 @@ fn record(seed: u64) -> (Machine, History) {
 fn every_history_is_that_of_one_transaction_after_the_other() {
     on_program_stack(|| {
         let mut counts = Counts::default();
-        let (mut finds, mut counted, mut overtaken) = (0, 0, 0);
+        let (mut finds, mut gathers, mut counted, mut overtaken) = (0, 0, 0, 0);
         for seed in seeds("SIMULATION_SEEDS", SEEDS) {
             let (mut machine, mut history) = record(seed);
             let last = history.call(&mut machine, everything()).expect("a disk without faults");
@@ -67,6 +73,7 @@ fn every_history_is_that_of_one_transaction_after_the_other() {
             assert_eq!(shown, model, "seed {seed}");
             counts.add(machine.host.statistics(), &history);
             finds += machine.finds;
+            gathers += machine.gathers;
             overtaken += machine.overtaken;
             counted += machine.counts;
         }
@@ -86,6 +93,7 @@ fn every_history_is_that_of_one_transaction_after_the_other() {
             ("hypothetical transactions", counts.hypothetical),
             ("histories that were read", counts.histories),
             ("scans by jobs", finds),
+            ("rows that went into pages before the commit", gathers),
             ("counts by jobs", counted),
             ("jobs that overtook others", overtaken),
         ]);

@@ -649,6 +649,7 @@ pub fn work(storage: &(dyn Read + Sync), job: &Job, is_parallel: bool) -> JobRes
                 "the workspace has failed while rows were merged: {cause}"
             )))),
         },
+        Job::Gather(changes) => Ok(JobResult::Gathered(changes.gather())),
         Job::Count { scan, parts, wanted } => {
             scan.count(parts, *wanted, &load, &join).map(JobResult::Counted)
         }

@@ -75,7 +75,7 @@ pub fn changes(schema: &Schema, old: Option<&Row>, new: Option<&Row>) -> Vec<Cha
 }
 
 /// Whether two rows are stored alike: values that are only equal, like 1 and 1.0, are not.
-fn is_same(this: &[Value], that: &[Value]) -> bool {
+pub(super) fn is_same(this: &[Value], that: &[Value]) -> bool {
     this.iter().zip(that).all(|(this, that)| match (this, that) {
         (Value::Number(this), Value::Number(that)) => bits(*this) == bits(*that),
         (Value::Tuple(this), Value::Tuple(that)) => this.len() == that.len() && is_same(this, that),

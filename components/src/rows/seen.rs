@@ -26,8 +26,10 @@ pub struct RowsSnapshot {
     pub collection: HostedCollection,
     /// Its schema.
     pub schema: Arc<Schema>,
-    /// What was committed.
+    /// What was committed, or the transaction's own trees.
     pub trees: Arc<Vec<Tree>>,
+    /// Whether these are its own: then it has locked all of them.
+    pub is_own: bool,
     /// What the transaction has written, for each tree.
     pub own: Vec<OwnRows>,
     /// Which of the committed versions it sees.

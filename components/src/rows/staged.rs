@@ -7,29 +7,53 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::bulk::{Bulk, BulkRows};
 use super::columns::{Columns, ColumnsBuilder, cut, sort};
 use super::key::{Key, KeyRange};
 use super::merge::{combine, current};
-use super::page::{Page, Statistics, Tree};
+use super::page::{Page, PageCell, Statistics, Tree};
 use super::runs::{Run, Runs};
 use super::scan::LoadPage;
+use super::schema::{Layout, Schema};
 use crate::value::ids::TreeId;
+
+/// Rows or entries, of which each part takes its own.
+#[derive(Clone, Debug)]
+pub enum PartRows {
+    /// In memory, sorted by key, each key once.
+    Resident(Columns),
+    /// In scratch space. What merging them makes of the primary tree says which entries of the indices come and go.
+    Spilled(Arc<Runs>),
+}
+
+impl PartRows {
+    fn gather(&self, layout: &Layout, range: &KeyRange) -> Result<Columns, Unmerged> {
+        match self {
+            Self::Resident(rows) => Ok(within(layout, rows, range)),
+            Self::Spilled(runs) => runs.gather(layout, range).map_err(Unmerged::Scratch),
+        }
+    }
+}
+
+/// The rows of a range of keys.
+fn within(layout: &Layout, rows: &Columns, range: &KeyRange) -> Columns {
+    let end = range.end.as_ref().map_or(rows.len(), |end| rows.lower_bound(layout, end));
+    rows.slice(rows.lower_bound(layout, &range.start)..end)
+}
 
 /// A part of the work.
 #[derive(Clone, Debug)]
 pub struct PartOfMerge {
-    /// The rows.
-    pub bulk: Arc<Bulk>,
+    /// What the rows are.
+    pub schema: Arc<Schema>,
     /// The collection.
     pub trees: Arc<Vec<Tree>>,
     /// Into which tree of it rows are merged.
     pub tree: TreeId,
     /// Its rows, or entries.
-    pub added: Arc<Runs>,
-    /// The entries of rows that were replaced; of an index only.
-    pub removed: Option<Arc<Runs>>,
-    /// The keys of this part, as [`Runs::parts`] cuts them.
+    pub added: PartRows,
+    /// Rows that go, or the entries of rows that were replaced.
+    pub removed: Option<PartRows>,
+    /// The keys of this part: as [`Runs::parts`] cuts them, or whole pages.
     pub range: KeyRange,
 }
 
@@ -51,6 +75,8 @@ pub struct NewPage {
 /// What a part makes of a tree.
 #[derive(Debug)]
 pub struct MergedPart {
+    /// Whether rows only go.
+    pub is_delete: bool,
     /// The tree.
     pub tree: TreeId,
     /// The ranges of old pages, in order, and (a part of) what is there instead.
@@ -97,6 +123,18 @@ pub struct StagedTree {
 pub struct Staged {
     /// Each tree, the primary one first.
     pub trees: Vec<StagedTree>,
+    /// Bases that were stored for it and are in no tree: what was written later has taken their places. Each with the
+    /// number of the tree that it was in.
+    pub superseded: Vec<(u16, Arc<PageCell>)>,
+    /// Whether rows only go.
+    pub is_delete: bool,
+}
+
+impl Staged {
+    /// Whether nothing changes.
+    pub fn is_empty(&self) -> bool {
+        self.trees.iter().all(|tree| tree.replaced.is_empty())
+    }
 }
 
 impl StagedTree {
@@ -118,30 +156,32 @@ impl PartOfMerge {
     ///
     /// # Errors
     /// Why that cannot be done.
-    ///
-    /// # Panics
-    /// If the rows are in memory.
     pub fn merge(&self, load: &LoadPage<'_>) -> Result<MergedPart, Unmerged> {
-        assert!(matches!(self.bulk.rows(), BulkRows::Spilled(_)), "rows in scratch space");
-        let layouts = self.bulk.schema().layouts();
-        let is_primary = self.tree.tree == 0;
+        let layouts = self.schema.layouts();
         let layout = &layouts[usize::from(self.tree.tree)];
-        let added = self.added.gather(layout, &self.range).map_err(Unmerged::Scratch)?;
+        let added = self.added.gather(layout, &self.range)?;
         let removed = match &self.removed {
-            Some(removed) => removed.gather(layout, &self.range).map_err(Unmerged::Scratch)?,
+            Some(removed) => removed.gather(layout, &self.range)?,
             None => Columns::empty(&layout.types),
         };
-        let mut merged = MergedPart { tree: self.tree, replaced: Vec::new(), rows: 0, entries: Vec::new() };
+        let mut merged = MergedPart {
+            is_delete: added.is_empty(),
+            tree: self.tree,
+            replaced: Vec::new(),
+            rows: 0,
+            entries: Vec::new(),
+        };
         let mut before = Vec::new();
-        let is_indexed = is_primary && layouts.len() > 1;
+        // Whoever has the rows in memory knows the entries.
+        let runs = match &self.added {
+            PartRows::Spilled(runs) if self.tree.tree == 0 && layouts.len() > 1 => Some(runs),
+            _ => None,
+        };
         let tree = &self.trees[usize::from(self.tree.tree)];
         for (low, page) in tree.pages_in(&self.range) {
             let place = tree.place(low).range;
             let range = place.intersection(&self.range);
-            let within = |rows: &Columns| {
-                let end = range.end.as_ref().map_or(rows.len(), |end| rows.lower_bound(layout, end));
-                rows.slice(rows.lower_bound(layout, &range.start)..end)
-            };
+            let within = |rows: &Columns| within(layout, rows, &range);
             let (added, removed) = (within(&added), within(&removed));
             // Of a page that lies in several parts, each makes its part anew: none knows what the others do.
             let is_shared = range != place && page.rows > 0;
@@ -149,7 +189,7 @@ impl PartOfMerge {
                 continue;
             }
             let content = within(&current(layout, page, load).map_err(Unmerged::Page)?);
-            let rows = combine(layout, &content, &added, &removed, is_indexed.then_some(&mut before));
+            let rows = combine(layout, &content, &added, &removed, runs.is_some().then_some(&mut before));
             merged.rows += rows.len() as i64 - content.len() as i64;
             let pages = cut(&rows).into_iter().map(|page| NewPage {
                 low: page.key(layout, 0),
@@ -160,14 +200,14 @@ impl PartOfMerge {
             });
             merged.replaced.push((place, pages.collect()));
         }
-        if is_indexed {
+        if let Some(runs) = runs {
             let mut gone = ColumnsBuilder::new(&layout.types);
             before.iter().for_each(|rows| gone.push_range(rows, 0..rows.len()));
             let gone = gone.finish();
             for layout in &layouts[1..] {
                 let run = |rows: &Columns| {
                     let entries = sort(layout, rows.project(&layout.columns));
-                    self.added.write(layout, &entries).map_err(Unmerged::Scratch)
+                    runs.write(layout, &entries).map_err(Unmerged::Scratch)
                 };
                 merged.entries.push((run(&added)?, run(&gone)?));
             }
@@ -181,9 +221,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::rows::bulk::Bulk;
     use crate::rows::merge::merge;
     use crate::rows::merge::tests::{apply, columns, join, rows_of, schema};
-    use crate::rows::page::PageCell;
     use crate::rows::runs::MemoryScratch;
     use crate::value::ids::{ChainId, HostedCollection, PageId};
 
@@ -216,11 +256,11 @@ mod tests {
             for range in Runs::parts(&removed.iter().chain([&added]).collect::<Vec<_>>()) {
                 let collection = HostedCollection { chain: ChainId(0), slot: 0 };
                 let part = PartOfMerge {
-                    bulk: bulk.clone(),
+                    schema: bulk.schema().clone(),
                     trees: before.clone(),
                     tree: TreeId::of(collection, tree as u16),
-                    added: Arc::new(added.clone()),
-                    removed: removed.clone().map(Arc::new),
+                    added: PartRows::Spilled(Arc::new(added.clone())),
+                    removed: removed.clone().map(|runs| PartRows::Spilled(Arc::new(runs))),
                     range,
                 };
                 let part = part.merge(NOTHING_IS_STORED).unwrap();

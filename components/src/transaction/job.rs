@@ -6,6 +6,7 @@ use crate::rows::bulk::Bulk;
 use crate::rows::count::Counted;
 use crate::rows::merge::Merged;
 use crate::rows::page::Tree;
+use crate::rows::rewrite::{RowChanges, TreeChanges};
 use crate::rows::scan::{Found, PageScan, Part, Wanted};
 use crate::rows::staged::{MergedPart, PartOfMerge, StagedPart};
 use crate::value::error::Error;
@@ -26,6 +27,8 @@ pub enum Job {
     },
     /// Merge some of the rows that are not in memory into a tree.
     MergePart(Arc<PartOfMerge>),
+    /// Gather what a transaction has written into a collection, to merge it in parts.
+    Gather(RowChanges),
     /// Count rows.
     Count {
         /// Which.
@@ -53,6 +56,8 @@ pub enum Job {
 pub enum JobResult {
     /// The collection with the rows merged into it.
     Merged(Arc<Merged>),
+    /// What comes and goes in each tree, the primary one first.
+    Gathered(Vec<TreeChanges>),
     /// A part of a tree with rows merged into it. The world stores it before it goes on.
     MergedPart(Arc<MergedPart>),
     /// That part is stored.

@@ -198,10 +198,7 @@ impl Ledger {
         let bytes = mutation.bytes();
         view.mutations.push(mutation);
         if content.bytes + bytes > TRANSACTION_BYTES_MAX {
-            return Err(Error::bad_request(format_args!(
-                "this transaction writes more than {} MiB",
-                TRANSACTION_BYTES_MAX >> 20
-            )));
+            return Err(writes_too_much());
         }
         content.bytes += bytes;
         Ok(())
@@ -400,6 +397,14 @@ impl Account for Ledger {
         let content = &mut *self.content();
         content.bytes = content.bytes.checked_sub(bytes).expect("no more is released than was reserved");
     }
+}
+
+/// Of rows that go into pages, more can be written than what is kept until the commit.
+fn writes_too_much() -> Error {
+    Error::too_large(format_args!(
+        "this transaction writes more than {} MiB at once",
+        TRANSACTION_BYTES_MAX >> 20
+    ))
 }
 
 fn ask(content: &mut Content, want: Want) {

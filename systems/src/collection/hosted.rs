@@ -15,11 +15,13 @@ use components::rows::change::RowChange;
 use components::rows::columns::Columns;
 use components::rows::key::{Key, KeyRange};
 use components::rows::page::{Found, Page, PageCell, Placed, Tree};
+use components::rows::rewrite::{RowChanges, TreeChanges};
 use components::rows::runs::Runs;
 use components::rows::scan::{Batch, LookedAt, PageScan, Wanted};
 use components::rows::schema::Layout;
+use components::rows::schema::Schema;
 use components::rows::seen::RowsSnapshot;
-use components::rows::staged::{PartOfMerge, Staged, StagedPart, StagedTree};
+use components::rows::staged::{PartOfMerge, PartRows, Staged, StagedPart, StagedTree};
 use components::transaction::job::{Job, JobResult};
 use components::transaction::lock::{LockMode, LockRange};
 use components::value::ids::{HostedCollection, TreeId};
@@ -53,6 +55,10 @@ const PARTS_AT_ONCE: usize = 2;
 
 /// How much a commit of pages that are stored already may store to put them into their places, in bytes.
 const PLACING_BYTES_MAX: u64 = 128 << 20;
+
+/// How large the pages may be that a transaction has stored, and replaced by others before its commit, in bytes: they stay
+/// until it ends, as what it has begun to read may lie in them.
+const SUPERSEDED_BYTES_MAX: u64 = 4 << 30;
 
 /// A scan of one tree of a hosted collection.
 #[derive(Debug)]
@@ -196,9 +202,113 @@ impl Interpreter {
         new: Option<Row>,
     ) -> Result<()> {
         self.lock(collection, 0, &LockRange::Key(key.clone()), LockMode::Write).await;
-        let old = self.locked_row(collection, layout, key).await;
+        let old = loop {
+            self.make_room(collection).await?;
+            let rewrites = self.ledger.rewrites(collection);
+            let old = self.locked_row(collection, layout, key).await;
+            // Else another part of the program may have written the row meanwhile, into a page.
+            if rewrites == self.ledger.rewrites(collection) {
+                break old;
+            }
+        };
         self.ledger.note_written(u64::from(old.is_some() || new.is_some()));
         self.ledger.change_row(collection, key.clone(), RowChange { old, new })
+    }
+
+    /// Wait until rows of a collection may change; if the transaction has changed many, of whichever collection, until they
+    /// are in pages.
+    async fn make_room(&self, collection: HostedCollection) -> Result<()> {
+        // What leaves no trace is not stored.
+        let is_real = self.ledger.visibility().commit == u64::MAX;
+        let changes_bytes = if is_real { self.jobs.changes_bytes } else { u64::MAX };
+        loop {
+            poll_fn(|_| match self.ledger.can_change(collection) {
+                true => Poll::Ready(()),
+                false => Poll::Pending,
+            })
+            .await;
+            match self.ledger.fullest_beyond(changes_bytes) {
+                // Somebody else sees to it.
+                Some(fullest) if !self.ledger.can_change(fullest) => return Ok(()),
+                Some(fullest) => self.rewrite(fullest).await?,
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// What was changed since the last rows of a collection went into pages goes into pages, too: a commit does not put
+    /// changes beside them.
+    ///
+    /// # Errors
+    /// 413 if there are too many pages for one commit, 503 if there is no room for them.
+    pub(crate) async fn settle_rows(&self) -> Result<()> {
+        for collection in self.ledger.unsettled() {
+            self.rewrite(collection).await?;
+        }
+        Ok(())
+    }
+
+    /// Merge what the transaction has changed of a collection into pages that nobody else sees before the commit.
+    async fn rewrite(&self, collection: HostedCollection) -> Result<()> {
+        self.lock_whole(collection, &self.ledger.rows_schema(collection)).await;
+        let Some(changes) = self.ledger.begin_rewrite(collection, self.jobs.part_bytes) else {
+            return Ok(());
+        };
+        let staged = self.merge_changes(collection, changes).await;
+        let (staged, is_delete, result) = match staged {
+            Ok((staged, is_delete)) => (Some(staged), is_delete, Ok(())),
+            Err(cause) => (None, false, Err(cause)),
+        };
+        let superseded_bytes = self.ledger.end_rewrite(collection, staged, is_delete);
+        result?;
+        if superseded_bytes > SUPERSEDED_BYTES_MAX {
+            return Err(Error::too_large(format_args!(
+                "this transaction writes the same rows again and again: more than {} GiB of pages that it has replaced itself",
+                SUPERSEDED_BYTES_MAX >> 30
+            )));
+        }
+        Ok(())
+    }
+
+    /// What changes make of each tree, stored, and whether rows only go.
+    async fn merge_changes(
+        &self,
+        collection: HostedCollection,
+        changes: RowChanges,
+    ) -> Result<(Vec<StagedTree>, bool)> {
+        let (schema, trees) = (changes.schema.clone(), changes.trees.clone());
+        let gathered = match self.run_job(Job::Gather(changes)).await {
+            JobResult::Gathered(gathered) => gathered,
+            other => unreachable!("changes are gathered, not {other:?}"),
+        };
+        let mut staged = Vec::with_capacity(gathered.len());
+        let mut is_delete = true;
+        let mut commit_bytes = 0;
+        for (tree, TreeChanges { added, removed, parts }) in gathered.into_iter().enumerate() {
+            is_delete &= added.is_empty();
+            let part = PartOfMerge {
+                schema: schema.clone(),
+                trees: trees.clone(),
+                tree: TreeId::of(collection, tree as u16),
+                added: PartRows::Resident(added),
+                removed: Some(PartRows::Resident(removed)),
+                range: KeyRange::none(),
+            };
+            staged.push(self.merge_tree(&part, parts, &mut commit_bytes, &mut |_| {}).await?);
+        }
+        Ok((staged, is_delete))
+    }
+
+    /// Wait until all trees of a collection are locked for writing, and all of what is committed can be read.
+    async fn lock_whole(&self, collection: HostedCollection, schema: &Schema) {
+        for tree in 0..schema.layouts().len() {
+            self.lock(collection, tree, &LockRange::all(), LockMode::Write).await;
+        }
+        let trees = self.ledger.committed_trees(collection);
+        let visibility = self.ledger.visibility();
+        if !trees.iter().flat_map(Tree::iter).all(|(_, page)| page.is_readable(visibility)) {
+            self.restart().await
+        }
     }
 
     /// Write many rows at once.
@@ -207,18 +317,11 @@ impl Interpreter {
         collection: HostedCollection,
         bulk: &Arc<Bulk>,
     ) -> Result<()> {
-        for tree in 0..bulk.schema().layouts().len() {
-            self.lock(collection, tree, &LockRange::all(), LockMode::Write).await;
-        }
-        let trees = self.ledger.trees(collection);
-        let readable =
-            trees.iter().flat_map(Tree::iter).all(|(_, page)| page.is_readable(self.ledger.visibility()));
-        if !readable {
-            return self.restart().await;
-        }
+        self.lock_whole(collection, bulk.schema()).await;
+        let trees = self.ledger.committed_trees(collection);
         self.ledger.note_written(bulk.sent());
         if let BulkRows::Spilled(runs) = bulk.rows() {
-            let staged = self.merge_parts(collection, bulk, runs, &trees).await?;
+            let staged = self.merge_parts(collection, bulk.schema(), runs, &trees).await?;
             self.ledger.place_rows(collection, staged);
             return Ok(());
         }
@@ -235,14 +338,14 @@ impl Interpreter {
     async fn merge_parts(
         &self,
         collection: HostedCollection,
-        bulk: &Arc<Bulk>,
+        schema: &Arc<Schema>,
         runs: &Runs,
         trees: &Arc<Vec<Tree>>,
     ) -> Result<Staged> {
         let mut staged = Staged::default();
         let mut commit_bytes = 0;
         // The entries of each index that come and go are known when all rows are merged.
-        let indices = bulk.schema().layouts().len() - 1;
+        let indices = schema.layouts().len() - 1;
         let mut entries: Vec<(Runs, Runs)> = vec![(runs.beside(), runs.beside()); indices];
         for tree in 0..=indices {
             let (added, removed) = match tree.checked_sub(1) {
@@ -253,38 +356,54 @@ impl Interpreter {
                 }
             };
             let all: Vec<&Runs> = removed.as_deref().into_iter().chain([&*added]).collect();
-            let mut ranges = Runs::parts(&all).into_iter();
-            let mut merged = StagedTree::default();
-            let mut under_way = VecDeque::new();
-            loop {
-                while under_way.len() < PARTS_AT_ONCE
-                    && let Some(range) = ranges.next()
-                {
-                    let part = PartOfMerge {
-                        bulk: bulk.clone(),
-                        trees: trees.clone(),
-                        tree: TreeId::of(collection, tree as u16),
-                        added: added.clone(),
-                        removed: removed.clone(),
-                        range,
-                    };
-                    under_way.push_back(self.ledger.submit(Job::MergePart(Arc::new(part))));
-                }
-                let Some(number) = under_way.pop_front() else { break };
-                let part = self.staged_part(number).await?;
-                merged.push(&part);
+            let ranges = Runs::parts(&all);
+            let part = PartOfMerge {
+                schema: schema.clone(),
+                trees: trees.clone(),
+                tree: TreeId::of(collection, tree as u16),
+                added: PartRows::Spilled(added),
+                removed: removed.map(PartRows::Spilled),
+                range: KeyRange::none(),
+            };
+            let mut take_entries = |part: &StagedPart| {
                 for ((added, removed), (coming, going)) in entries.iter_mut().zip(&part.entries) {
                     added.push(coming.clone());
                     removed.push(going.clone());
                 }
-                commit_bytes += part.commit_bytes;
-                if commit_bytes > PLACING_BYTES_MAX {
-                    return Err(Error::too_large("these rows make too many pages for one transaction"));
-                }
-            }
-            staged.trees.push(merged);
+            };
+            staged.trees.push(self.merge_tree(&part, ranges, &mut commit_bytes, &mut take_entries).await?);
         }
         Ok(staged)
+    }
+
+    /// Merge rows into one tree, part by part, and store what that makes; `each` part is shown when it is stored.
+    async fn merge_tree(
+        &self,
+        whole: &PartOfMerge,
+        ranges: Vec<KeyRange>,
+        commit_bytes: &mut u64,
+        each: &mut (dyn FnMut(&StagedPart) + Send),
+    ) -> Result<StagedTree> {
+        let mut ranges = ranges.into_iter();
+        let mut merged = StagedTree::default();
+        let mut under_way = VecDeque::new();
+        loop {
+            while under_way.len() < PARTS_AT_ONCE
+                && let Some(range) = ranges.next()
+            {
+                let part = PartOfMerge { range, ..whole.clone() };
+                under_way.push_back(self.ledger.submit(Job::MergePart(Arc::new(part))));
+            }
+            let Some(number) = under_way.pop_front() else { break };
+            let part = self.staged_part(number).await?;
+            merged.push(&part);
+            each(&part);
+            *commit_bytes += part.commit_bytes;
+            if *commit_bytes > PLACING_BYTES_MAX {
+                return Err(Error::too_large("these rows make too many pages for one transaction"));
+            }
+        }
+        Ok(merged)
     }
 
     async fn staged_part(&self, number: u32) -> Result<Arc<StagedPart>> {
@@ -487,7 +606,12 @@ impl Interpreter {
             }
         }
         committed.sort_unstable();
-        let trees = self.ledger.trees(collection);
+        // The newest of what is committed, unless all was locked when the scan began, which then sees pages of the
+        // transaction's own.
+        let trees = match scan.scan.rows.is_own {
+            true => scan.scan.rows.trees.clone(),
+            false => self.ledger.committed_trees(collection),
+        };
         self.committed_rows(&trees[0], layout, &committed, &mut rows).await;
         rows.into_iter()
             .collect::<Option<Vec<Row>>>()

@@ -98,6 +98,7 @@ impl Built {
             collection: HostedCollection { chain: ChainId(1), slot: 0 },
             schema: self.schema.clone(),
             trees: Arc::new(self.trees.clone()),
+            is_own: false,
             own: self.own.clone(),
             visibility: Visibility { before: TxnId::new(READER, 1), commit: u64::MAX },
         }

@@ -5,18 +5,19 @@ use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::{Content, Ledger, Want, ask};
+use super::{Content, Ledger, Want, ask, writes_too_much};
 use crate::language::chain::Recorded;
 use crate::rows::change::{Change, RowChange};
 use crate::rows::key::{Key, KeyRange};
 use crate::rows::merge::Merged;
 use crate::rows::page::{PageCell, Tree};
+use crate::rows::rewrite::{OwnTrees, RowChanges};
 use crate::rows::schema::Schema;
 use crate::rows::seen::{OwnRows, RowsSnapshot};
-use crate::rows::staged::Staged;
+use crate::rows::staged::{Staged, StagedTree};
 use crate::rows::{Row, row_bytes};
 use crate::transaction::lock::{LockMode, LockRange, Resource};
-use crate::value::error::{Error, Result};
+use crate::value::error::Result;
 use crate::value::ids::{ChainId, HostedCollection, TreeId};
 use crate::value::limits::TRANSACTION_BYTES_MAX;
 
@@ -49,8 +50,16 @@ pub(super) struct RowsView {
     schema: Arc<Schema>,
     /// What was committed, as it was when the last lock was granted.
     trees: Arc<Vec<Tree>>,
-    /// The rows that the transaction has changed, by their keys.
-    changes: BTreeMap<Key, RowChange>,
+    /// The trees with what the transaction has written into pages, if it has.
+    own_trees: Option<OwnTrees>,
+    /// The rows that the transaction has changed besides, by their keys.
+    changes: Arc<BTreeMap<Key, RowChange>>,
+    /// What they count on the account of the transaction, in bytes.
+    change_bytes: u64,
+    /// Whether they are on their way into pages: until they are there, no other row changes.
+    is_rewriting: bool,
+    /// How often that was begun.
+    rewrites: u64,
     /// The same for each tree, once a snapshot was taken.
     own: Option<Vec<OwnRows>>,
     merged: Option<Arc<Merged>>,
@@ -118,18 +127,29 @@ impl RowsView {
         self.locked_ranges[mode as usize].covers(tree, range)
     }
 
+    /// The trees as the transaction sees them without its changes.
+    fn seen_trees(&self) -> &Arc<Vec<Tree>> {
+        self.own_trees.as_ref().map_or(&self.trees, OwnTrees::trees)
+    }
+
     pub(super) fn into_changes(self) -> RowsChange {
-        let rows: Vec<RowChange> = self
-            .changes
+        let rows: Vec<RowChange> = Arc::unwrap_or_clone(self.changes)
             .into_values()
             .filter(|change| change.old.is_some() || change.new.is_some())
             .collect();
         let entries = rows.iter().flat_map(|change| change.in_trees(&self.schema)).collect();
         // A commit without a change would wait for a batch that nobody stores.
         let has_changes = |merged: &Arc<Merged>| merged.trees.iter().any(|tree| !tree.replaced.is_empty());
-        let has_pages = |staged: &Staged| staged.trees.iter().any(|tree| !tree.replaced.is_empty());
-        let (merged, staged) = (self.merged.filter(has_changes), self.staged.filter(has_pages));
+        let staged = self.staged.or_else(|| self.own_trees.map(OwnTrees::into_staged));
+        let (merged, staged) = (self.merged.filter(has_changes), staged.filter(|staged| !staged.is_empty()));
         RowsChange { rows, entries, merged, staged }
+    }
+
+    fn assert_locked_whole(&self) {
+        for tree in 0..self.trees.len() {
+            let is_locked = self.is_locked(tree as u16, &LockRange::all(), LockMode::Write);
+            assert!(is_locked, "only a collection that is locked for writing changes as a whole");
+        }
     }
 
     /// What the transaction has written, for each tree.
@@ -185,7 +205,8 @@ impl Ledger {
             collection,
             own: view.own().clone(),
             schema: view.schema.clone(),
-            trees: view.trees.clone(),
+            trees: view.seen_trees().clone(),
+            is_own: view.own_trees.is_some(),
             visibility: self.visibility,
         }
     }
@@ -195,46 +216,136 @@ impl Ledger {
         self.content().collections.get(&collection)?.changes.get(key).map(|change| change.new.clone())
     }
 
-    /// The committed trees of a collection.
+    /// The trees of a collection as the transaction sees them without [`Self::own_row`]s.
     ///
     /// # Panics
     /// If nothing of it is locked.
     pub fn trees(&self, collection: HostedCollection) -> Arc<Vec<Tree>> {
+        self.content().collections[&collection].seen_trees().clone()
+    }
+
+    /// What the rows of a collection are.
+    ///
+    /// # Panics
+    /// If nothing of it is locked.
+    pub fn rows_schema(&self, collection: HostedCollection) -> Arc<Schema> {
+        self.content().collections[&collection].schema.clone()
+    }
+
+    /// The committed trees of a collection, whatever the transaction has written.
+    ///
+    /// # Panics
+    /// If nothing of it is locked.
+    pub fn committed_trees(&self, collection: HostedCollection) -> Arc<Vec<Tree>> {
         self.content().collections[&collection].trees.clone()
+    }
+
+    /// If what the transaction has changed and keeps in memory takes more than this, in bytes: the collection with most of
+    /// it.
+    pub fn fullest_beyond(&self, bytes_max: u64) -> Option<HostedCollection> {
+        let content = self.content();
+        let views = content.collections.iter();
+        if views.clone().map(|(_, view)| view.change_bytes).sum::<u64>() <= bytes_max {
+            return None;
+        }
+        views.max_by_key(|(_, view)| view.change_bytes).map(|(collection, _)| *collection)
+    }
+
+    /// The collections with pages of the transaction's own, and changes that are in none of them.
+    pub fn unsettled(&self) -> Vec<HostedCollection> {
+        let content = self.content();
+        let is_unsettled = |view: &RowsView| view.own_trees.is_some() && !view.changes.is_empty();
+        let views = content.collections.iter().filter(|(_, view)| is_unsettled(view));
+        views.map(|(collection, _)| *collection).collect()
+    }
+
+    /// Whether no changes of a collection are on their way into pages.
+    pub fn can_change(&self, collection: HostedCollection) -> bool {
+        self.content().collections.get(&collection).is_none_or(|view| !view.is_rewriting)
+    }
+
+    /// How often changes of a collection went into pages, or began to.
+    pub fn rewrites(&self, collection: HostedCollection) -> u64 {
+        self.content().collections.get(&collection).map_or(0, |view| view.rewrites)
+    }
+
+    /// Begin to write the changes of a collection, which is locked for writing as a whole, into pages, `part_bytes` at once.
+    /// None if somebody else does that.
+    ///
+    /// # Panics
+    /// If it is not locked.
+    pub fn begin_rewrite(&self, collection: HostedCollection, part_bytes: usize) -> Option<RowChanges> {
+        let content = &mut *self.content();
+        let view = content.collections.get_mut(&collection).expect("a collection with a lock");
+        view.assert_locked_whole();
+        if view.is_rewriting {
+            return None;
+        }
+        view.is_rewriting = true;
+        view.rewrites += 1;
+        let (schema, trees, changes) = (view.schema.clone(), view.seen_trees().clone(), view.changes.clone());
+        Some(RowChanges { schema, trees, changes, part_bytes })
+    }
+
+    /// What was begun with [`Self::begin_rewrite`] is stored, for each tree, or could not be done. `is_delete` if rows only
+    /// go. The size of the transaction's own pages that are in no tree any more, in bytes.
+    pub fn end_rewrite(
+        &self,
+        collection: HostedCollection,
+        staged: Option<Vec<StagedTree>>,
+        is_delete: bool,
+    ) -> u64 {
+        let content = &mut *self.content();
+        let view = content.collections.get_mut(&collection).expect("a collection with a lock");
+        assert!(std::mem::take(&mut view.is_rewriting), "what ends has begun");
+        // Who waits for this may have been polled before, and asks the world for nothing.
+        content.out_of_fuel = true;
+        if let Some(staged) = staged {
+            let own_trees = view.own_trees.get_or_insert_with(|| OwnTrees::new(view.trees.clone()));
+            own_trees.place(staged, is_delete);
+            view.changes = Arc::default();
+            view.own = None;
+            content.bytes -= std::mem::take(&mut view.change_bytes);
+        }
+        content
+            .collections
+            .values()
+            .filter_map(|view| Some(view.own_trees.as_ref()?.superseded_bytes()))
+            .sum()
     }
 
     /// Change a row that is locked for writing, from what the transaction sees of it.
     ///
     /// # Errors
-    /// 400 if the transaction writes too much; then nothing has changed.
+    /// 413 if the transaction writes too much; then nothing has changed.
     ///
     /// # Panics
-    /// If the row is not locked for writing.
+    /// If the row is not locked for writing, or changes are on their way into pages.
     pub fn change_row(&self, collection: HostedCollection, key: Key, change: RowChange) -> Result<()> {
         let content = &mut *self.content();
         let view = content.collections.get_mut(&collection).expect("a collection with a lock");
         let range = LockRange::Key(key.clone());
         assert!(view.is_locked(0, &range, LockMode::Write), "only a row that is locked for writing changes");
+        assert!(!view.is_rewriting, "what is on its way into pages stays as it is");
         if change.is_nothing(&view.schema) {
             return Ok(());
         }
         let bytes = change.new.as_ref().map_or(0, |row| row_bytes(row)) + key.len() as u64;
         if content.bytes + bytes > TRANSACTION_BYTES_MAX {
-            return Err(Error::bad_request(format_args!(
-                "this transaction writes more than {} MiB",
-                TRANSACTION_BYTES_MAX >> 20
-            )));
+            return Err(writes_too_much());
         }
         content.bytes += bytes;
+        view.change_bytes += bytes;
         if let Some(own) = &mut view.own {
             for change in change.in_trees(&view.schema) {
                 own[change.tree].insert(change.key, change.row);
             }
         }
-        match view.changes.get_mut(&key) {
+        let changes = Arc::make_mut(&mut view.changes);
+        match changes.get_mut(&key) {
             Some(before) => before.new = change.new,
             None => {
-                view.changes.insert(key, change);
+                changes.insert(key, change);
             }
         }
         Ok(())
@@ -259,11 +370,9 @@ impl Ledger {
     fn change_whole(&self, collection: HostedCollection, change: impl FnOnce(&mut RowsView)) {
         let content = &mut *self.content();
         let view = content.collections.get_mut(&collection).expect("a collection with a lock");
-        for tree in 0..view.trees.len() {
-            let is_locked = view.is_locked(tree as u16, &LockRange::all(), LockMode::Write);
-            assert!(is_locked, "only a collection that is locked for writing changes as a whole");
-        }
-        let is_unchanged = view.changes.is_empty() && view.merged.is_none() && view.staged.is_none();
+        view.assert_locked_whole();
+        let is_written = view.merged.is_some() || view.staged.is_some() || view.own_trees.is_some();
+        let is_unchanged = view.changes.is_empty() && !is_written;
         assert!(is_unchanged, "rows are merged into what is committed");
         change(view);
     }
@@ -271,7 +380,7 @@ impl Ledger {
     /// Let the history of a chain around collections record changes.
     ///
     /// # Errors
-    /// 400 if the transaction would hold more than [`TRANSACTION_BYTES_MAX`].
+    /// 413 if the transaction would hold more than [`TRANSACTION_BYTES_MAX`].
     pub fn record(&self, chain: ChainId, recorded: Recorded) -> Result<()> {
         if recorded.is_empty() {
             return Ok(());
@@ -279,10 +388,7 @@ impl Ledger {
         let content = &mut *self.content();
         let bytes = recorded.bytes();
         if content.bytes + bytes > TRANSACTION_BYTES_MAX {
-            return Err(Error::bad_request(format_args!(
-                "this transaction writes more than {} MiB",
-                TRANSACTION_BYTES_MAX >> 20
-            )));
+            return Err(writes_too_much());
         }
         content.bytes += bytes;
         content.recorded.entry(chain).or_default().append(recorded);
@@ -330,7 +436,11 @@ impl Ledger {
             Box::new(RowsView {
                 schema: schema.clone(),
                 trees: trees.clone(),
-                changes: BTreeMap::new(),
+                own_trees: None,
+                changes: Arc::default(),
+                change_bytes: 0,
+                is_rewriting: false,
+                rewrites: 0,
                 own: None,
                 merged: None,
                 staged: None,
