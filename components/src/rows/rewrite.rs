@@ -183,3 +183,127 @@ impl OwnTrees {
         Staged { trees: trees.collect(), superseded: self.superseded, is_delete: self.is_delete }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::rows::merge::tests::{row, rows_of, schema};
+    use crate::rows::scan::LoadPage;
+    use crate::rows::staged::{PartOfMerge, PartRows, StagedPart};
+    use crate::value::ids::{ChainId, HostedCollection, PageId, TreeId};
+
+    const NOTHING_IS_STORED: &LoadPage<'_> = &|_, _| Err("everything is in memory".to_string());
+
+    /// Merge changes and store what comes of it, as the world does.
+    fn rewrite(own: &mut OwnTrees, schema: &Arc<Schema>, all: RowChanges, next: &mut u64) {
+        let trees = all.trees.clone();
+        let mut staged = Vec::new();
+        let mut is_delete = true;
+        for (tree, TreeChanges { added, removed, parts }) in all.gather().into_iter().enumerate() {
+            is_delete &= added.is_empty();
+            let mut merged = StagedTree::default();
+            for range in parts {
+                let collection = HostedCollection { chain: ChainId(0), slot: 0 };
+                let part = PartOfMerge {
+                    schema: schema.clone(),
+                    trees: trees.clone(),
+                    tree: TreeId::of(collection, tree as u16),
+                    added: PartRows::Resident(added.clone()),
+                    removed: Some(PartRows::Resident(removed.clone())),
+                    range,
+                };
+                let part = part.merge(NOTHING_IS_STORED).unwrap();
+                let pages = part.replaced.into_iter().map(|(range, pages)| {
+                    let pages = pages.into_iter().map(|new| {
+                        *next += 1;
+                        let content = Columns::decode(&schema.layouts()[tree].types, new.content).unwrap();
+                        let base = Some(Arc::new(PageCell::resident(PageId(*next), content)));
+                        (new.low, Page { base, rows: new.rows as u64, ..Page::empty() })
+                    });
+                    (range, pages.collect())
+                });
+                let (replaced, rows) = (pages.collect(), part.rows);
+                merged.push(&StagedPart { replaced, rows, entries: Vec::new(), commit_bytes: 0 });
+            }
+            staged.push(merged);
+        }
+        own.place(staged, is_delete);
+    }
+
+    proptest! {
+        /// Whatever is written, however often it goes into pages: the transaction sees it, and so does everybody after its
+        /// commit; and every page that was stored is in a tree then or known to be in none.
+        #[test]
+        fn pages_written_again_and_again_have_the_rows_that_were_written(
+            writes in prop::collection::vec(
+                prop::collection::vec((0i64..60, prop::option::of((0i64..5, 0i64..9))), 1..40), 1..7),
+            part_bytes in 1usize..2_000,
+        ) {
+            let schema = schema();
+            let committed = Arc::new(vec![Tree::empty(), Tree::empty()]);
+            let mut model: BTreeMap<i64, [i64; 3]> = BTreeMap::new();
+            let (mut next, mut committed) = (0, committed);
+            // Each half is a transaction.
+            for writes in writes.chunks(writes.len().div_ceil(2)) {
+                let mut own = OwnTrees::new(committed.clone());
+                let first = next;
+                let mut is_delete = true;
+                for window in writes {
+                    let mut changes: BTreeMap<Key, RowChange> = BTreeMap::new();
+                    for (a, content) in window {
+                        let new = content.map(|(b, c)| [*a, b, c]);
+                        let old = match &new {
+                            Some(new) => model.insert(*a, *new),
+                            None => model.remove(a),
+                        };
+                        let key = Key::of_prefix(&schema.layouts()[0], &[(*a).into()]);
+                        let new = new.map(row);
+                        let old = || RowChange { old: old.map(row), new: None };
+                        changes.entry(key).or_insert_with(old).new = new;
+                    }
+                    let is_added = |change: &RowChange| change.new.is_some() && !change.is_nothing(&schema);
+                    is_delete &= !changes.values().any(is_added);
+                    let trees = own.trees().clone();
+                    let all = RowChanges { schema: schema.clone(), trees, changes: Arc::new(changes), part_bytes };
+                    rewrite(&mut own, &schema, all, &mut next);
+                    let expected: Vec<Vec<i64>> = model.values().map(|row| row.to_vec()).collect();
+                    prop_assert_eq!(rows_of(&own.trees()[0], &schema.layouts()[0]), expected);
+                }
+                let staged = own.into_staged();
+                prop_assert_eq!(staged.is_delete, is_delete);
+                let mut known: Vec<u64> = staged.superseded.iter().map(|(_, cell)| cell.id().0).collect();
+                let trees = Arc::make_mut(&mut committed);
+                for (tree, StagedTree { replaced, rows }) in trees.iter_mut().zip(staged.trees) {
+                    tree.rows = tree.rows.checked_add_signed(rows).unwrap();
+                    for (range, pages) in replaced {
+                        known.extend(pages.iter().map(|(_, page)| page.base.as_ref().unwrap().id().0));
+                        tree.replace_range(&range, pages);
+                    }
+                }
+                known.sort_unstable();
+                prop_assert_eq!(known, (first + 1..=next).collect::<Vec<_>>());
+                let mut by_b: Vec<Vec<i64>> = model.values().map(|row| vec![row[1], row[0]]).collect();
+                by_b.sort();
+                prop_assert_eq!(rows_of(&committed[1], &schema.layouts()[1]), by_b);
+                prop_assert!(committed.iter().all(|tree| tree.rows == model.len() as u64));
+            }
+        }
+    }
+
+    #[test]
+    fn an_index_in_which_nothing_changes_is_left_alone_and_parts_are_whole_pages() {
+        let schema = schema();
+        let trees = Arc::new(vec![Tree::empty(); 2]);
+        let key = |a: i64| Key::of_prefix(&schema.layouts()[0], &[a.into()]);
+        let change = |old: [i64; 3], new: [i64; 3]| RowChange { old: Some(row(old)), new: Some(row(new)) };
+        let changes: BTreeMap<Key, RowChange> =
+            [(key(1), change([1, 5, 0], [1, 5, 9])), (key(2), change([2, 5, 0], [2, 6, 0]))].into();
+        let all = RowChanges { schema, trees, changes: Arc::new(changes), part_bytes: 1 };
+        let [rows, by_b] = &all.gather()[..] else { panic!("two trees") };
+        assert_eq!((rows.added.len(), rows.removed.len()), (2, 0));
+        assert_eq!((by_b.added.len(), by_b.removed.len()), (1, 1), "of the second row alone");
+        assert_eq!(rows.parts, [KeyRange::all()]);
+    }
+}
