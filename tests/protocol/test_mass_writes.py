@@ -11,7 +11,7 @@ import time
 import pytest
 
 import support
-from page02 import TABLE, after, capture, delete
+from page02 import BTREE, TABLE, after, capture, delete
 from support import N, OP, V
 
 I64 = N + "/int/64"
@@ -47,7 +47,9 @@ MOVE = capture(["t"], {OP + "/get": ["row", [
     ["gone", delete("$t", [{"$k": []}])],
     ["_return", after({"$gone": []}, {"$t": [[{"$new": []}], [{"$r": []}, {"$s": []}]]})]]]})
 # As Table.update of the client does it.
-KEYS = [["v", {"$t": {"bounds": {}}}], ["ks", {"$v/select": [["k"]]}], ["tree", {"$ks/index": {}}], ["rows", {"$tree/keys": {}}]]
+KEYS = [
+    ["v", {"$t": {"bounds": {}}}], ["ks", {"$v/select": [["k"]]}], ["columns", {"$ks/columns": {}}], ["source", {"$ks/rows": {}}],
+    ["tree", {BTREE + "/copy_from": {"schema": {"$columns": []}, "source": {"$source": []}}}], ["rows", {"$tree/keys": [None]}]]
 UPDATE = capture(["t"], {OP + "/get": ["key", [["_return", {"$t": [{"$key": []}, {"s": "changed"}]}]]]})
 
 METHODS = {
