@@ -9,7 +9,8 @@
 //! be written into a column in [`coerce`]; which entries the change of a row changes in [`change`]. A tree of a host is cut
 //! into [`page`]s of [`columns`], each with a [`delta`] of what came later; [`scan`] reads them, and [`seen`] says what one
 //! transaction sees. Many rows come as [`bulk`], and are [`merge`]d, in parts ([`staged`]) and by [`runs`] if they do not
-//! fit in memory. Many rows that a program writes one by one become pages before their commit ([`rewrite`]).
+//! fit in memory. What lives in a transaction is [`packed`]; many rows that a
+//! program writes one by one become pages before their commit ([`rewrite`]).
 //!
 //! Here are values only: nothing knows a program, a chain or a lock.
 
@@ -22,6 +23,7 @@ pub mod count;
 pub mod delta;
 pub mod key;
 pub mod merge;
+pub mod packed;
 pub mod page;
 pub mod rewrite;
 pub mod runs;

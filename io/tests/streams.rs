@@ -83,7 +83,6 @@ fn table(pages: u64, text_bytes: usize, last: f64, missing: Option<u64>) -> Stat
         limit: u64::MAX,
     };
     let trees = RowsSnapshot {
-        collection: HostedCollection { chain: ChainId(0), slot: 0 },
         schema: schema.clone(),
         trees: Arc::new(vec![tree]),
         is_own: false,
@@ -95,7 +94,7 @@ fn table(pages: u64, text_bytes: usize, last: f64, missing: Option<u64>) -> Stat
         columns: schema.columns().clone(),
         is_list: false,
         collection: schema,
-        trees: Trees::Hosted(trees),
+        trees: Trees::Hosted(HostedCollection { chain: ChainId(0), slot: 0 }, trees),
         scan: all,
         bytes: 0,
     }))

@@ -378,10 +378,13 @@ impl Interpreter {
     /// The trees that a scan reads, unless it reads little of them.
     async fn snapshot(&self, collection: &Collection, scan: &Scan) -> Option<Trees> {
         match &collection.source {
-            Source::Hosted(hosted) => self.hosted_snapshot(*hosted, scan).await.map(Trees::Hosted),
+            Source::Hosted(hosted) => {
+                let rows = self.hosted_snapshot(*hosted, scan).await?;
+                Some(Trees::Hosted(*hosted, rows))
+            }
             Source::Local(local) => {
                 let snapshot = local.snapshot();
-                let is_small = snapshot.trees[scan.tree].len() as u64 <= LITTLE_ROWS_MAX;
+                let is_small = snapshot.rows.trees[scan.tree].rows <= LITTLE_ROWS_MAX;
                 (!is_small && !is_little(scan)).then_some(Trees::Local(snapshot))
             }
             Source::Declared => None,

@@ -59,7 +59,8 @@ impl DeltaEntry {
         self.id < visibility.before && self.commit <= visibility.commit
     }
 
-    fn bytes(&self) -> usize {
+    /// What it takes in memory, in bytes.
+    pub fn bytes(&self) -> usize {
         ENTRY_BYTES + self.key.len() + self.row.as_ref().map_or(0, |row| row_bytes(row) as usize)
     }
 }

@@ -6,9 +6,10 @@
 
 use std::sync::Arc;
 
+use super::Row;
 use super::bound::Condition;
 use super::columns::Columns;
-use super::key::KeyRange;
+use super::key::{Key, KeyRange};
 use super::page::{Page, PageCell, Tree};
 use super::schema::Layout;
 use super::seen::{OwnRows, RowsSnapshot, SeenPage, has_own, own_len};
@@ -227,6 +228,46 @@ impl PageScan {
             true => KeyRange { start: range.start.clone(), end: part.end.clone() },
             false => KeyRange { start: part.start.clone(), end: range.end.clone() },
         }
+    }
+
+    /// Leave no more than so many rows of the base to a part: those that come first. Whether others are left out.
+    pub fn narrow(&self, part: &mut Part, base: Option<&Columns>, rows_max: usize) -> bool {
+        let Some(base) = base else { return false };
+        let layout = self.layout();
+        let bound = |key: &Key| if key.is_empty() { 0 } else { base.lower_bound(layout, key) };
+        let start = bound(&part.range.start);
+        let end = part.range.end.as_ref().map_or(base.len(), bound);
+        if end.saturating_sub(start) <= rows_max {
+            return false;
+        }
+        match self.is_reversed {
+            true => part.range.start = base.key(layout, end - rows_max),
+            false => part.range.end = Some(base.key(layout, start + rows_max)),
+        }
+        true
+    }
+
+    /// The next rows of a tree that is in memory, about so many, which are taken off the range, and how many were looked
+    /// at.
+    ///
+    /// # Panics
+    /// If a page is not in memory.
+    pub fn read_resident(&self, range: &mut KeyRange, rows_max: usize) -> (Vec<Row>, usize) {
+        let batch = self.batch(range, 1, u64::MAX).expect("what is in memory can be read");
+        let before = std::mem::replace(range, batch.rest);
+        let Some(mut part) = batch.parts.into_iter().next() else {
+            return (Vec::new(), batch.passed);
+        };
+        let base = part.page.base.as_ref().map(|cell| cell.content().expect("all of it is in memory"));
+        if self.narrow(&mut part, base.as_deref(), rows_max) {
+            *range = self.rest_after(&before, &part.range);
+        }
+        let (seen, _) = self.see(&part, base);
+        let mut rows = seen.rows(&self.conditions);
+        if self.is_reversed {
+            rows.reverse();
+        }
+        (rows, batch.passed + seen.len())
     }
 
     /// A part as the transaction sees it, with the base of its page, and the newest commit that it has something of.

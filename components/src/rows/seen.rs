@@ -14,16 +14,13 @@ use super::page::Page;
 use super::schema::Layout;
 use crate::rows::page::Tree;
 use crate::rows::schema::Schema;
-use crate::value::ids::HostedCollection;
 
 /// The entries of a tree that a transaction has written; none is deleted. A clone is a snapshot.
 pub type OwnRows = OrdMap<Key, Option<Row>>;
 
-/// A hosted collection as a transaction sees it at one moment. Only what the transaction has locked may be read.
+/// A collection as a transaction sees it at one moment. Only what the transaction has locked may be read.
 #[derive(Clone, Debug)]
 pub struct RowsSnapshot {
-    /// Which it is.
-    pub collection: HostedCollection,
     /// Its schema.
     pub schema: Arc<Schema>,
     /// What was committed, or the transaction's own trees.

@@ -1,10 +1,12 @@
 //! How the rows of a collection are read and written, wherever they are.
 
-use components::language::collection::local::{Snapshot, read_chunk};
+use components::language::collection::local::Snapshot;
 use components::language::collection::{Collection, Source};
 use components::rows::Row;
 use components::rows::bound::Condition;
 use components::rows::key::{Key, KeyRange};
+use components::rows::packed;
+use components::rows::scan::PageScan;
 use components::{Error, Result};
 
 use super::hosted::HostedScan;
@@ -23,8 +25,6 @@ pub(crate) struct Cursor {
     tree: usize,
     /// What has not been looked at.
     range: KeyRange,
-    is_reversed: bool,
-    conditions: Vec<Condition>,
     chunk_rows: usize,
     touched: Touched,
     rows: CursorRows,
@@ -32,7 +32,11 @@ pub(crate) struct Cursor {
 
 #[derive(Debug)]
 enum CursorRows {
-    Local(Snapshot),
+    /// In memory, as long as the snapshot is there.
+    Local {
+        scan: PageScan,
+        _snapshot: Snapshot,
+    },
     Hosted(Box<HostedScan>),
 }
 
@@ -54,7 +58,7 @@ impl Cursor {
 
     fn is_done(&self) -> bool {
         let has_found = match &self.rows {
-            CursorRows::Local(_) => false,
+            CursorRows::Local { .. } => false,
             CursorRows::Hosted(scan) => scan.has_found(),
         };
         self.range.is_empty() && !has_found
@@ -99,22 +103,27 @@ impl Interpreter {
         conditions: &[Condition],
     ) -> Result<Cursor> {
         let rows = match &collection.source {
-            Source::Local(local) => CursorRows::Local(local.snapshot()),
+            Source::Local(local) => {
+                let snapshot = local.snapshot();
+                let (rows, conditions) = (snapshot.rows.clone(), conditions.to_vec());
+                CursorRows::Local {
+                    scan: PageScan { rows, tree, is_reversed, conditions },
+                    _snapshot: snapshot,
+                }
+            }
             Source::Hosted(hosted) => CursorRows::Hosted(Box::new(
                 self.hosted_scan(*hosted, tree, &range, is_reversed, conditions).await,
             )),
             Source::Declared => return Err(declared()),
         };
         let pages = match &rows {
-            CursorRows::Local(_) => 1,
+            CursorRows::Local { .. } => 1,
             CursorRows::Hosted(scan) => scan.pages() as u64,
         };
         Ok(Cursor {
             collection: collection.clone(),
             tree,
             range,
-            is_reversed,
-            conditions: conditions.to_vec(),
             chunk_rows: CHUNK_ROWS_FIRST,
             touched: Touched { pages, pages_read: 0, rows_read: 0 },
             rows,
@@ -126,11 +135,10 @@ impl Interpreter {
     pub(crate) async fn next(&self, cursor: &mut Cursor, wanted: u64) -> Result<Option<Vec<Row>>> {
         let columns = cursor.collection.schema.layouts()[cursor.tree].columns.len();
         while !cursor.is_done() {
-            let Cursor { tree, range, is_reversed, conditions, chunk_rows, touched, rows, .. } = cursor;
+            let Cursor { range, chunk_rows, touched, rows, .. } = cursor;
             let (rows, looked_at) = match rows {
-                CursorRows::Local(snapshot) => {
-                    let tree = &snapshot.trees[*tree];
-                    let (rows, looked_at) = read_chunk(tree, range, *is_reversed, conditions, *chunk_rows);
+                CursorRows::Local { scan, .. } => {
+                    let (rows, looked_at) = scan.read_resident(range, *chunk_rows);
                     touched.pages_read = 1;
                     touched.rows_read += looked_at as u64;
                     (rows, looked_at)
@@ -165,10 +173,9 @@ impl Interpreter {
         };
         let keys: Vec<Key> = rows.iter().map(key).collect();
         match &cursor.rows {
-            CursorRows::Local(snapshot) => {
-                let row =
-                    |key| snapshot.trees[0].get(key).expect("every entry of an index has its row").clone();
-                Ok(keys.iter().map(row).collect())
+            CursorRows::Local { scan, .. } => {
+                let row = |key| packed::row(primary, &scan.rows.trees[0], key);
+                Ok(keys.iter().map(|key| row(key).expect("every entry of an index has its row")).collect())
             }
             CursorRows::Hosted(scan) => self.hosted_rows(scan, primary, &keys).await,
         }
@@ -188,7 +195,7 @@ impl Interpreter {
             && range == KeyRange::all()
             && conditions.is_empty()
         {
-            return Ok(rows_max.min(local.snapshot().trees[tree].len() as u64));
+            return Ok(rows_max.min(local.len()));
         }
         if let Source::Hosted(hosted) = &collection.source {
             return Ok(self.hosted_count(*hosted, tree, range, conditions, rows_max).await.0);

@@ -494,20 +494,10 @@ impl Interpreter {
         };
         touched.pages_read += u64::from(!is_counted);
         let base = self.base(&part.page).await;
-        let layout = pages.layout();
         // No more rows than the chunk is to have: whoever wants one row does not pay for a page.
-        if let Some(base) = &base {
-            let bound = |key: &Key| if key.is_empty() { 0 } else { base.lower_bound(layout, key) };
-            let start = bound(&part.range.start);
-            let end = part.range.end.as_ref().map_or(base.len(), bound);
-            if end.saturating_sub(start) > chunk_rows {
-                match pages.is_reversed {
-                    true => part.range.start = base.key(layout, end - chunk_rows),
-                    false => part.range.end = Some(base.key(layout, start + chunk_rows)),
-                }
-                *range = pages.rest_after(&before, &part.range);
-                scan.is_within_page = true;
-            }
+        if pages.narrow(&mut part, base.as_deref(), chunk_rows) {
+            *range = pages.rest_after(&before, &part.range);
+            scan.is_within_page = true;
         }
         let (seen, newest) = pages.see(&part, base);
         self.ledger.note_commit(newest);

@@ -1,23 +1,16 @@
 //! Collections that live as long as their transaction.
 
-use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::language::chain::History;
 use crate::language::memory::{Account, Reservation};
-use crate::rows::bound::Condition;
-use crate::rows::change::changes;
-use crate::rows::key::{Key, KeyRange};
+use crate::rows::Row;
+use crate::rows::key::Key;
+use crate::rows::packed::PackedRows;
 use crate::rows::schema::Schema;
-use crate::rows::{Row, row_bytes};
+use crate::rows::seen::RowsSnapshot;
 use crate::value::error::Result;
 use crate::value::name::Path;
-
-/// One tree. A clone is a snapshot of it, and costs nothing.
-pub type Tree = imbl::OrdMap<Key, Row>;
-
-/// What an entry of a tree takes beside its key and row, in bytes.
-const ENTRY_BYTES: u64 = 64;
 
 /// The rows of a collection that is not hosted.
 #[derive(Debug)]
@@ -30,7 +23,7 @@ pub struct LocalCollection {
 
 #[derive(Debug)]
 struct Content {
-    trees: Vec<Tree>,
+    rows: PackedRows,
     memory: Reservation,
     /// Held by every snapshot: what is deleted while there is one is still there.
     snapshots: Arc<()>,
@@ -38,19 +31,19 @@ struct Content {
     garbage_bytes: u64,
 }
 
-/// All trees of a collection as they were at one moment.
+/// All rows of a collection as they were at one moment.
 #[derive(Debug)]
 pub struct Snapshot {
-    /// The primary tree, then the indices.
-    pub trees: Vec<Tree>,
+    /// The primary tree, then the indices; all of them are in memory.
+    pub rows: RowsSnapshot,
     _alive: Arc<()>,
 }
 
 #[cfg(test)]
 impl Snapshot {
-    /// One of trees that are nobody's.
-    pub(crate) fn of(trees: Vec<Tree>) -> Self {
-        Self { trees, _alive: Arc::default() }
+    /// One of rows that are nobody's.
+    pub(crate) fn of(rows: RowsSnapshot) -> Self {
+        Self { rows, _alive: Arc::default() }
     }
 }
 
@@ -58,7 +51,7 @@ impl LocalCollection {
     /// An empty collection on the account of a transaction.
     pub fn new(schema: Arc<Schema>, account: Arc<dyn Account>) -> Self {
         let content = Content {
-            trees: vec![Tree::new(); schema.layouts().len()],
+            rows: PackedRows::new(schema.clone()),
             memory: Reservation::new(account),
             snapshots: Arc::default(),
             garbage_bytes: 0,
@@ -91,86 +84,45 @@ impl LocalCollection {
         &self.schema
     }
 
+    /// How many rows it has.
+    pub fn len(&self) -> u64 {
+        self.content().rows.len()
+    }
+
     /// Whether it has no rows.
     pub fn is_empty(&self) -> bool {
-        self.content().trees[0].is_empty()
+        self.len() == 0
     }
 
     /// The row with this key.
     pub fn row(&self, key: &Key) -> Option<Row> {
-        self.content().trees[0].get(key).cloned()
+        self.content().rows.row(key)
     }
 
     /// All rows as they are now.
     pub fn snapshot(&self) -> Snapshot {
         let content = self.content();
-        Snapshot { trees: content.trees.clone(), _alive: content.snapshots.clone() }
+        Snapshot { rows: content.rows.snapshot(), _alive: content.snapshots.clone() }
     }
 
     /// Put a row in the place of the one with this key, if there is one, or delete that.
     ///
     /// # Errors
-    /// 400 if the transaction would hold too much; then nothing has changed.
+    /// 400 if the transaction would hold too much; then it has to end.
     pub fn write(&self, key: &Key, new: Option<Row>) -> Result<()> {
-        let content = &mut *self.content();
-        let old = content.trees[0].get(key).cloned();
-        let changes = changes(&self.schema, old.as_ref(), new.as_ref());
-        let entry_bytes = |key: &Key, row: &Row| ENTRY_BYTES + key.len() as u64 + row_bytes(row);
-        let added: u64 =
-            changes.iter().filter_map(|change| Some(entry_bytes(&change.key, change.row.as_ref()?))).sum();
-        content.memory.grow(added)?;
-        for change in changes {
-            let tree = &mut content.trees[change.tree];
-            let old = match change.row {
-                Some(row) => tree.insert(change.key.clone(), row),
-                None => tree.remove(&change.key),
-            };
-            content.garbage_bytes += old.map_or(0, |old| entry_bytes(&change.key, &old));
+        let Content { rows, memory, snapshots, garbage_bytes } = &mut *self.content();
+        *garbage_bytes += rows.write(key, new, |bytes| memory.grow(bytes))?;
+        if Arc::strong_count(snapshots) == 1 {
+            *garbage_bytes = 0;
         }
-        if Arc::strong_count(&content.snapshots) == 1 {
-            content.memory.shrink(std::mem::take(&mut content.garbage_bytes));
+        // What was packed takes less now, or is there twice.
+        let (now, held) = (rows.bytes() + *garbage_bytes, memory.bytes());
+        match held.checked_sub(now) {
+            Some(less) => memory.shrink(less),
+            None => memory.grow(now - held)?,
         }
         Ok(())
     }
-}
-
-/// Look at some rows of a tree, and take them off the range: those that meet the conditions, and how many were looked at.
-pub fn read_chunk(
-    tree: &Tree,
-    range: &mut KeyRange,
-    is_reversed: bool,
-    conditions: &[Condition],
-    chunk_rows: usize,
-) -> (Vec<Row>, usize) {
-    let start = Bound::Included(&range.start);
-    let end = range.end.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
-    let entries = tree.range::<_, Key>((start, end));
-    let mut rows = Vec::new();
-    let mut last = None;
-    let mut looked_at = 0;
-    let mut look_at = |(key, row): (&Key, &Row)| {
-        looked_at += 1;
-        if conditions.iter().all(|condition| condition.is_met(row)) {
-            rows.push(row.clone());
-        }
-        last = Some(key.clone());
-    };
-    if is_reversed {
-        entries.rev().take(chunk_rows).for_each(&mut look_at);
-    } else {
-        entries.take(chunk_rows).for_each(&mut look_at);
-    }
-    match last {
-        Some(last) if looked_at == chunk_rows => {
-            if is_reversed {
-                range.end = Some(last);
-            } else {
-                range.start = last.next();
-            }
-        }
-        _ => range.end = Some(range.start.clone()),
-    }
-    (rows, looked_at)
 }
 
 #[cfg(test)]
@@ -178,6 +130,8 @@ mod tests {
     use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
     use super::*;
+    use crate::rows::key::KeyRange;
+    use crate::rows::scan::PageScan;
     use crate::rows::schema::tests::inventory;
     use crate::value::number::Number;
 
@@ -202,8 +156,12 @@ mod tests {
         }
     }
 
-    fn colors(tree: &Tree) -> Vec<String> {
-        tree.values().map(|row| row[0].to_string()).collect()
+    /// The colors that the index has.
+    fn colors(snapshot: &Snapshot) -> Vec<String> {
+        let scan =
+            PageScan { rows: snapshot.rows.clone(), tree: 1, is_reversed: false, conditions: Vec::new() };
+        let (rows, _) = scan.read_resident(&mut KeyRange::all(), usize::MAX);
+        rows.iter().map(|row| row[0].to_string()).collect()
     }
 
     #[test]
@@ -221,13 +179,19 @@ mod tests {
         table.write(&key(1), Some(row(1, "pink"))).unwrap();
         table.write(&key(2), None).unwrap();
         assert!(table.row(&key(2)).is_none());
-        assert_eq!(colors(&snapshot.trees[1]), ["blue", "red"]);
-        assert_eq!(colors(&table.snapshot().trees[1]), ["pink"]);
+        assert_eq!(colors(&snapshot), ["blue", "red"]);
+        assert_eq!(colors(&table.snapshot()), ["pink"]);
         assert!(account.bytes() > two_rows, "the snapshot still holds what was replaced");
+        // Versions of a row go when there are some.
+        let color = |i: u64| ["red", "blue", "pink"][i as usize % 3];
+        let many = || (0..1_000).for_each(|i| table.write(&key(i % 2), Some(row(i % 2, color(i)))).unwrap());
+        many();
+        let held = account.bytes();
         drop(snapshot);
-        table.write(&key(1), None).unwrap();
-        assert_eq!(account.bytes(), 0);
-        table.write(&key(1), Some(row(1, "red"))).unwrap();
+        many();
+        assert!(account.bytes() < held && account.bytes() < 100 * two_rows, "{}, {held}", account.bytes());
+        (0..1_000).for_each(|i| table.write(&key(i % 2), None).unwrap());
+        assert!(table.is_empty() && account.bytes() < 100 * two_rows);
         drop(table);
         assert_eq!(account.bytes(), 0);
     }

@@ -6,8 +6,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::CollectionContent;
 use super::local::Snapshot;
-use super::{CollectionContent, local};
 use crate::rows::bound::Condition;
 use crate::rows::columns::{Columns, ColumnsBuilder};
 use crate::rows::key::{Key, KeyRange};
@@ -18,10 +18,7 @@ use crate::rows::seen::RowsSnapshot;
 use crate::rows::sorter::{Order, Sorter};
 use crate::rows::{Row, row_bytes};
 use crate::value::error::{Error, Result};
-use crate::value::ids::TreeId;
-
-/// How many rows of a tree that is in memory come at a time.
-const LOCAL_CHUNK_ROWS: usize = 1_024;
+use crate::value::ids::{HostedCollection, TreeId};
 
 /// How many rows are completed at a time: their pages are read in the order of their keys, each once.
 const COMPLETED_CHUNK_ROWS: usize = 1_024;
@@ -62,9 +59,18 @@ pub struct Scan {
 #[derive(Debug)]
 pub enum Trees {
     /// Of one that is held in a chain of this host.
-    Hosted(RowsSnapshot),
+    Hosted(HostedCollection, RowsSnapshot),
     /// Of one that was made in the transaction.
     Local(Snapshot),
+}
+
+impl Trees {
+    /// The rows in them.
+    pub fn rows(&self) -> &RowsSnapshot {
+        match self {
+            Self::Hosted(_, rows) | Self::Local(Snapshot { rows, .. }) => rows,
+        }
+    }
 }
 
 /// See the module.
@@ -101,11 +107,11 @@ impl RowsetSnapshot {
 
     /// The trees of this host whose pages are read.
     pub fn hosted_trees(&self) -> Vec<TreeId> {
-        let Trees::Hosted(rows) = &self.trees else { return Vec::new() };
+        let Trees::Hosted(collection, _) = &self.trees else { return Vec::new() };
         // Rows that an index has found are completed from the primary tree.
         let completed = self.scan.completes.then_some(0);
         let trees = std::iter::once(self.scan.tree).chain(completed);
-        trees.map(|tree| TreeId::of(rows.collection, tree as u16)).collect()
+        trees.map(|tree| TreeId::of(*collection, tree as u16)).collect()
     }
 
     /// All rows at once, if they take no more than this in memory, in bytes.
@@ -156,8 +162,8 @@ type WantedOfPage<'a> = (Arc<Page>, &'a [(Key, usize)]);
 #[derive(Debug)]
 pub struct RowsReader {
     snapshot: Arc<RowsetSnapshot>,
-    /// How pages are scanned, if there are pages.
-    pages: Option<PageScan>,
+    /// How pages are scanned.
+    pages: PageScan,
     /// What has not been looked at.
     range: KeyRange,
     /// How many pages are looked at next, at most.
@@ -175,14 +181,11 @@ impl RowsReader {
     /// A reader of all rows.
     pub fn new(snapshot: Arc<RowsetSnapshot>) -> Self {
         let scan = &snapshot.scan;
-        let pages = match &snapshot.trees {
-            Trees::Local(_) => None,
-            Trees::Hosted(rows) => Some(PageScan {
-                rows: rows.clone(),
-                tree: scan.tree,
-                is_reversed: scan.is_reversed,
-                conditions: scan.conditions.clone(),
-            }),
+        let pages = PageScan {
+            rows: snapshot.trees.rows().clone(),
+            tree: scan.tree,
+            is_reversed: scan.is_reversed,
+            conditions: scan.conditions.clone(),
         };
         // Which rows are the first ones is known when all were found.
         let left = if scan.order.is_some() { u64::MAX } else { scan.limit };
@@ -233,10 +236,7 @@ impl RowsReader {
         join: &Join<'_>,
     ) -> std::result::Result<Option<Columns>, String> {
         while self.found.is_empty() && !self.range.is_empty() {
-            match &self.pages {
-                Some(_) => self.scan_pages(load, join)?,
-                None => self.scan_local(),
-            }
+            self.scan_pages(load, join)?;
         }
         let Some(rows) = self.found.pop_front() else {
             return Ok(None);
@@ -253,21 +253,9 @@ impl RowsReader {
         Ok(Some(rows.slice(0..len)))
     }
 
-    /// Look at the next rows of a tree in memory.
-    fn scan_local(&mut self) {
-        let Trees::Local(trees) = &self.snapshot.trees else { unreachable!("else there are pages") };
-        let scan = &self.snapshot.scan;
-        let (tree, range) = (&trees.trees[scan.tree], &mut self.range);
-        let (rows, _) = local::read_chunk(tree, range, scan.is_reversed, &scan.conditions, LOCAL_CHUNK_ROWS);
-        if !rows.is_empty() {
-            let types = &self.snapshot.layout().types;
-            self.found.push_back(Columns::from_rows(types, rows.iter().map(|row| &**row)));
-        }
-    }
-
     /// Look at the next pages.
     fn scan_pages(&mut self, load: &LoadPage<'_>, join: &Join<'_>) -> std::result::Result<(), String> {
-        let pages = self.pages.as_ref().expect("a scan of pages");
+        let pages = &self.pages;
         let batch = pages.batch(&self.range, self.pages_at_once, READ_AHEAD_BYTES);
         let batch = batch.ok_or("a page does not have any more what the transaction saw")?;
         let wanted = Wanted { rows: self.left, pages_read: self.pages_read };
@@ -299,39 +287,31 @@ impl RowsReader {
         let key = |row: usize| Key::of_prefix(primary, &keys.row(row));
         let mut wanted: Vec<(Key, usize)> = (0..rows.len()).map(|row| (key(row), row)).collect();
         let mut whole: Vec<Option<Row>> = vec![None; rows.len()];
-        match &self.snapshot.trees {
-            Trees::Local(trees) => {
-                for (key, row) in wanted {
-                    whole[row] = trees.trees[0].get(&key).cloned();
-                }
+        let trees = self.snapshot.trees.rows();
+        wanted.sort_unstable();
+        let mut pages: Vec<WantedOfPage> = Vec::new();
+        let mut rest = &wanted[..];
+        while let Some((first, _)) = rest.first() {
+            let Placed { range, page } = trees.trees[0].place(first);
+            let (here, after) = rest.split_at(rest.partition_point(|(key, _)| range.contains(key)));
+            pages.push((page, here));
+            rest = after;
+        }
+        let row = |page: &Page, key: &Key, base: Option<&Columns>| match trees.own[0].get(key) {
+            Some(own) => own.clone(),
+            None => page.find_in(primary, key, trees.visibility, base),
+        };
+        let work = |pages: &[WantedOfPage]| {
+            let mut found = Vec::new();
+            for (page, wanted) in pages {
+                let base = base(page, primary, load)?;
+                found.extend(wanted.iter().map(|(key, at)| (*at, row(page, key, base.as_deref()))));
             }
-            Trees::Hosted(trees) => {
-                wanted.sort_unstable();
-                let mut pages: Vec<WantedOfPage> = Vec::new();
-                let mut rest = &wanted[..];
-                while let Some((first, _)) = rest.first() {
-                    let Placed { range, page } = trees.trees[0].place(first);
-                    let (here, after) = rest.split_at(rest.partition_point(|(key, _)| range.contains(key)));
-                    pages.push((page, here));
-                    rest = after;
-                }
-                let row = |page: &Page, key: &Key, base: Option<&Columns>| match trees.own[0].get(key) {
-                    Some(own) => own.clone(),
-                    None => page.find_in(primary, key, trees.visibility, base),
-                };
-                let work = |pages: &[WantedOfPage]| {
-                    let mut found = Vec::new();
-                    for (page, wanted) in pages {
-                        let base = base(page, primary, load)?;
-                        found.extend(wanted.iter().map(|(key, at)| (*at, row(page, key, base.as_deref()))));
-                    }
-                    Ok::<_, String>(found)
-                };
-                for found in in_tasks(&pages, COMPLETED_PAGES_PER_TASK, &work, join) {
-                    for (at, row) in found? {
-                        whole[at] = row;
-                    }
-                }
+            Ok::<_, String>(found)
+        };
+        for found in in_tasks(&pages, COMPLETED_PAGES_PER_TASK, &work, join) {
+            for (at, row) in found? {
+                whole[at] = row;
             }
         }
         let mut builder = ColumnsBuilder::with_capacity(&primary.types, whole.len());

@@ -16,7 +16,7 @@ use crate::rows::key::Key;
 use crate::rows::page::Statistics;
 use crate::rows::schema::Schema;
 use crate::rows::schema::tests::inventory;
-use crate::value::ids::{ChainId, HostedCollection, PageId};
+use crate::value::ids::PageId;
 use crate::value::number::Number;
 
 /// How many different rows there are.
@@ -95,7 +95,6 @@ impl Built {
     /// What the reader sees of it.
     pub(crate) fn rows(&self) -> RowsSnapshot {
         RowsSnapshot {
-            collection: HostedCollection { chain: ChainId(1), slot: 0 },
             schema: self.schema.clone(),
             trees: Arc::new(self.trees.clone()),
             is_own: false,

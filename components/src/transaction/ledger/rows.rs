@@ -202,7 +202,6 @@ impl Ledger {
         let content = &mut *self.content();
         let view = content.collections.get_mut(&collection).expect("a collection with a lock");
         RowsSnapshot {
-            collection,
             own: view.own().clone(),
             schema: view.schema.clone(),
             trees: view.seen_trees().clone(),

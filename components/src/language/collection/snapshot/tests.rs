@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
-use crate::language::collection::local::Tree as LocalTree;
 use crate::rows::bound::ValueRange;
+use crate::rows::columns::PAGE_ROWS;
 use crate::rows::delta::Visibility;
+use crate::rows::packed::PackedRows;
 use crate::rows::page::PageCell;
 use crate::rows::runs::{MemoryScratch, Scratch};
 use crate::rows::scan::in_turn;
@@ -15,6 +16,7 @@ use crate::rows::scan::tests::{Built, COLORS, SKUS, Write, any_writes, row};
 use crate::rows::schema::tests::inventory;
 use crate::rows::seen::SeenPage;
 use crate::value::Value;
+use crate::value::ids::ChainId;
 use crate::value::number::Number;
 
 fn snapshot(built: &Built, scan: Scan) -> Arc<RowsetSnapshot> {
@@ -23,7 +25,7 @@ fn snapshot(built: &Built, scan: Scan) -> Arc<RowsetSnapshot> {
         columns: built.schema.columns().clone(),
         is_list: false,
         collection: built.schema.clone(),
-        trees: Trees::Hosted(built.rows()),
+        trees: Trees::Hosted(HostedCollection { chain: ChainId(1), slot: 0 }, built.rows()),
         scan,
         bytes: 0,
     })
@@ -160,7 +162,7 @@ proptest! {
         prop_assert_eq!(text(&rows), text(&question.answer(&built.seen)));
 
         // One page after the other, and of each one row after the other.
-        let pages = reader.pages.as_ref().expect("a scan of pages");
+        let pages = &reader.pages;
         let scan = question.scan(&built.schema);
         let (mut needed_pages, mut needed_rows, mut found) = (0, 0, 0);
         for part in pages.parts(&scan.range).filter(|part| pages.may_match(part)) {
@@ -212,7 +214,10 @@ fn a_snapshot_of_a_local_collection_reads_in_chunks() {
     let schema = Arc::new(inventory());
     let layout = &schema.layouts()[0];
     let rows: Vec<Row> = (0..3_000).map(|sku| row(sku, 1, sku as i32)).collect();
-    let tree: LocalTree = rows.iter().map(|row| (Key::of_row(layout, row), row.clone())).collect();
+    let mut packed = PackedRows::new(schema.clone());
+    for row in &rows {
+        packed.write(&Key::of_row(layout, row), Some(row.clone()), |_| Ok::<_, ()>(())).unwrap();
+    }
     let scan = Question {
         is_by_color: false,
         first: None,
@@ -227,7 +232,7 @@ fn a_snapshot_of_a_local_collection_reads_in_chunks() {
         columns: schema.columns().clone(),
         is_list: true,
         collection: schema.clone(),
-        trees: Trees::Local(Snapshot::of(vec![tree, LocalTree::new()])),
+        trees: Trees::Local(Snapshot::of(packed.snapshot())),
         scan: scan.scan(&schema),
         bytes: 0,
     });
@@ -235,7 +240,7 @@ fn a_snapshot_of_a_local_collection_reads_in_chunks() {
     let mut read: Vec<Row> = Vec::new();
     let load = |_: &PageCell, _: &Layout| Err("there are no pages".into());
     while let Some(chunk) = reader.next(&load, &in_turn).unwrap() {
-        assert!(!chunk.is_empty() && chunk.len() <= LOCAL_CHUNK_ROWS);
+        assert!(!chunk.is_empty() && chunk.len() <= PAGE_ROWS);
         read.extend((0..chunk.len()).map(|i| chunk.row(i)));
     }
     let expected: Vec<Row> = rows.into_iter().skip(10).rev().take(2_500).collect();
