@@ -442,10 +442,10 @@ impl Driver {
             }
         }
         for (id, job) in outputs.jobs {
-            self.jobs.as_ref().expect("jobs are about what is stored").begin(id, job);
+            self.jobs.as_ref().expect("a world that has jobs has threads for them").begin(id, job);
         }
         for id in outputs.ended_jobs {
-            self.jobs.as_ref().expect("jobs are about what is stored").end(id);
+            self.jobs.as_ref().expect("a world that has jobs has threads for them").end(id);
         }
         for load in outputs.loads {
             self.persistence.as_ref().expect("what is loaded was stored").load(load);

@@ -1,4 +1,4 @@
-//! The threads that work for the world on what takes too long for a tick.
+//! The threads that work for the world on what takes too long for a tick: with pages that are stored, and in scratch space.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,13 +15,16 @@ use world::{Input, panic_message};
 
 use crate::gateway::Event;
 use crate::storage::Reader;
+use crate::workspace::Workspace;
 
-/// A pool of threads that read what is stored.
+/// A pool of threads.
 pub struct Jobs {
     pool: ThreadPool,
     /// Those that wait or run, and whether anybody still wants what comes of them.
     wanted: Mutex<BTreeMap<JobId, Arc<AtomicBool>>>,
-    reader: Reader,
+    /// None if nothing is kept: then no job is about what is stored.
+    reader: Option<Reader>,
+    workspace: Arc<Workspace>,
     events: Sender<Event>,
 }
 
@@ -30,15 +33,20 @@ impl Jobs {
     ///
     /// # Errors
     /// If a thread cannot be started.
-    pub fn start(threads: usize, reader: Reader, events: Sender<Event>) -> Result<Self, String> {
+    pub fn start(
+        threads: usize,
+        reader: Option<Reader>,
+        workspace: Arc<Workspace>,
+        events: Sender<Event>,
+    ) -> Result<Self, String> {
         let pool = ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("job-{i}")).build();
         let pool = pool.map_err(|cause| format!("cannot start {threads} threads for jobs: {cause}"))?;
-        Ok(Self { pool, wanted: Mutex::default(), reader, events })
+        Ok(Self { pool, wanted: Mutex::default(), reader, workspace, events })
     }
 
     /// Do a job; [`Event::Loaded`] brings what came of it.
     pub fn begin(&self, id: JobId, job: Job) {
-        let (reader, events) = (self.reader.clone(), self.events.clone());
+        let (reader, workspace, events) = (self.reader.clone(), self.workspace.clone(), self.events.clone());
         let is_parallel = self.pool.current_num_threads() > 1;
         let is_wanted = Arc::new(AtomicBool::new(true));
         self.wanted().insert(id, is_wanted.clone());
@@ -48,7 +56,8 @@ impl Jobs {
                 return;
             }
             // A panic must not leave the transaction waiting for ever.
-            let result = catch_unwind(AssertUnwindSafe(|| work(&reader, &job, is_parallel)));
+            let result =
+                catch_unwind(AssertUnwindSafe(|| work(&reader, &|| workspace.scratch(), &job, is_parallel)));
             let result = result.unwrap_or_else(|panic| {
                 let message = panic_message(&*panic);
                 tracing::error!("a job panicked: {message}");
@@ -81,23 +90,22 @@ impl Jobs {
 
 /// What is stored, as long as somebody wants it.
 struct WhileWanted {
-    reader: Reader,
+    reader: Option<Reader>,
     is_wanted: Arc<AtomicBool>,
 }
 
 impl WhileWanted {
-    fn check(&self) -> Result<(), String> {
-        match self.is_wanted.load(Ordering::Relaxed) {
-            true => Ok(()),
-            false => Err("nobody wants it any more".to_string()),
+    fn reader(&self) -> Result<&Reader, String> {
+        if !self.is_wanted.load(Ordering::Relaxed) {
+            return Err("nobody wants it any more".to_string());
         }
+        self.reader.as_ref().ok_or_else(|| "this host has no storage".to_string())
     }
 }
 
 impl Read for WhileWanted {
     fn get(&self, keyspace: Keyspace, key: &[u8]) -> Result<Option<Bytes>, String> {
-        self.check()?;
-        Read::get(&self.reader, keyspace, key)
+        Read::get(self.reader()?, keyspace, key)
     }
 
     fn scan(
@@ -107,7 +115,6 @@ impl Read for WhileWanted {
         from: Option<&[u8]>,
         limit: usize,
     ) -> Result<Vec<(Vec<u8>, Bytes)>, String> {
-        self.check()?;
-        Read::scan(&self.reader, keyspace, prefix, from, limit)
+        Read::scan(self.reader()?, keyspace, prefix, from, limit)
     }
 }

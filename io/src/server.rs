@@ -283,10 +283,10 @@ async fn run_on(
 
     let (sender, events) = bounded(QUEUE_EVENTS_MAX);
     let ready = Arc::new(AtomicBool::new(false));
-    let jobs = match &store {
-        Some(store) => Some(Jobs::start(threads, store.reader(), sender.clone())?),
-        None => None,
-    };
+    let workspace = Workspace::new(config.workspace.clone(), config.cache_size, metrics.clone());
+    let workspace = Arc::new(workspace);
+    let stored = store.as_ref().map(Store::reader);
+    let jobs = Jobs::start(threads, stored, workspace.clone(), sender.clone())?;
     let persistence = match store {
         Some(store) => Some(
             Persistence::start(store, sender.clone(), metrics.clone())
@@ -296,7 +296,8 @@ async fn run_on(
     };
     let (answers, deliveries) = answers(sender.clone());
     tokio::spawn(distribute(deliveries));
-    let driver = Driver::new(make_host, events, answers, persistence, jobs, metrics.clone(), ready.clone())?;
+    let driver =
+        Driver::new(make_host, events, answers, persistence, Some(jobs), metrics.clone(), ready.clone())?;
     let (ended_sender, ended) = tokio::sync::oneshot::channel();
     thread::Builder::new()
         .name("world".into())
@@ -312,8 +313,6 @@ async fn run_on(
     let signals = stop_signals();
     // The line that says that all is well. A closed stdout is no reason not to serve.
     let _ = writeln!(std::io::stdout(), "HTTP server listening on {address}");
-    let workspace = Workspace::new(config.workspace.clone(), config.cache_size, metrics.clone());
-    let workspace = Arc::new(workspace);
     let shutdown = CancellationToken::new();
     let server = tokio::spawn(serve(
         listener,

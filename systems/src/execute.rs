@@ -14,7 +14,7 @@ use rayon::prelude::*;
 
 use crate::limits::Limits;
 use crate::pages;
-use crate::progress::{interrupt, wake};
+use crate::progress::{extend, interrupt, wake};
 use crate::room::take_room_for_pages;
 use crate::tick::{Outbox, Pool, Registry, Statistics};
 
@@ -149,6 +149,9 @@ pub fn job_done(world: &mut World, job: JobId, result: JobResult) {
         return;
     }
     let mut result = result;
+    if let JobResult::Spilled(spilled) = &result {
+        extend(world, id, spilled.written_bytes);
+    }
     if let JobResult::MergedPart(part) = &result {
         match take_room_for_pages(world, part) {
             Ok(()) => return pages::stage(world, id, number, part),

@@ -48,6 +48,8 @@ pub struct JobLimits {
     pub changes_bytes: u64,
     /// How much of those pages is merged at once, in bytes.
     pub part_bytes: usize,
+    /// How much of rows is gathered before they are sorted, and written to scratch space, in bytes.
+    pub sorted_bytes: usize,
 }
 
 impl JobLimits {
@@ -59,6 +61,7 @@ impl JobLimits {
             found_bytes: FOUND_BYTES,
             changes_bytes: CHANGES_PARTS * part_bytes,
             part_bytes: part_bytes as usize,
+            sorted_bytes: part_bytes as usize,
         }
     }
 }

@@ -33,7 +33,8 @@ pub(crate) fn storing_ns(bytes: u64) -> u64 {
     bytes.saturating_mul(1_000_000_000) / STORED_BYTES_PER_S_MIN
 }
 
-/// A transaction has stored so many bytes before its commit, which takes time that it is not to lack.
+/// A transaction has stored so many bytes before its commit, or written to scratch space: that takes time which it is not
+/// to lack.
 pub(crate) fn extend(world: &mut World, id: TxnId, bytes: u64) {
     let Some(entity) = world.resource::<Registry>().active.get(&id).copied() else { return };
     let transaction = &mut *world.get_mut::<Transaction>(entity).expect("a transaction");

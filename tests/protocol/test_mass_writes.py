@@ -59,6 +59,10 @@ METHODS = {
     "delete": method(ALL, DELETE),
     "move": method(ALL, MOVE),
     "update": method(KEYS, UPDATE),
+    # A view of a view is sorted in the program, and the order of what is viewed decides between equal rows.
+    "sorted": {OP + "/get": ["count", [
+        ["t", {"$self": ["t"]}], ["by_r", {"$t/order": [[["r"], True]]}], ["some", {"$by_r/select": [["s", "k"]]}],
+        ["by_s", {"$some/order": [[["s"], False]]}], ["_return", {"$by_s/limit": [{"$count": []}]}]]]},
     "fail": method(ALL, ADD, {"/error/conflict": ["no, not so"]}),
 }
 
@@ -151,6 +155,18 @@ def test_every_row_moves_to_another_key(mass):
 def test_the_clients_update_of_a_whole_table(mass):
     run(mass, "update")
     assert_rows(mass, lambda k: [k, place(k), "changed"])
+
+
+@pytest.mark.parametrize("count", [5, 2 * ROWS])
+def test_rows_are_sorted_in_a_program(mass, count):
+    """In runs, in scratch space; without a limit as well as with one."""
+
+    before = support.peak_memory(mass)
+    status, reply = support.call(mass, "GET", APP + "/sorted", key=count, timeout=TIMEOUT_S)
+    assert status == 200, reply
+    assert reply[TABLE][1] == sorted([text(k), k] for k in range(ROWS))[:count]
+    if ROWS <= 100_000:
+        assert (support.peak_memory(mass) - before) >> 20 < GROWTH_MIB_MAX
 
 
 def test_who_fails_in_the_end_has_changed_nothing_and_leaves_no_pages(mass):

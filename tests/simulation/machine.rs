@@ -12,6 +12,7 @@ use components::language::collection::snapshot::RowsetSnapshot;
 use components::language::decode;
 use components::language::reference::Verb;
 use components::language::state::ReadStored;
+use components::rows::runs::{MemoryScratch, Scratch};
 use components::rows::scan::in_turn;
 use components::transaction::RequestId;
 use components::transaction::job::{Job, JobId};
@@ -201,6 +202,8 @@ pub struct Machine {
     pub finds: u64,
     /// How often rows that a program has changed went into pages before its commit.
     pub gathers: u64,
+    /// How many jobs sorted rows for programs.
+    pub sorts: u64,
     pub counts: u64,
     /// Whether the rows of replies that stream are left to the test.
     pub leaves_streams: bool,
@@ -260,6 +263,7 @@ impl Machine {
             damaged: BTreeSet::new(),
             finds: 0,
             gathers: 0,
+            sorts: 0,
             counts: 0,
             leaves_streams: false,
             unread: BTreeSet::new(),
@@ -408,7 +412,8 @@ impl Machine {
         // Jobs end in any order.
         let ended: Vec<_> = self.jobs.extract_if(.., |(at, ..)| *at <= ticks).collect();
         for (_, id, job) in ended {
-            all.push(Input::Job { id, result: work(&self.damaged_reader(), &job, false) });
+            let scratch = || Ok(Arc::new(MemoryScratch::default()) as Arc<dyn Scratch>);
+            all.push(Input::Job { id, result: work(&self.damaged_reader(), &scratch, &job, false) });
         }
         let streams: Vec<_> = self.streams.extract_if(.., |(at, ..)| *at <= ticks).collect();
         let mut read: Vec<(RequestId, Reply)> = Vec::new();
@@ -463,6 +468,7 @@ impl Machine {
         let mut at = self.loads.back().map_or(self.ticks, |(at, ..)| *at);
         for (id, job) in &outputs.jobs {
             self.finds += u64::from(matches!(job, Job::Find { .. }));
+            self.sorts += u64::from(matches!(job, Job::Sort(_) | Job::ReadSorted(_)));
             self.gathers += u64::from(matches!(job, Job::Gather(_)));
             self.counts += u64::from(matches!(job, Job::Count { .. }));
             let at = self.ticks + 1 + self.random.below(JOB_TICKS_MAX) as u64;

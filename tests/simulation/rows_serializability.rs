@@ -29,6 +29,7 @@ pub fn tiny_limits(random: &mut Random) -> Limits {
             // Half of the worlds write rows into pages before the commit, after one or a few.
             changes_bytes: if random.below(2) == 0 { random.below(400) as u64 } else { 16 << 20 },
             part_bytes: 1 + random.below(2_000),
+            sorted_bytes: 1 + random.below(2_000),
         },
         ..Limits::default()
     }
@@ -62,7 +63,7 @@ fn record(seed: u64) -> (Machine, History) {
 fn every_history_is_that_of_one_transaction_after_the_other() {
     on_program_stack(|| {
         let mut counts = Counts::default();
-        let (mut finds, mut gathers, mut counted, mut overtaken) = (0, 0, 0, 0);
+        let (mut finds, mut gathers, mut sorts, mut counted, mut overtaken) = (0, 0, 0, 0, 0);
         for seed in seeds("SIMULATION_SEEDS", SEEDS) {
             let (mut machine, mut history) = record(seed);
             let last = history.call(&mut machine, everything()).expect("a disk without faults");
@@ -74,6 +75,7 @@ fn every_history_is_that_of_one_transaction_after_the_other() {
             counts.add(machine.host.statistics(), &history);
             finds += machine.finds;
             gathers += machine.gathers;
+            sorts += machine.sorts;
             overtaken += machine.overtaken;
             counted += machine.counts;
         }
@@ -94,6 +96,7 @@ fn every_history_is_that_of_one_transaction_after_the_other() {
             ("histories that were read", counts.histories),
             ("scans by jobs", finds),
             ("rows that went into pages before the commit", gathers),
+            ("sorts by jobs", sorts),
             ("counts by jobs", counted),
             ("jobs that overtook others", overtaken),
         ]);

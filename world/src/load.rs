@@ -25,6 +25,7 @@ use components::rows::merge::merge;
 use components::rows::page::{Page, PageCell, Tree};
 use components::rows::scan::{Task, in_turn};
 use components::rows::schema::{ColumnType, Layout, Schema, is_row_of};
+use components::rows::sorter::OpenScratch;
 use components::rows::staged::Unmerged;
 use components::rows::stored;
 use components::rows::stored::Effects;
@@ -626,8 +627,14 @@ fn sound<T>(read: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|panic| Err(panic_message(&*panic)))
 }
 
-/// Do what a world has asked for; with the other threads of the pool that this runs on, if `is_parallel`.
-pub fn work(storage: &(dyn Read + Sync), job: &Job, is_parallel: bool) -> JobResult {
+/// Do what a world has asked for; with the other threads of the pool that this runs on, if `is_parallel`. What does not fit
+/// in memory goes to `scratch`.
+pub fn work(
+    storage: &(dyn Read + Sync),
+    scratch: &OpenScratch<'_>,
+    job: &Job,
+    is_parallel: bool,
+) -> JobResult {
     let load = page_loader(storage);
     let join = |a: Task<'_>, b: Task<'_>| {
         if is_parallel {
@@ -650,6 +657,11 @@ pub fn work(storage: &(dyn Read + Sync), job: &Job, is_parallel: bool) -> JobRes
             )))),
         },
         Job::Gather(changes) => Ok(JobResult::Gathered(changes.gather())),
+        Job::Sort(gathered) => Ok(match gathered.spill(scratch) {
+            Ok(spilled) => JobResult::Spilled(spilled),
+            Err(cause) => JobResult::Refused(cause),
+        }),
+        Job::ReadSorted(part) => Ok(part.read().map_or_else(JobResult::Refused, JobResult::Sorted)),
         Job::Count { scan, parts, wanted } => {
             scan.count(parts, *wanted, &load, &join).map(JobResult::Counted)
         }

@@ -32,9 +32,9 @@ pub struct Order {
     pub is_reversed: bool,
 }
 
-/// Takes rows in any order.
+/// What is known of rows that are sorted before there are any.
 #[derive(Debug)]
-pub struct Sorter {
+struct Plan {
     layout: Layout,
     /// Which values of the rows that are found make those that are sorted; the number goes behind the key.
     kept: Vec<usize>,
@@ -44,9 +44,82 @@ pub struct Sorter {
     limit: u64,
     run_bytes: usize,
     part_bytes: usize,
+}
+
+impl Plan {
+    /// Rows sorted, as far as the limit goes.
+    fn sort(&self, rows: Columns) -> Columns {
+        let rows = sort(&self.layout, rows);
+        let wanted = usize::try_from(self.limit).unwrap_or(usize::MAX).min(rows.len());
+        match self.is_reversed {
+            true => rows.slice(rows.len() - wanted..rows.len()),
+            false => rows.slice(0..wanted),
+        }
+    }
+}
+
+/// Rows that were gathered in any order, and runs of those that were before.
+#[derive(Clone, Debug)]
+pub struct Gathered {
+    plan: Arc<Plan>,
+    rows: Columns,
+    runs: Option<Runs>,
+    /// Whether there are no others.
+    is_last: bool,
+}
+
+/// What sorting makes of them.
+#[derive(Clone, Debug)]
+pub struct Spilled {
+    /// Those that are in memory, sorted.
+    rows: Columns,
+    /// The others.
+    runs: Option<Runs>,
+    /// How much was written for that, in bytes.
+    pub written_bytes: u64,
+}
+
+impl Gathered {
+    /// Whether nothing was written before, and no other row comes.
+    pub fn is_all(&self) -> bool {
+        self.is_last && self.runs.is_none()
+    }
+
+    /// Sort, and write a run, unless these are all, or the limit leaves so little of them that it may go on waiting.
+    ///
+    /// # Errors
+    /// 503 if there is no space for what does not fit in memory, 413 if what says where it is does not either.
+    pub fn spill(&self, scratch: &OpenScratch<'_>) -> Result<Spilled> {
+        let Self { plan, runs, is_last, .. } = self;
+        let rows = plan.sort(self.rows.clone());
+        let is_little =
+            || (0..rows.len()).map(|row| rows.row_bytes(row)).sum::<usize>() <= plan.run_bytes / 2;
+        let stays = if *is_last { runs.is_none() } else { is_little() };
+        if stays || rows.is_empty() {
+            return Ok(Spilled { rows, runs: runs.clone(), written_bytes: 0 });
+        }
+        let mut runs = match runs {
+            Some(runs) => runs.clone(),
+            None => Runs::new(scratch().map_err(no_space)?, plan.part_bytes),
+        };
+        runs.push(runs.write(&plan.layout, &rows).map_err(no_space)?);
+        if runs.bytes() > plan.run_bytes.max(KNOWN_BYTES_MIN) {
+            return Err(Error::too_large(
+                "the values that rows are ordered by are too long for so many rows: an index has them in order",
+            ));
+        }
+        let written_bytes = rows.bytes() as u64;
+        Ok(Spilled { rows: Columns::empty(&plan.layout.types), runs: Some(runs), written_bytes })
+    }
+}
+
+/// Takes rows in any order: gathers them ([`Self::gather`]), and when there are many ([`Self::is_full`]) gives them to
+/// whoever sorts and writes them ([`Self::take`], [`Gathered::spill`], [`Self::put`]).
+#[derive(Debug)]
+pub struct Sorter {
+    plan: Arc<Plan>,
     found: u64,
     pending: ColumnsBuilder,
-    pending_bytes: usize,
     runs: Option<Runs>,
 }
 
@@ -84,104 +157,73 @@ impl Sorter {
         types.insert(number, ColumnType::Number(NumberType::U64));
         let columns = (0..types.len()).collect();
         let layout = Layout { types: types.into(), columns, key_len: number + 1 };
-        Self {
-            pending: ColumnsBuilder::new(&layout.types),
-            layout,
-            kept,
-            output,
-            is_reversed: order.is_reversed,
-            limit,
-            run_bytes,
-            part_bytes,
-            found: 0,
-            pending_bytes: 0,
-            runs: None,
-        }
+        let pending = ColumnsBuilder::new(&layout.types);
+        let is_reversed = order.is_reversed;
+        let plan = Plan { layout, kept, output, is_reversed, limit, run_bytes, part_bytes };
+        Self { plan: Arc::new(plan), found: 0, pending, runs: None }
     }
 
-    /// Take rows.
+    /// Take a row.
+    pub fn gather(&mut self, mut value: impl FnMut(usize) -> Value) {
+        let mut values: Vec<Value> = self.plan.kept.iter().map(|position| value(*position)).collect();
+        values.insert(self.plan.layout.key_len - 1, Number::U64(self.found).into());
+        self.found += 1;
+        self.pending.push(&values);
+    }
+
+    /// About how much waits in memory, in bytes.
+    pub fn pending_bytes(&self) -> usize {
+        self.pending.bytes()
+    }
+
+    /// Whether what waits is to be sorted.
+    pub fn is_full(&self) -> bool {
+        self.pending_bytes() >= self.plan.run_bytes
+    }
+
+    /// What waits, to be sorted; `is_last` if no other row comes.
+    pub fn take(&mut self, is_last: bool) -> Gathered {
+        let pending = ColumnsBuilder::new(&self.plan.layout.types);
+        let rows = std::mem::replace(&mut self.pending, pending).finish();
+        Gathered { plan: self.plan.clone(), rows, runs: self.runs.take(), is_last }
+    }
+
+    /// What was taken is sorted.
+    pub fn put(&mut self, Spilled { rows, runs, .. }: Spilled) {
+        self.pending.push_range(&rows, 0..rows.len());
+        self.runs = runs;
+    }
+
+    /// Take rows, and sort and write them when there are many.
     ///
     /// # Errors
-    /// 503 if there is no space for what does not fit in memory, 413 if what says where it is does not either.
+    /// Those of [`Gathered::spill`].
     pub fn push(&mut self, rows: &Columns, scratch: &OpenScratch<'_>) -> Result<()> {
-        let number_at = self.layout.key_len - 1;
         for row in 0..rows.len() {
-            let mut values: Vec<Value> =
-                self.kept.iter().map(|position| rows.value(*position, row)).collect();
-            values.insert(number_at, Number::U64(self.found).into());
-            self.found += 1;
-            self.pending.push(&values);
-            self.pending_bytes += rows.row_bytes(row) + size_of::<u64>();
-            if self.pending_bytes >= self.run_bytes {
-                self.spill(scratch)?;
+            self.gather(|position| rows.value(position, row));
+            if self.is_full() {
+                let spilled = self.take(false).spill(scratch)?;
+                self.put(spilled);
             }
         }
         Ok(())
     }
 
-    /// The rows that wait, sorted, as far as the limit goes.
-    fn sort_pending(&mut self) -> Columns {
-        let rows = std::mem::replace(&mut self.pending, ColumnsBuilder::new(&self.layout.types)).finish();
-        self.pending_bytes = 0;
-        let rows = sort(&self.layout, rows);
-        let wanted = usize::try_from(self.limit).unwrap_or(usize::MAX).min(rows.len());
-        match self.is_reversed {
-            true => rows.slice(rows.len() - wanted..rows.len()),
-            false => rows.slice(0..wanted),
-        }
-    }
-
-    /// Write what waits as a run, unless the limit leaves so little of it that it may go on waiting.
-    fn spill(&mut self, scratch: &OpenScratch<'_>) -> Result<()> {
-        let rows = self.sort_pending();
-        let bytes = (0..rows.len()).map(|row| rows.row_bytes(row)).sum::<usize>();
-        if bytes <= self.run_bytes / 2 {
-            self.pending.push_range(&rows, 0..rows.len());
-            self.pending_bytes = bytes;
-            return Ok(());
-        }
-        if self.runs.is_none() {
-            self.runs = Some(Runs::new(scratch().map_err(no_space)?, self.part_bytes));
-        }
-        let runs = self.runs.as_mut().expect("runs");
-        runs.push(runs.write(&self.layout, &rows).map_err(no_space)?);
-        if runs.bytes() > self.run_bytes.max(KNOWN_BYTES_MIN) {
-            return Err(Error::too_large(
-                "the values that rows are ordered by are too long for so many rows: an index has them in order",
-            ));
-        }
-        Ok(())
-    }
-
-    /// The rows in order.
-    ///
-    /// # Errors
-    /// As of [`Sorter::push`].
-    pub fn finish(mut self) -> Result<Sorted> {
-        if self.runs.is_some() && self.pending_bytes > 0 {
-            let rows = self.sort_pending();
-            let runs = self.runs.as_mut().expect("runs");
-            let run = runs.write(&self.layout, &rows).map_err(no_space)?;
-            runs.push(run);
-        }
-        let (next, mut parts) = match &self.runs {
-            Some(runs) => (None, Runs::parts(&[runs])),
-            None => (Some(self.sort_pending()), Vec::new()),
-        };
-        if !self.is_reversed {
+    /// The rows in order, of which those that wait were taken as the last and sorted.
+    pub fn finish(self, Spilled { rows, runs, .. }: Spilled) -> Sorted {
+        let mut parts = runs.as_ref().map_or_else(Vec::new, |runs| Runs::parts(&[runs]));
+        if !self.plan.is_reversed {
             parts.reverse();
         }
-        let Self { layout, output, is_reversed, limit, runs, .. } = self;
-        Ok(Sorted { layout, output, is_reversed, left: limit, runs, parts, next, taken: 0 })
+        let next = Some(rows).filter(|_| runs.is_none());
+        Sorted { left: self.plan.limit, plan: self.plan, runs, parts, next, taken: 0 }
     }
 }
 
 /// Rows in order.
 #[derive(Debug)]
 pub struct Sorted {
-    layout: Layout,
-    output: Vec<usize>,
-    is_reversed: bool,
+    plan: Arc<Plan>,
     left: u64,
     runs: Option<Runs>,
     /// The parts of the keys that were not merged yet, the next one last.
@@ -191,31 +233,65 @@ pub struct Sorted {
     taken: usize,
 }
 
+/// A part of the rows, which is to be merged out of runs.
+#[derive(Clone, Debug)]
+pub struct SortedPart {
+    plan: Arc<Plan>,
+    runs: Runs,
+    range: KeyRange,
+}
+
+impl SortedPart {
+    /// Its rows, for [`Sorted::put`].
+    ///
+    /// # Errors
+    /// 500 if what was written cannot be read.
+    pub fn read(&self) -> Result<Columns> {
+        self.runs.gather(&self.plan.layout, &self.range).map_err(Error::internal)
+    }
+}
+
 impl Sorted {
+    /// The next rows that are at hand, at least one, in order.
+    pub fn take(&mut self) -> Option<Columns> {
+        let rows = self.next.as_ref().filter(|rows| self.taken < rows.len() && self.left > 0)?;
+        let left = usize::try_from(self.left).unwrap_or(usize::MAX);
+        let wanted = SORTED_CHUNK_ROWS.min(rows.len() - self.taken).min(left);
+        let is_reversed = self.plan.is_reversed;
+        let places: Vec<usize> = (self.taken..self.taken + wanted)
+            .map(|place| if is_reversed { rows.len() - 1 - place } else { place })
+            .collect();
+        self.taken += wanted;
+        self.left -= wanted as u64;
+        Some(rows.take(&places).project(&self.plan.output))
+    }
+
+    /// What is to be read before there are more; none if these were all.
+    pub fn next_part(&mut self) -> Option<SortedPart> {
+        self.next = None;
+        let (runs, range) = (self.runs.as_ref()?, self.parts.pop().filter(|_| self.left > 0)?);
+        Some(SortedPart { plan: self.plan.clone(), runs: runs.clone(), range })
+    }
+
+    /// The rows of that part.
+    pub fn put(&mut self, rows: Columns) {
+        (self.next, self.taken) = (Some(rows), 0);
+    }
+
     /// The next rows, at least one, in order.
     ///
     /// # Errors
     /// 500 if what was written cannot be read.
     pub fn next_rows(&mut self) -> Result<Option<Columns>> {
-        while self.left > 0 {
-            if let Some(rows) = self.next.as_ref().filter(|rows| self.taken < rows.len()) {
-                let left = usize::try_from(self.left).unwrap_or(usize::MAX);
-                let wanted = SORTED_CHUNK_ROWS.min(rows.len() - self.taken).min(left);
-                let places: Vec<usize> = (self.taken..self.taken + wanted)
-                    .map(|place| if self.is_reversed { rows.len() - 1 - place } else { place })
-                    .collect();
-                self.taken += wanted;
-                self.left -= wanted as u64;
-                return Ok(Some(rows.take(&places).project(&self.output)));
+        loop {
+            if let Some(rows) = self.take() {
+                return Ok(Some(rows));
             }
-            let (Some(runs), Some(part)) = (&self.runs, self.parts.pop()) else {
-                return Ok(None);
-            };
-            self.next = None;
-            self.next = Some(runs.gather(&self.layout, &part).map_err(Error::internal)?);
-            self.taken = 0;
+            match self.next_part() {
+                Some(part) => self.put(part.read()?),
+                None => return Ok(None),
+            }
         }
-        Ok(None)
     }
 }
 

@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use crate::rows::bulk::Bulk;
+use crate::rows::columns::Columns;
 use crate::rows::count::Counted;
 use crate::rows::merge::Merged;
 use crate::rows::page::Tree;
 use crate::rows::rewrite::{RowChanges, TreeChanges};
 use crate::rows::scan::{Found, PageScan, Part, Wanted};
+use crate::rows::sorter::{Gathered, SortedPart, Spilled};
 use crate::rows::staged::{MergedPart, PartOfMerge, StagedPart};
 use crate::value::error::Error;
 
@@ -29,6 +31,10 @@ pub enum Job {
     MergePart(Arc<PartOfMerge>),
     /// Gather what a transaction has written into a collection, to merge it in parts.
     Gather(RowChanges),
+    /// Sort rows that a program has gathered, and write them to scratch space if they are not all.
+    Sort(Gathered),
+    /// Read rows that were sorted and written.
+    ReadSorted(SortedPart),
     /// Count rows.
     Count {
         /// Which.
@@ -58,6 +64,10 @@ pub enum JobResult {
     Merged(Arc<Merged>),
     /// What comes and goes in each tree, the primary one first.
     Gathered(Vec<TreeChanges>),
+    /// Rows that are sorted, in memory or in scratch space.
+    Spilled(Spilled),
+    /// Rows in order.
+    Sorted(Columns),
     /// A part of a tree with rows merged into it. The world stores it before it goes on.
     MergedPart(Arc<MergedPart>),
     /// That part is stored.

@@ -96,8 +96,9 @@ impl Rows {
                     sorter.push(&rows, &|| pages.scratch())?;
                 }
                 None => {
+                    let last = sorter.take(true).spill(&|| pages.scratch())?;
                     if let Ordering::Sorting(sorter) = std::mem::replace(&mut self.order, Ordering::AsRead) {
-                        self.order = Ordering::Sorted(Box::new(sorter.finish()?));
+                        self.order = Ordering::Sorted(Box::new(sorter.finish(last)));
                     }
                     return Ok(());
                 }

@@ -414,7 +414,7 @@ impl Interpreter {
         }
     }
 
-    async fn run_job(&self, job: Job) -> JobResult {
+    pub(super) async fn run_job(&self, job: Job) -> JobResult {
         let number = self.ledger.submit(job);
         self.job_result(number).await
     }

@@ -1,30 +1,32 @@
 //! How the rows of a collection or view are read.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
+use std::sync::Arc;
 
 use components::language::collection::Collection;
 use components::language::collection::declare::PRIMARY;
 use components::language::collection::snapshot::Scan;
 use components::language::collection::view::{Rowset, View};
 use components::language::memory::Reservation;
+use components::rows::Row;
 use components::rows::bound::Condition;
-use components::rows::key::{KeyRange, encode};
+use components::rows::key::KeyRange;
 use components::rows::scan::at_once;
-use components::rows::schema::Schema;
-use components::rows::sorter::Order;
-use components::rows::{Row, row_bytes};
-use components::{Id, Number, Result, State, Value};
+use components::rows::schema::{ColumnType, Schema};
+use components::rows::sorter::{Order, Sorted, Sorter, Spilled};
+use components::transaction::job::{Job, JobResult};
+use components::{Id, Number, Result, State};
 
 use super::access::{Cursor, Touched};
 use super::plan::plan;
 use crate::futures::BoxFuture;
 use crate::scalar::Interpreter;
 
-/// What a row that is sorted takes beside its key and values, in bytes.
-const SORTED_ROW_BYTES: u64 = 64;
+/// Rows that take no more than this are sorted at once, others by a job, in bytes.
+const SORTED_AT_ONCE_BYTES: usize = 64 << 10;
 
-/// How many sorted rows come at a time.
-const SORTED_CHUNK_ROWS: usize = 256;
+/// In how many forms rows that are sorted are in memory at the same time.
+const SORTED_FORMS: u64 = 2;
 
 /// Rows on their way, as they were when that began.
 pub(crate) struct Rows {
@@ -43,7 +45,7 @@ enum RowsSource {
     Tree(Box<Cursor>),
     Index(Box<Cursor>, Entries),
     Rows(Box<Rows>),
-    Sorted(Sorted),
+    Sorted(Box<SortedRows>),
 }
 
 /// Rows of an index, which does not have all columns.
@@ -67,10 +69,10 @@ impl Entries {
 }
 
 /// Rows in order, with what was looked at for them.
-struct Sorted {
-    rows: Box<dyn Iterator<Item = Row> + Send>,
+struct SortedRows {
+    rows: Sorted,
     touched: Touched,
-    _memory: Reservation,
+    memory: Reservation,
 }
 
 impl Rows {
@@ -85,6 +87,17 @@ impl Rows {
             RowsSource::Rows(rows) => rows.touched(),
             RowsSource::Sorted(sorted) => sorted.touched,
         }
+    }
+}
+
+/// Hold so much, no more and no less.
+fn hold(memory: &mut Reservation, bytes: u64) -> Result<()> {
+    match memory.bytes().checked_sub(bytes) {
+        Some(less) => {
+            memory.shrink(less);
+            Ok(())
+        }
+        None => memory.grow(bytes - memory.bytes()),
     }
 }
 
@@ -182,7 +195,7 @@ impl Interpreter {
                     let in_order = in_order || view.limit().is_some();
                     let order = if in_order { view.order() } else { None };
                     let left = view.limit().unwrap_or(u64::MAX);
-                    let (mut rows, order) = match view.base() {
+                    let (mut rows, types, order) = match view.base() {
                         Rowset::Collection(collection) => self.open_base(collection, view, order).await?,
                         base => {
                             // The order of what is viewed decides between equal rows.
@@ -197,11 +210,12 @@ impl Interpreter {
                             };
                             // Reversed without an order: the position decides.
                             let is_sorted = in_order && (order.is_some() || view.is_reversed());
-                            (rows, is_sorted.then(|| order.unwrap_or_default().to_vec()))
+                            let types = base.columns().iter().map(|column| column.class).collect();
+                            (rows, types, is_sorted.then(|| order.unwrap_or_default().to_vec()))
                         }
                     };
                     if let Some(order) = order {
-                        rows = self.sort(view, rows, &order).await?;
+                        rows = self.sort(view, rows, &types, &order).await?;
                     }
                     rows.left = left;
                     Ok(rows)
@@ -210,14 +224,17 @@ impl Interpreter {
         })
     }
 
-    /// Begin to read rows of a collection itself, and say in which order they must be brought, if they must.
+    /// Begin to read rows of a collection itself, and say of which types the rows of the source are, and in which order they
+    /// must be brought, if they must.
     async fn open_base(
         &self,
         collection: &Collection,
         view: &View,
         order: Option<&[usize]>,
-    ) -> Result<(Rows, Option<Vec<usize>>)> {
+    ) -> Result<(Rows, Arc<[ColumnType]>, Option<Vec<usize>>)> {
         let (scan, sorted_by) = scan_of(collection, view, order);
+        let found = if scan.completes { 0 } else { scan.tree };
+        let types = collection.schema.layouts()[found].types.clone();
         let cursor = self.open(collection, scan.tree, scan.range, scan.is_reversed, &scan.conditions).await?;
         let source = match scan.completes {
             true => RowsSource::Index(Box::new(cursor), Entries::default()),
@@ -230,40 +247,67 @@ impl Interpreter {
             left: u64::MAX,
             index: index_name(&collection.schema, scan.tree),
         };
-        Ok((rows, sorted_by))
+        Ok((rows, types, sorted_by))
     }
 
-    /// Read all rows and bring them into the order of these positions in the rows of the source, as far as the limit
-    /// of the view goes. Rows that are equal there stay in their order.
-    async fn sort(&self, view: &View, mut rows: Rows, order: &[usize]) -> Result<Rows> {
+    /// Read all rows, of these types, and bring them into the order of these positions in the rows of the source, as far as
+    /// the limit of the view goes. Rows that are equal there stay in their order.
+    async fn sort(&self, view: &View, mut rows: Rows, types: &[ColumnType], order: &[usize]) -> Result<Rows> {
         let (output, limit) = (rows.output.take(), view.limit().unwrap_or(u64::MAX));
         rows.left = u64::MAX;
+        let order = Order { by: order.to_vec(), is_reversed: view.is_reversed() };
+        let (run_bytes, part_bytes) = (self.jobs.sorted_bytes, self.jobs.sorted_bytes / 2);
+        let mut sorter = Sorter::new(types, &order, output.as_deref(), limit, run_bytes, part_bytes);
         let mut memory = Reservation::new(self.ledger.clone());
-        let mut sorted: BTreeMap<(Vec<u8>, u64), Row> = BTreeMap::new();
-        let mut number = 0;
-        let row_size = |key: &[u8], row: &[Value]| SORTED_ROW_BYTES + key.len() as u64 + row_bytes(row);
         while let Some(chunk) = self.next_rows(&mut rows).await? {
+            self.step(chunk.len() * types.len()).await;
             for row in chunk {
-                let mut key = Vec::new();
-                for i in order {
-                    encode(&mut key, components::rows::schema::ColumnType::Value, &row[*i]);
-                }
-                memory.grow(row_size(&key, &row))?;
-                sorted.insert((key, number), row);
-                number += 1;
-                if sorted.len() as u64 > limit {
-                    let dropped = if view.is_reversed() { sorted.pop_first() } else { sorted.pop_last() };
-                    let ((key, _), row) = dropped.expect("more than a limit");
-                    memory.shrink(row_size(&key, &row));
+                sorter.gather(|position| row[position].clone());
+                if sorter.is_full() {
+                    let spilled = self.spill(&mut sorter, false).await?;
+                    sorter.put(spilled);
                 }
             }
+            hold(&mut memory, SORTED_FORMS * sorter.pending_bytes() as u64)?;
         }
+        let last = self.spill(&mut sorter, true).await?;
         let (touched, index) = (rows.touched(), rows.index);
-        let sorted = sorted.into_values();
-        let rows: Box<dyn Iterator<Item = Row> + Send> =
-            if view.is_reversed() { Box::new(sorted.rev()) } else { Box::new(sorted) };
-        let source = RowsSource::Sorted(Sorted { rows, touched, _memory: memory });
-        Ok(Rows { source, conditions: Vec::new(), output, left: limit, index })
+        let sorted = SortedRows { rows: sorter.finish(last), touched, memory };
+        let source = RowsSource::Sorted(Box::new(sorted));
+        Ok(Rows { source, conditions: Vec::new(), output: None, left: limit, index })
+    }
+
+    /// Sort what was gathered, and write it to scratch space if it is not all.
+    async fn spill(&self, sorter: &mut Sorter, is_last: bool) -> Result<Spilled> {
+        let is_little = sorter.pending_bytes() <= SORTED_AT_ONCE_BYTES && !sorter.is_full();
+        let gathered = sorter.take(is_last);
+        if is_little && gathered.is_all() {
+            return gathered.spill(&|| unreachable!("what is all stays in memory"));
+        }
+        match self.run_job(Job::Sort(gathered)).await {
+            JobResult::Spilled(spilled) => Ok(spilled),
+            JobResult::Refused(cause) => Err(cause),
+            other => unreachable!("sorting gives rows in order, not {other:?}"),
+        }
+    }
+
+    /// The next rows in order, if there are more.
+    async fn next_sorted(&self, sorted: &mut SortedRows) -> Result<Option<Vec<Row>>> {
+        loop {
+            if let Some(rows) = sorted.rows.take() {
+                self.step(rows.len() * (1 + rows.types().len())).await;
+                return Ok(Some((0..rows.len()).map(|row| rows.row(row)).collect()));
+            }
+            let Some(part) = sorted.rows.next_part() else { return Ok(None) };
+            match self.run_job(Job::ReadSorted(part)).await {
+                JobResult::Sorted(rows) => {
+                    hold(&mut sorted.memory, SORTED_FORMS * rows.bytes() as u64)?;
+                    sorted.rows.put(rows);
+                }
+                JobResult::Refused(cause) => return Err(cause),
+                other => unreachable!("what is sorted is read, not {other:?}"),
+            }
+        }
     }
 
     /// The next rows, at least one, in order.
@@ -291,11 +335,7 @@ impl Interpreter {
                         }
                     }
                     RowsSource::Rows(rows) => self.next_wanted(rows, wanted).await?,
-                    RowsSource::Sorted(sorted) => {
-                        let chunk: Vec<Row> = sorted.rows.by_ref().take(SORTED_CHUNK_ROWS).collect();
-                        self.step(chunk.len()).await;
-                        Some(chunk).filter(|chunk| !chunk.is_empty())
-                    }
+                    RowsSource::Sorted(sorted) => self.next_sorted(sorted).await?,
                 };
                 let Some(mut chunk) = chunk else {
                     return Ok(None);

@@ -132,7 +132,8 @@ impl RowsetSnapshot {
             while let Some(columns) = reader.next(load, join).map_err(Error::internal)? {
                 sorter.push(&columns, &no_scratch).map_err(|cause| Error::too_large(cause.message()))?;
             }
-            sorted = Some(sorter.finish()?);
+            let last = sorter.take(true).spill(&no_scratch)?;
+            sorted = Some(sorter.finish(last));
         }
         let mut next = || match &mut sorted {
             Some(sorted) => sorted.next_rows(),

@@ -285,7 +285,8 @@ proptest! {
         while let Some(rows) = reader.next(&load, &in_turn).unwrap() {
             sorter.push(&rows, &open).unwrap();
         }
-        let (mut sorted, mut rows): (_, Vec<Row>) = (sorter.finish().unwrap(), Vec::new());
+        let last = sorter.take(true).spill(&open).unwrap();
+        let (mut sorted, mut rows): (_, Vec<Row>) = (sorter.finish(last), Vec::new());
         while let Some(columns) = sorted.next_rows().unwrap() {
             prop_assert!(!columns.is_empty());
             rows.extend((0..columns.len()).map(|i| columns.row(i)));
