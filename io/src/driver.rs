@@ -30,8 +30,8 @@ const PENDING_BYTES_MAX: u64 = 64 << 20;
 /// How many requests are held back at most; those beyond are answered 503.
 const HELD_REQUESTS_MAX: usize = 4_096;
 
-/// How long requests that run may take to finish when the host is asked to stop.
-const DRAIN_GRACE: Duration = Duration::from_millis(1_000);
+/// How long requests that run may take to finish when the host is asked to stop, unless told.
+const DRAIN_TIMEOUT: Duration = Duration::from_millis(1_000);
 
 /// How often a world may be made anew after a defect, within [`REBUILDS_PERIOD`], before the process gives up.
 const REBUILDS_MAX: usize = 8;
@@ -114,6 +114,7 @@ pub struct Driver {
     batch_durable: u64,
     next_deadline_ns: Option<u64>,
     is_busy: bool,
+    drain_timeout: Duration,
     drain_by: Option<Instant>,
     /// The inspections that are under way or wait, and when the next part of one may be done.
     inspections: VecDeque<(Inspection, oneshot::Sender<serde_json::Value>)>,
@@ -166,11 +167,17 @@ impl Driver {
             next_deadline_ns: None,
             // What was left behind is looked after at once.
             is_busy: true,
+            drain_timeout: DRAIN_TIMEOUT,
             drain_by: None,
             inspections: VecDeque::new(),
             next_inspection: Instant::now(),
             rebuilds: VecDeque::new(),
         })
+    }
+
+    /// The same, with so much time for requests that run when the host is asked to stop.
+    pub fn with_drain_timeout(self, drain_timeout: Duration) -> Self {
+        Self { drain_timeout, ..self }
     }
 
     /// Drive until the host is asked to stop, or cannot go on.
@@ -359,7 +366,7 @@ impl Driver {
             }
             Event::Drain => {
                 self.ready.store(false, Ordering::Relaxed);
-                self.drain_by.get_or_insert_with(|| Instant::now() + DRAIN_GRACE);
+                self.drain_by.get_or_insert_with(|| Instant::now() + self.drain_timeout);
             }
         }
         None

@@ -3,8 +3,10 @@
 //! Lines go through a bounded queue to a thread of their own. What does not fit is dropped and counted, and the count is
 //! logged as soon as there is room.
 
+use std::cell::Cell;
 use std::fmt::{self, Write as _};
 use std::io::{self, IsTerminal, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -92,6 +94,22 @@ impl MakeWriter<'_> for Queue {
     }
 }
 
+thread_local! {
+    /// Whether a panic of this thread is no defect.
+    static PANIC_IS_EXPECTED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Do what may panic because of what a client has sent: that is an answer, and no line in the log.
+///
+/// # Errors
+/// What it panicked with.
+pub fn without_panic<T>(work: impl FnOnce() -> T) -> thread::Result<T> {
+    let before = PANIC_IS_EXPECTED.replace(true);
+    let done = catch_unwind(AssertUnwindSafe(work));
+    PANIC_IS_EXPECTED.set(before);
+    done
+}
+
 /// Lines of this process that were dropped.
 static DROPPED: AtomicU64 = AtomicU64::new(0);
 
@@ -126,6 +144,9 @@ impl Log {
             .init();
         // The hook of the standard library waits until its text is read.
         std::panic::set_hook(Box::new(|panic| {
+            if PANIC_IS_EXPECTED.get() {
+                return;
+            }
             let name = thread::current().name().unwrap_or("without a name").to_string();
             tracing::error!("panic in thread {name}: {panic}");
         }));
@@ -224,6 +245,14 @@ mod tests {
     use std::sync::{Arc, Mutex};
 
     use super::*;
+
+    #[test]
+    fn what_may_panic_is_an_error_and_only_while_it_runs() {
+        assert!(without_panic(|| PANIC_IS_EXPECTED.get()).unwrap());
+        let panicked = without_panic(|| -> u8 { std::panic::panic_any("of no consequence") });
+        assert_eq!(*panicked.unwrap_err().downcast::<&str>().unwrap(), "of no consequence");
+        assert!(!PANIC_IS_EXPECTED.get());
+    }
 
     fn escaped(text: &str) -> String {
         let mut line = String::new();

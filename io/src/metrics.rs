@@ -55,6 +55,8 @@ pub struct Metrics {
     pub storage_log_bytes: AtomicU64,
     /// Bytes of rows that did not fit in memory, written to the workspace.
     pub spilled_bytes: AtomicU64,
+    /// For how much the disk has room, as was last looked, in bytes.
+    pub disk_room_bytes: AtomicU64,
     /// Whether the storage or a tick has failed, so that the host stops.
     pub poisoned: AtomicBool,
     /// The chains that are not served because what is stored of them does not verify, and why.
@@ -86,6 +88,7 @@ impl Default for Metrics {
             storage_commit_sum_us: zero(),
             storage_log_bytes: zero(),
             spilled_bytes: zero(),
+            disk_room_bytes: zero(),
             poisoned: AtomicBool::new(false),
             refused: Mutex::default(),
         }
@@ -214,6 +217,12 @@ impl Metrics {
                 "counter",
                 "Bytes of rows written to the workspace.",
                 &self.spilled_bytes,
+            ),
+            (
+                "disk_room_bytes",
+                "gauge",
+                "For how much the disk has room, in what is kept for deletes not counted.",
+                &self.disk_room_bytes,
             ),
         ] {
             write(name, kind, help, &[(String::new(), count.load(Relaxed))]);

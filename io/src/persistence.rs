@@ -37,6 +37,10 @@ const LOOK_BYTES: u64 = 1 << 20;
 /// With so much room nobody needs to count, in bytes.
 const PLENTY_BYTES: u64 = 2 << 30;
 
+/// With less room, the log says that the disk is nearly full, or full, in bytes.
+const NEARLY_FULL_BYTES: u64 = 256 << 20;
+const FULL_BYTES: u64 = 1 << 20;
+
 impl Read for Reader {
     fn get(&self, keyspace: Keyspace, key: &[u8]) -> Result<Option<bytes::Bytes>, String> {
         Reader::get(self, keyspace, key).map_err(|cause| cause.to_string())
@@ -120,6 +124,7 @@ impl Persistence {
             events: events.clone(),
             metrics,
             is_low: true,
+            fill: Fill::Plenty,
             looked_bytes: 0,
         };
         let watch_events = events.clone();
@@ -199,6 +204,28 @@ impl Persistence {
     }
 }
 
+/// How full the disk is, for people.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Fill {
+    Plenty,
+    NearlyFull,
+    Full,
+}
+
+impl Fill {
+    /// How full it is with room for so many bytes. What was said once is taken back only when there is clearly more.
+    fn after(self, room_bytes: u64) -> Self {
+        let full_bytes = if self == Self::Full { 4 * FULL_BYTES } else { FULL_BYTES };
+        let is_plenty = self == Self::Plenty;
+        let nearly_full_bytes = if is_plenty { NEARLY_FULL_BYTES } else { NEARLY_FULL_BYTES / 4 * 5 };
+        match room_bytes {
+            bytes if bytes < full_bytes => Self::Full,
+            bytes if bytes < nearly_full_bytes => Self::NearlyFull,
+            _ => Self::Plenty,
+        }
+    }
+}
+
 /// The storage thread.
 struct Committer {
     store: Store,
@@ -207,6 +234,8 @@ struct Committer {
     metrics: Arc<Metrics>,
     /// Whether there was little room on the disk when it was last looked at.
     is_low: bool,
+    /// What was said of it.
+    fill: Fill,
     /// How much was committed since.
     looked_bytes: u64,
 }
@@ -317,6 +346,19 @@ impl Committer {
     fn look(&mut self) -> Result<(), StorageError> {
         self.looked_bytes = 0;
         let room = self.store.room()?;
+        self.metrics.disk_room_bytes.store(room.bytes, Ordering::Relaxed);
+        let fill = self.fill.after(room.bytes);
+        if fill != self.fill {
+            self.fill = fill;
+            let mib = room.bytes >> 20;
+            match fill {
+                Fill::Full => tracing::warn!(
+                    "the disk is full: writes are answered 503 until there is room; deletes, also of rows, and reads go on"
+                ),
+                Fill::NearlyFull => tracing::warn!("the disk is nearly full: there is room for {mib} MiB"),
+                Fill::Plenty => tracing::warn!("the disk has room again"),
+            }
+        }
         self.is_low = room.bytes < PLENTY_BYTES;
         let (bytes, delete_bytes) =
             if self.is_low { (room.bytes, room.delete_bytes) } else { (u64::MAX, u64::MAX) };
@@ -341,5 +383,25 @@ fn perform_loads(reader: &Reader, loads: &Receiver<Load>, events: &Sender<Event>
         if events.send(Event::Loaded(perform(reader, &load))).is_err() {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn how_full_the_disk_is_does_not_change_with_every_byte() {
+        let mut fill = Fill::Plenty;
+        let mut said = Vec::new();
+        for mib in [1_000, 300, 255, 300, 200, 0, 2, 0, 3, 5, 300, 330, 300] {
+            let now = fill.after(mib << 20);
+            if now != fill {
+                said.push((mib, now));
+            }
+            fill = now;
+        }
+        let expected = [(255, Fill::NearlyFull), (0, Fill::Full), (5, Fill::NearlyFull), (330, Fill::Plenty)];
+        assert_eq!(said, expected);
     }
 }

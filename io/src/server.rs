@@ -87,7 +87,7 @@ pub fn run(mut config: Config) -> Result<(), String> {
     }
     match &config.data_dir {
         Some(directory) => tracing::info!("the data is in {}", directory.display()),
-        None => tracing::info!("nothing is kept, as there is no --data_dir"),
+        None => tracing::warn!("nothing is kept, as there is no --data_dir"),
     }
     let memory_bytes = storage_bytes(config.cache_size);
     let begun = Instant::now();
@@ -297,7 +297,8 @@ async fn run_on(
     let (answers, deliveries) = answers(sender.clone());
     tokio::spawn(distribute(deliveries));
     let driver =
-        Driver::new(make_host, events, answers, persistence, Some(jobs), metrics.clone(), ready.clone())?;
+        Driver::new(make_host, events, answers, persistence, Some(jobs), metrics.clone(), ready.clone())?
+            .with_drain_timeout(config.http.drain_timeout());
     let (ended_sender, ended) = tokio::sync::oneshot::channel();
     thread::Builder::new()
         .name("world".into())

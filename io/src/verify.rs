@@ -78,8 +78,9 @@ pub fn report(verified: &Verified) -> String {
     if *lost_pages > 0 {
         text.push_str(&format!("{lost_pages} pages belong to nothing; they only take space\n"));
     }
+    let did = if damages.is_empty() { "verified" } else { "looked at" };
     text.push_str(&format!(
-        "verified {chains} chains: {transactions} transactions in {blocks} blocks, {rows} rows, {pages} pages\n"
+        "{did} {chains} chains: {transactions} transactions in {blocks} blocks, {rows} rows, {pages} pages\n"
     ));
     text
 }
@@ -98,6 +99,7 @@ mod tests {
     fn damage_is_named_first() {
         let damages = vec![("/app/x".to_string(), "block 1 is missing".to_string())];
         let verified = Verified { chains: 2, damages, ..Verified::default() };
-        assert!(report(&verified).starts_with("damaged: /app/x: block 1 is missing\n"));
+        let report = report(&verified);
+        assert!(report.starts_with("damaged: /app/x: block 1 is missing\nlooked at 2 chains: "), "{report}");
     }
 }

@@ -39,7 +39,7 @@ impl Room {
         if bytes > if is_delete { self.delete_bytes } else { self.bytes } {
             return Err(Error::unavailable(format_args!(
                 "the disk is full: this write of {bytes} bytes has no room and was not done; reads go on, and deletes \
-                 may make room"
+                 of rows make room, as does whatever else frees some on the disk"
             )));
         }
         if *self != Room::PLENTY {

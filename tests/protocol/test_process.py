@@ -53,6 +53,31 @@ def test_what_does_not_end_in_time_is_answered_when_a_host_stops(serve):
         assert host._process.wait(LIMIT) == 0
 
 
+def test_how_long_it_may_take_is_said_by_a_flag(serve):
+    host = serve(Notes, flags=["--drain_timeout_ms=2500"])
+    endless = {R + "/while": [{OP + "/post": [["r", True]]}, {OP + "/post": [["r", {"i": 0}]]}, {"i": 0}]}
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        begun = pool.submit(call, host, "POST", HYPOTHETICAL, [["r", endless]])
+        time.sleep(0.2)
+        asked = time.monotonic()
+        host._process.terminate()
+        support.assert_reply(begun.result(), 503)
+        assert time.monotonic() - asked >= 2.5
+        assert host._process.wait(LIMIT) == 0
+
+
+def test_a_host_that_keeps_nothing_says_so(tmp_path):
+    host = support.new_host(tmp_path, data=False)
+    assert any("nothing is kept, as there is no --data_dir" in line for line in lines_of(host))
+
+
+def test_requests_that_are_refused_are_in_the_log_for_whoever_looks_for_them(tmp_path):
+    host = support.new_host(tmp_path, log_level="debug")
+    refused = lambda: support.assert_reply(call(host, "GET", "/app/nothing", key="what"), 404)
+    lines = [line for line in lines_of(host, meanwhile=refused) if "/app/nothing" in line]
+    assert len(lines) == 1 and "GET /app/nothing?key=%22what%22 is answered 404: " in lines[0], lines
+
+
 def processor_time(host):
     """What all threads of the host have used, in seconds."""
 
@@ -78,11 +103,12 @@ def test_an_idle_host_uses_no_processor(serve, connections):
     assert processor_time(host) - before <= 0.1
 
 
-def lines_of(host, ended=signal.SIGTERM):
+def lines_of(host, ended=signal.SIGTERM, meanwhile=lambda: None):
     """What a host writes to stderr from its start to its end."""
 
     process = subprocess.Popen(host._args, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert "listening" in process.stdout.readline()
+    meanwhile()
     process.send_signal(ended)
     _, stderr = process.communicate(timeout=LIMIT)
     assert process.returncode == 0
@@ -115,3 +141,13 @@ def test_a_terminal_sees_colours(tmp_path):
     assert process.wait(LIMIT) == 0
     os.close(terminal)
     assert b"\x1b[32m" in os.read(primary, 10_000)
+
+
+@pytest.mark.parametrize("query, known", [
+    ("kind=pages", "transaction, lock, cluster, chain, block, collection, page"),
+    ("kinds=page", "kind, filter, offset, limit and values"), ("limit=many", "limit is a number"), ("values=yes", "true or false"),
+])
+def test_what_an_operator_asks_for_in_vain_is_said(host, query, known):
+    status, reply = call(host, "GET", "/debug/world?" + query)
+    support.assert_reply((status, reply), 400)
+    assert known in reply["/error/bad_request"]

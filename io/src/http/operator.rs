@@ -17,6 +17,7 @@ use super::rows::Encoder;
 use super::server::Server;
 use super::stream::{Production, Streamed, produce};
 use crate::gateway::InspectQuery;
+use world::inspect::KINDS;
 
 /// How many entities of a kind `/debug/world` shows unless told, and at most.
 const ENTITIES_DEFAULT: usize = 100;
@@ -92,8 +93,19 @@ async fn world(server: &Server, uri: &Uri) -> Result<String> {
             b"offset" => query.offset = number()?,
             b"limit" => query.limit = number()?.min(ENTITIES_MAX),
             b"values" => query.has_values = truth(&value)?,
-            _ => {}
+            other => {
+                return Err(Error::bad_request(format_args!(
+                    "there is no parameter {:?}, but kind, filter, offset, limit and values",
+                    String::from_utf8_lossy(other)
+                )));
+            }
         }
+    }
+    if let Some(kind) = query.kind.as_deref().filter(|kind| !KINDS.contains(kind)) {
+        return Err(Error::bad_request(format_args!(
+            "there are no entities of the kind {kind:?}, but {}",
+            KINDS.join(", ")
+        )));
     }
     if query.has_values && !server.config.debug_values {
         return Err(Error::forbidden("values are shown if the host was started with --debug_values"));

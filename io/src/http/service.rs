@@ -10,6 +10,7 @@ use hyper::header::EXPECT;
 use hyper::http::request::Parts;
 use hyper::{Method, StatusCode};
 use tokio::sync::mpsc::channel;
+use tracing::Level;
 
 use super::activity::Activity;
 use super::body::Arrival;
@@ -50,6 +51,7 @@ pub(super) async fn respond(
     server.metrics.requests_in_flight.fetch_add(1, Relaxed);
     let in_flight = InFlight(&server.metrics.requests_in_flight);
     let is_head = head.method == Method::HEAD;
+    let shown = tracing::enabled!(Level::DEBUG).then(|| format!("{} {}", head.method, head.uri));
     let reply = match answered_at_once(server, activity, &head).await {
         Some(reply) => reply,
         None => {
@@ -60,7 +62,12 @@ pub(super) async fn respond(
                 Ok(wanted) => call(server, activity, wanted, &mut incoming).await,
                 Err(error) => Err(error),
             };
-            reply.unwrap_or_else(|error| reply::error(&error))
+            reply.unwrap_or_else(|error| {
+                if let Some(request) = shown {
+                    tracing::debug!("{request} is answered {}: {error}", error.kind().status());
+                }
+                reply::error(&error)
+            })
         }
     };
     if !incoming.is_end_stream() && !is_expecting {

@@ -1,7 +1,6 @@
 //! Rows out of an Arrow IPC stream.
 
 use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use arrow_array::{Array, ArrayRef, RecordBatch};
 use arrow_buffer::Buffer;
@@ -15,6 +14,7 @@ use components::{Error, Result};
 use super::arriving::{Arriving, Gathered};
 use super::{json, positions};
 use crate::http::budget::Charge;
+use crate::log::without_panic;
 
 /// What a message of a stream begins with, unless it is from before Arrow 0.15; then comes its length.
 const CONTINUATION: [u8; 4] = [0xff; 4];
@@ -299,7 +299,7 @@ fn next(decoder: &mut StreamDecoder, stream: &mut Buffer) -> Result<Option<Recor
 /// Some checks of the decoder are assertions, and not all of them are made in [`check_messages`]: a stream that fails one
 /// is as malformed as any other. What was being decoded is dropped then.
 fn unwinding<T>(decode: impl FnOnce() -> std::result::Result<T, ArrowError>) -> Result<T> {
-    match catch_unwind(AssertUnwindSafe(decode)) {
+    match without_panic(decode) {
         Ok(decoded) => decoded.map_err(|cause| match cause.to_string() {
             why if why.contains("decompression requires") => malformed("send it without compression"),
             why => malformed(why),
