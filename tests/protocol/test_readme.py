@@ -33,17 +33,18 @@ def test_the_service_of_the_readme(tmp_path):
     build, *rest = blocks("service")
     assert "cargo build --release" in build and "tinychain==0.5.1" in build
     lines = run(tmp_path, "\n".join(rest))
-    first, second, refused, doubled, history, after_kill, hypothetical, after_hypothetical = map(json.loads, lines)
+    first, second, refused, doubled, history, after_kill, hypothetical, after_hypothetical, from_python = map(json.loads, lines)
     assert (first, second, doubled) == (5, 7, 14)
     assert "only up" in refused["/error/bad_request"]
     [[previous, transactions]] = history["/state/chain/block"][1]
     assert previous == ""
     assert sorted(transactions.values()) == [[["/", "ada", 5]], [["/", "bob", 2]]]
-    assert (after_kill, hypothetical, after_hypothetical) == (7, 2000014, 7)
+    assert (after_kill, hypothetical, after_hypothetical, from_python) == (7, 2000014, 7, 8)
 
 
 def test_the_table_of_the_readme(tmp_path):
-    put, bulk, count, row, *frame = run(tmp_path, "\n".join(blocks("table")))
-    assert [json.loads(line) for line in (put, bulk, count, row)] == [None, None, 2, [2, "blue", 20]]
+    put, bulk, count, sold, row, some, *frame = run(tmp_path, "\n".join(blocks("table")))
+    assert [json.loads(line) for line in (put, bulk, count, sold, row)] == [None, None, 2, None, [2, "blue", 19]]
+    assert json.loads(some)["/state/collection/table"][1] == [[1, "red", 10], [2, "blue", 19]]
     assert [line.split() for line in frame] == [
-        ["sku", "color", "qty"], ["0", "1", "red", "10"], ["1", "2", "blue", "20"], ["2", "3", "red", "30"]]
+        ["sku", "color", "qty"], ["0", "1", "red", "10"], ["1", "2", "blue", "19"], ["2", "3", "red", "30"]]

@@ -9,6 +9,8 @@ use hyper::header::{
 };
 use hyper::{Response, StatusCode};
 
+use tracing::Level;
+
 use super::budget::{Charge, SMALL_BYTES_MAX};
 use super::media::{ARROW, CSV, JSON_TYPE, MEDIA_TYPES, RowsForm, TBON};
 use super::stream::{ReplyBody, Streamed};
@@ -139,10 +141,17 @@ pub(super) fn text(text: String) -> HttpReply {
     response(StatusCode::OK, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"), text)
 }
 
+/// What a reply refuses, for the log.
+#[derive(Clone)]
+pub(super) struct Refusal(pub(super) Error);
+
 /// An error, always in JSON (page 01 §1.5).
 pub(super) fn error(error: &Error) -> HttpReply {
     let status = StatusCode::from_u16(error.kind().status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut reply = json(status, encode::error_json(error));
+    if tracing::enabled!(Level::DEBUG) {
+        reply.extensions_mut().insert(Refusal(error.clone()));
+    }
     let headers = reply.headers_mut();
     match error.kind() {
         ErrorKind::Unavailable => headers.insert(RETRY_AFTER, HeaderValue::from_static("1")),

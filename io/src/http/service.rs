@@ -62,14 +62,14 @@ pub(super) async fn respond(
                 Ok(wanted) => call(server, activity, wanted, &mut incoming).await,
                 Err(error) => Err(error),
             };
-            reply.unwrap_or_else(|error| {
-                if let Some(request) = shown {
-                    tracing::debug!("{request} is answered {}: {error}", error.kind().status());
-                }
-                reply::error(&error)
-            })
+            reply.unwrap_or_else(|error| reply::error(&error))
         }
     };
+    if let Some(request) = shown
+        && let Some(reply::Refusal(error)) = reply.extensions().get()
+    {
+        tracing::debug!("{request} is answered {}: {error}", error.kind().status());
+    }
     if !incoming.is_end_stream() && !is_expecting {
         Box::pin(body::discard(incoming)).await;
     }
