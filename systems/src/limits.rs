@@ -30,6 +30,9 @@ const PART_SHARE: u64 = 64;
 const PART_BYTES_MIN: u64 = 512 << 10;
 const PART_BYTES_MAX: u64 = 8 << 20;
 
+/// How many rows are applied in one tick: a few hundred take a millisecond.
+const CHANGES_MAX: usize = 16_384;
+
 /// How many times as much it changes before that goes into pages.
 const CHANGES_PARTS: u64 = 2;
 
@@ -46,6 +49,8 @@ pub struct JobLimits {
     pub found_bytes: u64,
     /// When a transaction has changed so much of rows, that goes into pages before its commit, in bytes.
     pub changes_bytes: u64,
+    /// The same at its end if it has changed more rows than this, which the commit would have to apply in one tick.
+    pub changes_max: usize,
     /// How much of those pages is merged at once, in bytes.
     pub part_bytes: usize,
     /// How much of rows is gathered before they are sorted, and written to scratch space, in bytes.
@@ -60,6 +65,7 @@ impl JobLimits {
             pages_min: JOB_PAGES_MIN,
             found_bytes: FOUND_BYTES,
             changes_bytes: CHANGES_PARTS * part_bytes,
+            changes_max: CHANGES_MAX,
             part_bytes: part_bytes as usize,
             sorted_bytes: part_bytes as usize,
         }

@@ -28,6 +28,7 @@ pub fn tiny_limits(random: &mut Random) -> Limits {
             found_bytes: random.below(1_000) as u64,
             // Half of the worlds write rows into pages before the commit, after one or a few.
             changes_bytes: if random.below(2) == 0 { random.below(400) as u64 } else { 16 << 20 },
+            changes_max: 1 + random.below(40),
             part_bytes: 1 + random.below(2_000),
             sorted_bytes: 1 + random.below(2_000),
         },

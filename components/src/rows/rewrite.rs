@@ -172,7 +172,7 @@ impl OwnTrees {
     pub fn into_staged(self) -> Staged {
         let trees = self.written.into_iter().zip(self.trees.iter());
         let trees = trees.map(|(written, tree)| {
-            let replaced = written.ranges.into_values().map(|range| {
+            let replaced = joined(written.ranges.into_values()).into_iter().map(|range| {
                 let pages = tree.pages_in(&range).filter(|(_, page)| page.base.is_some());
                 let pages: Vec<(Key, Page)> =
                     pages.map(|(low, page)| (low.clone(), (**page).clone())).collect();
@@ -182,6 +182,18 @@ impl OwnTrees {
         });
         Staged { trees: trees.collect(), superseded: self.superseded, is_delete: self.is_delete }
     }
+}
+
+/// Ranges that ascend and overlap nowhere; those that touch become one.
+fn joined(ranges: impl Iterator<Item = KeyRange>) -> Vec<KeyRange> {
+    let mut joined: Vec<KeyRange> = Vec::new();
+    for range in ranges {
+        match joined.last_mut() {
+            Some(last) if last.end.as_ref() == Some(&range.start) => last.end = range.end,
+            _ => joined.push(range),
+        }
+    }
+    joined
 }
 
 #[cfg(test)]

@@ -218,9 +218,7 @@ impl Interpreter {
     /// Wait until rows of a collection may change; if the transaction has changed many, of whichever collection, until they
     /// are in pages.
     async fn make_room(&self, collection: HostedCollection) -> Result<()> {
-        // What leaves no trace is not stored.
-        let is_real = self.ledger.visibility().commit == u64::MAX;
-        let changes_bytes = if is_real { self.jobs.changes_bytes } else { u64::MAX };
+        let changes_bytes = if self.is_real() { self.jobs.changes_bytes } else { u64::MAX };
         loop {
             poll_fn(|_| match self.ledger.can_change(collection) {
                 true => Poll::Ready(()),
@@ -236,14 +234,21 @@ impl Interpreter {
         }
     }
 
+    /// Whether what the transaction writes may be stored: a hypothetical one leaves no trace.
+    fn is_real(&self) -> bool {
+        self.ledger.visibility().commit == u64::MAX
+    }
+
     /// What was changed since the last rows of a collection went into pages goes into pages, too: a commit does not put
-    /// changes beside them.
+    /// changes beside them. And so do more changes than a tick should apply.
     ///
     /// # Errors
     /// 413 if there are too many pages for one commit, 503 if there is no room for them.
     pub(crate) async fn settle_rows(&self) -> Result<()> {
-        for collection in self.ledger.unsettled() {
-            self.rewrite(collection).await?;
+        if self.is_real() {
+            for collection in self.ledger.unsettled(self.jobs.changes_max) {
+                self.rewrite(collection).await?;
+            }
         }
         Ok(())
     }

@@ -24,6 +24,9 @@ use crate::value::limits::TRANSACTION_BYTES_MAX;
 /// How many keys and ranges of a collection a transaction locks one by one. With more it locks whole trees.
 pub const LOCKED_KEYS_MAX: usize = 1_024;
 
+/// What a changed row takes beside its key and what it was and is, in bytes.
+const CHANGE_BYTES: u64 = 64;
+
 /// What a transaction has changed of a collection.
 #[derive(Debug, Default)]
 pub struct RowsChange {
@@ -250,10 +253,13 @@ impl Ledger {
         views.max_by_key(|(_, view)| view.change_bytes).map(|(collection, _)| *collection)
     }
 
-    /// The collections with pages of the transaction's own, and changes that are in none of them.
-    pub fn unsettled(&self) -> Vec<HostedCollection> {
+    /// The collections with pages of the transaction's own, or more changes than this, and changes that are in no page.
+    pub fn unsettled(&self, changes_max: usize) -> Vec<HostedCollection> {
         let content = self.content();
-        let is_unsettled = |view: &RowsView| view.own_trees.is_some() && !view.changes.is_empty();
+        let is_unsettled = |view: &RowsView| {
+            let changes = view.changes.len();
+            changes > changes_max || (changes > 0 && view.own_trees.is_some())
+        };
         let views = content.collections.iter().filter(|(_, view)| is_unsettled(view));
         views.map(|(collection, _)| *collection).collect()
     }
@@ -329,7 +335,8 @@ impl Ledger {
         if change.is_nothing(&view.schema) {
             return Ok(());
         }
-        let bytes = change.new.as_ref().map_or(0, |row| row_bytes(row)) + key.len() as u64;
+        let row_bytes = |row: &Option<Row>| row.as_ref().map_or(0, |row| row_bytes(row));
+        let bytes = CHANGE_BYTES + key.len() as u64 + row_bytes(&change.old) + row_bytes(&change.new);
         if content.bytes + bytes > TRANSACTION_BYTES_MAX {
             return Err(writes_too_much());
         }
