@@ -170,6 +170,7 @@ pub fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
 
 fn settle(world: &mut World, program: Polled) {
     let Polled { id, entity, future, ledger, result, .. } = program;
+    pages::free_staged(world, id, ledger.take_freed_pages());
     match result {
         Poll::Ready(reply) => {
             // What it has locked and changed is in the ledger; the rest of it is gone.

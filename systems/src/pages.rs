@@ -265,7 +265,7 @@ pub fn stage(world: &mut World, id: TxnId, number: u32, part: &MergedPart) {
             let cell = Arc::new(PageCell::stored(id_of_page, new.rows, new.bytes));
             spawn_entity(world, part.tree, &types, cell.clone());
             let registry = &mut *world.resource_mut::<Registry>();
-            registry.staged_pages.entry(id).or_default().push(id_of_page);
+            registry.staged_pages.entry(id).or_default().insert(id_of_page);
             let page = Page {
                 base: Some(cell),
                 rows: new.rows as u64,
@@ -287,7 +287,8 @@ pub fn stage(world: &mut World, id: TxnId, number: u32, part: &MergedPart) {
     let stored_bytes =
         part.replaced.iter().flat_map(|(_, pages)| pages).map(|page| page.content.len() as u64).sum();
     extend(world, id, stored_bytes);
-    let part = StagedPart { replaced, rows: part.rows, entries: part.entries.clone(), commit_bytes };
+    let part =
+        StagedPart { replaced, rows: part.rows, entries: part.entries.clone(), commit_bytes, stored_bytes };
     let registry = &mut *world.resource_mut::<Registry>();
     if is_stored {
         return finish_part(world, id, number, Arc::new(part));
@@ -314,6 +315,21 @@ fn finish_part(world: &mut World, id: TxnId, number: u32, part: Arc<StagedPart>)
     let Some(entity) = world.resource::<Registry>().active.get(&id).copied() else { return };
     world.get::<Program>(entity).expect("a program").ledger.finish_job(number, JobResult::Staged(part));
     wake(world, id, entity);
+}
+
+/// Pages that were stored for a transaction are in none of its trees any more, and it does not look at them.
+pub fn free_staged(world: &mut World, id: TxnId, pages: Vec<PageId>) {
+    if pages.is_empty() {
+        return;
+    }
+    let registry = &mut *world.resource_mut::<Registry>();
+    let staged = registry.staged_pages.get_mut(&id).expect("a transaction with pages of its own");
+    let count = pages.len() as u64;
+    for page in &pages {
+        assert!(staged.remove(page), "a page that was stored for the transaction");
+    }
+    registry.retired.leave(pages);
+    world.resource_mut::<Counts>().page_unstagings += count;
 }
 
 /// What was stored for a transaction that has not committed it is of no use.

@@ -230,7 +230,7 @@ pub struct Registry {
     /// The same the other way round.
     pub jobs_of: BTreeSet<(TxnId, JobId)>,
     /// What was stored for transactions that have not committed: nobody else looks at it.
-    pub staged_pages: BTreeMap<TxnId, Vec<PageId>>,
+    pub staged_pages: BTreeMap<TxnId, BTreeSet<PageId>>,
     /// Parts that are stored with a batch, with who waits for that, and the number of the job there.
     pub staged_parts: BTreeMap<u64, Vec<(TxnId, u32, Arc<StagedPart>)>>,
     /// The number of the last job; those of other worlds have other ones.

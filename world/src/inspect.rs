@@ -479,7 +479,7 @@ fn summary(world: &World, entities: serde_json::Map<String, Value>) -> Value {
         "damaged_pages": registry.damaged_pages.len(),
         "retired_pages": registry.retired.len(),
         "retired_page_bytes": registry.retired.bytes(),
-        "staged_pages": registry.staged_pages.values().map(Vec::len).sum::<usize>(),
+        "staged_pages": registry.staged_pages.values().map(|pages| pages.len()).sum::<usize>(),
         "pinned_answers": registry.retired.pins(),
         "statistics": {
             "begun": statistics.begun,

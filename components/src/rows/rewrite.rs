@@ -6,6 +6,7 @@
 //! takes. Until then nobody else sees the pages; they are garbage if the commit does not come.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::change::{RowChange, is_same};
@@ -14,6 +15,7 @@ use super::key::{Key, KeyRange};
 use super::page::{Page, PageCell, Tree};
 use super::schema::{Layout, Schema};
 use super::staged::{Staged, StagedTree};
+use crate::value::ids::PageId;
 
 /// What a transaction has written into a collection, by primary key, and the trees that it has written that into.
 #[derive(Clone, Debug)]
@@ -111,9 +113,21 @@ impl RowChanges {
 pub struct OwnTrees {
     trees: Arc<Vec<Tree>>,
     written: Vec<Written>,
-    superseded: Vec<(u16, Arc<PageCell>)>,
-    superseded_bytes: u64,
+    /// How often pages were put into their places.
+    generation: u64,
+    /// With which generation each page of its own has come.
+    made: BTreeMap<PageId, u64>,
+    superseded: Vec<Superseded>,
     is_delete: bool,
+}
+
+/// A page that is in no tree any more.
+#[derive(Clone, Debug)]
+struct Superseded {
+    tree: u16,
+    cell: Arc<PageCell>,
+    /// Who has begun to read from then on until before then may read it.
+    generations: Range<u64>,
 }
 
 /// What was written into a tree.
@@ -129,7 +143,13 @@ impl OwnTrees {
     /// Those that are committed, for now. All of them must be locked, so that nobody else changes them.
     pub fn new(trees: Arc<Vec<Tree>>) -> Self {
         let written = vec![Written::default(); trees.len()];
-        Self { trees, written, superseded: Vec::new(), superseded_bytes: 0, is_delete: true }
+        let (made, superseded) = (BTreeMap::new(), Vec::new());
+        Self { trees, written, generation: 0, made, superseded, is_delete: true }
+    }
+
+    /// How often pages were put into their places: whoever begins to read now sees those.
+    pub fn generation(&self) -> u64 {
+        self.generation
     }
 
     /// As they are now.
@@ -139,13 +159,20 @@ impl OwnTrees {
 
     /// The size of what was written and is in no tree any more, in bytes.
     pub fn superseded_bytes(&self) -> u64 {
-        self.superseded_bytes
+        self.superseded.iter().map(|page| page.cell.bytes() as u64).sum()
+    }
+
+    /// Forget what is in no tree any more and was not seen in any of these generations: those pages can go.
+    pub fn free(&mut self, is_read: impl Fn(&Range<u64>) -> bool) -> Vec<PageId> {
+        let free = self.superseded.extract_if(.., |page| !is_read(&page.generations));
+        free.map(|page| page.cell.id()).collect()
     }
 
     /// Put pages into their places, for each tree, the primary one first. `is_delete` if rows only go.
     pub fn place(&mut self, staged: Vec<StagedTree>, is_delete: bool) {
         assert_eq!(staged.len(), self.trees.len(), "the trees of the collection");
         self.is_delete &= is_delete;
+        self.generation += 1;
         let trees = Arc::make_mut(&mut self.trees);
         for (tree, StagedTree { replaced, rows }) in staged.into_iter().enumerate() {
             let (pages, written) = (&mut trees[tree], &mut self.written[tree]);
@@ -155,14 +182,16 @@ impl OwnTrees {
                 let before = written.ranges.range::<Key, _>(..=&range.start).next_back();
                 let is_own = before.is_some_and(|(_, before)| before.contains(&range.start));
                 if is_own {
-                    let old = pages.pages_in(&range).filter_map(|(_, page)| page.base.clone());
-                    for cell in old {
-                        self.superseded_bytes += cell.bytes() as u64;
-                        self.superseded.push((tree as u16, cell));
+                    for cell in pages.pages_in(&range).filter_map(|(_, page)| page.base.clone()) {
+                        let made = self.made.remove(&cell.id()).expect("a page of its own");
+                        let generations = made..self.generation;
+                        self.superseded.push(Superseded { tree: tree as u16, cell, generations });
                     }
                 } else {
                     written.ranges.insert(range.start.clone(), range.clone());
                 }
+                let made = new.iter().filter_map(|(_, page)| page.base.as_ref());
+                self.made.extend(made.map(|cell| (cell.id(), self.generation)));
                 pages.replace_range(&range, new);
             }
         }
@@ -180,7 +209,8 @@ impl OwnTrees {
             });
             StagedTree { replaced: replaced.collect(), rows: written.rows }
         });
-        Staged { trees: trees.collect(), superseded: self.superseded, is_delete: self.is_delete }
+        let superseded = self.superseded.into_iter().map(|page| (page.tree, page.cell)).collect();
+        Staged { trees: trees.collect(), superseded, is_delete: self.is_delete }
     }
 }
 
@@ -198,13 +228,15 @@ fn joined(ranges: impl Iterator<Item = KeyRange>) -> Vec<KeyRange> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use proptest::prelude::*;
 
     use super::*;
     use crate::rows::merge::tests::{row, rows_of, schema};
     use crate::rows::scan::LoadPage;
     use crate::rows::staged::{PartOfMerge, PartRows, StagedPart};
-    use crate::value::ids::{ChainId, HostedCollection, PageId, TreeId};
+    use crate::value::ids::{ChainId, HostedCollection, TreeId};
 
     const NOTHING_IS_STORED: &LoadPage<'_> = &|_, _| Err("everything is in memory".to_string());
 
@@ -237,7 +269,8 @@ mod tests {
                     (range, pages.collect())
                 });
                 let (replaced, rows) = (pages.collect(), part.rows);
-                merged.push(&StagedPart { replaced, rows, entries: Vec::new(), commit_bytes: 0 });
+                let (entries, stored_bytes) = (Vec::new(), 0);
+                merged.push(&StagedPart { replaced, rows, entries, commit_bytes: 0, stored_bytes });
             }
             staged.push(merged);
         }
@@ -252,6 +285,7 @@ mod tests {
             writes in prop::collection::vec(
                 prop::collection::vec((0i64..60, prop::option::of((0i64..5, 0i64..9))), 1..40), 1..7),
             part_bytes in 1usize..2_000,
+            reads in prop::collection::vec(prop::option::of(0u64..4), 7),
         ) {
             let schema = schema();
             let committed = Arc::new(vec![Tree::empty(), Tree::empty()]);
@@ -262,7 +296,9 @@ mod tests {
                 let mut own = OwnTrees::new(committed.clone());
                 let first = next;
                 let mut is_delete = true;
+                let (mut readers, mut freed) = (Vec::new(), BTreeSet::new());
                 for window in writes {
+                    let model_before: Vec<Vec<i64>> = model.values().map(|row| row.to_vec()).collect();
                     let mut changes: BTreeMap<Key, RowChange> = BTreeMap::new();
                     for (a, content) in window {
                         let new = content.map(|(b, c)| [*a, b, c]);
@@ -279,13 +315,25 @@ mod tests {
                     is_delete &= !changes.values().any(is_added);
                     let trees = own.trees().clone();
                     let all = RowChanges { schema: schema.clone(), trees, changes: Arc::new(changes), part_bytes };
+                    let seen = (own.generation(), own.trees().clone(), model_before.clone());
                     rewrite(&mut own, &schema, all, &mut next);
+                    // Of those that have read what was there before some still do.
+                    readers.push(seen);
+                    let ended = reads[readers.len() % reads.len()].unwrap_or(0) as usize;
+                    readers.drain(..ended.min(readers.len()));
+                    freed.extend(own.free(|seen| readers.iter().any(|(at, ..)| seen.contains(at))));
+                    for (_, trees, model) in &readers {
+                        let pages = trees.iter().flat_map(Tree::iter).filter_map(|(_, page)| page.base.as_ref());
+                        prop_assert!(pages.map(|cell| cell.id()).all(|page| !freed.contains(&page)));
+                        prop_assert_eq!(&rows_of(&trees[0], &schema.layouts()[0]), model);
+                    }
                     let expected: Vec<Vec<i64>> = model.values().map(|row| row.to_vec()).collect();
                     prop_assert_eq!(rows_of(&own.trees()[0], &schema.layouts()[0]), expected);
                 }
                 let staged = own.into_staged();
                 prop_assert_eq!(staged.is_delete, is_delete);
                 let mut known: Vec<u64> = staged.superseded.iter().map(|(_, cell)| cell.id().0).collect();
+                known.extend(freed.iter().map(|page| page.0));
                 let trees = Arc::make_mut(&mut committed);
                 for (tree, StagedTree { replaced, rows }) in trees.iter_mut().zip(staged.trees) {
                     tree.rows = tree.rows.checked_add_signed(rows).unwrap();

@@ -107,6 +107,8 @@ pub struct StagedPart {
     pub entries: Vec<(Run, Run)>,
     /// What a commit has to store to put the pages into their places, in bytes.
     pub commit_bytes: u64,
+    /// What was stored for it, in bytes.
+    pub stored_bytes: u64,
 }
 
 /// What all parts have made of a tree.
@@ -281,7 +283,7 @@ mod tests {
                     .map(|(range, pages)| (range, pages.into_iter().map(&mut page).collect()))
                     .collect();
                 let (rows, entries) = (part.rows, Vec::new());
-                merged.push(&StagedPart { replaced, rows, entries, commit_bytes: 0 });
+                merged.push(&StagedPart { replaced, rows, entries, commit_bytes: 0, stored_bytes: 0 });
             }
             let tree = &mut trees[tree];
             tree.rows = tree.rows.checked_add_signed(merged.rows).unwrap();

@@ -19,7 +19,7 @@ use crate::value::error::{Error, Result};
 use crate::value::ids::{ChainId, HostedCollection, PageId};
 use crate::value::transaction_id::TxnId;
 
-pub use rows::{LOCKED_KEYS_MAX, RowsChange};
+pub use rows::{LOCKED_KEYS_MAX, Reading, RowsChange};
 
 use crate::value::limits::TRANSACTION_BYTES_MAX;
 
@@ -106,6 +106,10 @@ struct Content {
     /// The results of jobs that are done.
     job_results: BTreeMap<u32, JobResult>,
     jobs_submitted: u32,
+    /// How often its changes lay scattered, as far as that matters.
+    scattered: u32,
+    /// Pages that were stored for the transaction and can go.
+    freed_pages: Vec<PageId>,
     /// How many rows its writes have touched, if there were any.
     rows_written: Option<u64>,
 }

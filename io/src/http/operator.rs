@@ -93,6 +93,8 @@ async fn world(server: &Server, uri: &Uri) -> Result<String> {
             b"offset" => query.offset = number()?,
             b"limit" => query.limit = number()?.min(ENTITIES_MAX),
             b"values" => query.has_values = truth(&value)?,
+            // Nothing between two separators.
+            b"" => {}
             other => {
                 return Err(Error::bad_request(format_args!(
                     "there is no parameter {:?}, but kind, filter, offset, limit and values",

@@ -23,6 +23,7 @@ use components::rows::schema::Schema;
 use components::rows::seen::RowsSnapshot;
 use components::rows::staged::{PartOfMerge, PartRows, Staged, StagedPart, StagedTree};
 use components::transaction::job::{Job, JobResult};
+use components::transaction::ledger::Reading;
 use components::transaction::lock::{LockMode, LockRange};
 use components::value::ids::{HostedCollection, TreeId};
 use components::{Error, Result};
@@ -56,6 +57,9 @@ const PARTS_AT_ONCE: usize = 2;
 /// How much a commit of pages that are stored already may store to put them into their places, in bytes.
 const PLACING_BYTES_MAX: u64 = 128 << 20;
 
+/// When this many times as much was stored as was changed, changes lie scattered.
+const SCATTERED_PAGES_SHARE: u64 = 4;
+
 /// How large the pages may be that a transaction has stored, and replaced by others before its commit, in bytes: they stay
 /// until it ends, as what it has begun to read may lie in them.
 const SUPERSEDED_BYTES_MAX: u64 = 4 << 30;
@@ -65,6 +69,7 @@ const SUPERSEDED_BYTES_MAX: u64 = 4 << 30;
 pub(crate) struct HostedScan {
     collection: HostedCollection,
     scan: Arc<PageScan>,
+    _reading: Reading,
     /// Whether some of the page that comes next was looked at already.
     is_within_page: bool,
     /// How many pages the next job looks at.
@@ -158,7 +163,7 @@ impl Interpreter {
         if let Some(own) = self.ledger.own_row(collection, key) {
             return own;
         }
-        let trees = self.ledger.trees(collection);
+        let (trees, _reading) = self.ledger.trees(collection);
         self.committed_row(&trees[0], layout, key).await
     }
 
@@ -282,6 +287,7 @@ impl Interpreter {
         changes: RowChanges,
     ) -> Result<(Vec<StagedTree>, bool)> {
         let (schema, trees) = (changes.schema.clone(), changes.trees.clone());
+        let mut stored_bytes = 0;
         let gathered = match self.run_job(Job::Gather(changes)).await {
             JobResult::Gathered(gathered) => gathered,
             other => unreachable!("changes are gathered, not {other:?}"),
@@ -299,7 +305,11 @@ impl Interpreter {
                 removed: Some(PartRows::Resident(removed)),
                 range: KeyRange::none(),
             };
-            staged.push(self.merge_tree(&part, parts, &mut commit_bytes, &mut |_| {}).await?);
+            let mut count = |part: &StagedPart| stored_bytes += part.stored_bytes;
+            staged.push(self.merge_tree(&part, parts, &mut commit_bytes, &mut count).await?);
+        }
+        if stored_bytes > SCATTERED_PAGES_SHARE * self.jobs.changes_bytes {
+            self.ledger.note_scattered();
         }
         Ok((staged, is_delete))
     }
@@ -438,7 +448,12 @@ impl Interpreter {
     }
 
     /// A part of a collection, locked and as it is now.
-    async fn locked_rows(&self, collection: HostedCollection, tree: usize, range: &KeyRange) -> RowsSnapshot {
+    async fn locked_rows(
+        &self,
+        collection: HostedCollection,
+        tree: usize,
+        range: &KeyRange,
+    ) -> (RowsSnapshot, Reading) {
         // A range without keys overlaps nothing, not even itself: it would never be found among the locks.
         let range = match range.is_empty() {
             true => LockRange::Key(range.start.clone()),
@@ -457,11 +472,12 @@ impl Interpreter {
         is_reversed: bool,
         conditions: &[Condition],
     ) -> HostedScan {
-        let rows = self.locked_rows(collection, tree, range).await;
+        let (rows, reading) = self.locked_rows(collection, tree, range).await;
         let scan = PageScan { rows, tree, is_reversed, conditions: conditions.to_vec() };
         HostedScan {
             collection,
             scan: Arc::new(scan),
+            _reading: reading,
             is_within_page: false,
             job_pages: self.jobs.pages_min,
             found: FoundRows { rows: VecDeque::new(), memory: Reservation::new(self.ledger.clone()) },
@@ -679,7 +695,7 @@ impl Interpreter {
         collection: HostedCollection,
         scan: &Scan,
     ) -> Option<RowsSnapshot> {
-        let rows = self.locked_rows(collection, scan.tree, &scan.range).await;
+        let (rows, _reading) = self.locked_rows(collection, scan.tree, &scan.range).await;
         if is_little(scan) || rows.trees[scan.tree].pages_in(&scan.range).nth(LITTLE_PAGES_MAX).is_none() {
             return None;
         }
@@ -688,7 +704,8 @@ impl Interpreter {
             read.push((0, KeyRange::all()));
             self.lock(collection, 0, &LockRange::all(), LockMode::Read).await;
         }
-        let snapshot = self.ledger.rows(collection);
+        self.ledger.keep_pages(collection);
+        let (snapshot, _reading) = self.ledger.rows(collection);
         let visibility = self.ledger.visibility();
         for (tree, range) in &read {
             for (_, page) in snapshot.trees[*tree].pages_in(range) {
@@ -711,7 +728,7 @@ impl Interpreter {
         conditions: &[Condition],
         rows_max: u64,
     ) -> (u64, Touched) {
-        let rows = self.locked_rows(collection, tree, &range).await;
+        let (rows, _reading) = self.locked_rows(collection, tree, &range).await;
         let scan = PageScan { rows, tree, is_reversed: false, conditions: conditions.to_vec() };
         let pages = scan.pages().pages() as u64;
         let Some((mut counted, mut parts)) = scan.plan_count(&range, rows_max) else {

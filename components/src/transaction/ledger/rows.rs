@@ -18,11 +18,14 @@ use crate::rows::staged::{Staged, StagedTree};
 use crate::rows::{Row, row_bytes};
 use crate::transaction::lock::{LockMode, LockRange, Resource};
 use crate::value::error::Result;
-use crate::value::ids::{ChainId, HostedCollection, TreeId};
+use crate::value::ids::{ChainId, HostedCollection, PageId, TreeId};
 use crate::value::limits::TRANSACTION_BYTES_MAX;
 
 /// How many keys and ranges of a collection a transaction locks one by one. With more it locks whole trees.
 pub const LOCKED_KEYS_MAX: usize = 1_024;
+
+/// How often a transaction gets twice as much memory for changes because they lie scattered.
+const SCATTERED_MAX: u32 = 2;
 
 /// What a changed row takes beside its key and what it was and is, in bytes.
 const CHANGE_BYTES: u64 = 64;
@@ -63,6 +66,10 @@ pub(super) struct RowsView {
     is_rewriting: bool,
     /// How often that was begun.
     rewrites: u64,
+    /// The generations of its own trees that are being read, and by how many.
+    readers: BTreeMap<u64, usize>,
+    /// Whether what has begun to read these may go on when the transaction has ended.
+    is_kept: bool,
     /// The same for each tree, once a snapshot was taken.
     own: Option<Vec<OwnRows>>,
     merged: Option<Arc<Merged>>,
@@ -167,6 +174,24 @@ impl RowsView {
     }
 }
 
+/// Says that pages of the transaction's own are being read, until it is dropped: they do not go meanwhile.
+#[derive(Debug)]
+pub struct Reading(Option<(Arc<Ledger>, HostedCollection, u64)>);
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        let Some((ledger, collection, generation)) = self.0.take() else { return };
+        let content = &mut *ledger.content();
+        // What the transaction has changed may have been taken.
+        let Some(view) = content.collections.get_mut(&collection) else { return };
+        let count = view.readers.get_mut(&generation).expect("a reader");
+        *count -= 1;
+        if *count == 0 {
+            view.readers.remove(&generation);
+        }
+    }
+}
+
 impl Ledger {
     // For the program.
 
@@ -197,20 +222,35 @@ impl Ledger {
         if self.content().for_update.contains(&collection) { LockMode::Write } else { LockMode::Read }
     }
 
-    /// A collection as it is now, with the transaction's own changes.
+    /// A collection as it is now, with the transaction's own changes, as long as it is being read.
     ///
     /// # Panics
     /// If nothing of it is locked.
-    pub fn rows(&self, collection: HostedCollection) -> RowsSnapshot {
+    pub fn rows(self: &Arc<Self>, collection: HostedCollection) -> (RowsSnapshot, Reading) {
         let content = &mut *self.content();
         let view = content.collections.get_mut(&collection).expect("a collection with a lock");
-        RowsSnapshot {
+        let reading = self.reading(collection, view);
+        let rows = RowsSnapshot {
             own: view.own().clone(),
             schema: view.schema.clone(),
             trees: view.seen_trees().clone(),
             is_own: view.own_trees.is_some(),
             visibility: self.visibility,
-        }
+        };
+        (rows, reading)
+    }
+
+    /// What the transaction has begun to read of a collection may be read when it has ended.
+    pub fn keep_pages(&self, collection: HostedCollection) {
+        self.content().collections.get_mut(&collection).expect("a collection with a lock").is_kept = true;
+    }
+
+    fn reading(self: &Arc<Self>, collection: HostedCollection, view: &mut RowsView) -> Reading {
+        // What is committed is kept by the world.
+        Reading(view.own_trees.as_ref().map(|own| {
+            *view.readers.entry(own.generation()).or_default() += 1;
+            (self.clone(), collection, own.generation())
+        }))
     }
 
     /// The transaction's own version of a row of the primary tree, if it has written one.
@@ -222,8 +262,10 @@ impl Ledger {
     ///
     /// # Panics
     /// If nothing of it is locked.
-    pub fn trees(&self, collection: HostedCollection) -> Arc<Vec<Tree>> {
-        self.content().collections[&collection].seen_trees().clone()
+    pub fn trees(self: &Arc<Self>, collection: HostedCollection) -> (Arc<Vec<Tree>>, Reading) {
+        let content = &mut *self.content();
+        let view = content.collections.get_mut(&collection).expect("a collection with a lock");
+        (view.seen_trees().clone(), self.reading(collection, view))
     }
 
     /// What the rows of a collection are.
@@ -243,14 +285,24 @@ impl Ledger {
     }
 
     /// If what the transaction has changed and keeps in memory takes more than this, in bytes: the collection with most of
-    /// it.
+    /// it. It may take a few times as much if what it changes lies scattered over many pages ([`Self::note_scattered`]) and
+    /// the transaction holds little else.
     pub fn fullest_beyond(&self, bytes_max: u64) -> Option<HostedCollection> {
         let content = self.content();
         let views = content.collections.iter();
-        if views.clone().map(|(_, view)| view.change_bytes).sum::<u64>() <= bytes_max {
+        let change_bytes = views.clone().map(|(_, view)| view.change_bytes).sum::<u64>();
+        let has_much = content.bytes > TRANSACTION_BYTES_MAX / 4 * 3;
+        let patience = if has_much { 1 } else { 1 << content.scattered };
+        if change_bytes <= bytes_max.saturating_mul(patience) {
             return None;
         }
         views.max_by_key(|(_, view)| view.change_bytes).map(|(collection, _)| *collection)
+    }
+
+    /// What the transaction has changed made it write many times as much anew: with more changes at once it is less in all.
+    pub fn note_scattered(&self) {
+        let content = &mut *self.content();
+        content.scattered = (content.scattered + 1).min(SCATTERED_MAX);
     }
 
     /// The collections with pages of the transaction's own, or more changes than this, and changes that are in no page.
@@ -308,6 +360,11 @@ impl Ledger {
         if let Some(staged) = staged {
             let own_trees = view.own_trees.get_or_insert_with(|| OwnTrees::new(view.trees.clone()));
             own_trees.place(staged, is_delete);
+            if !view.is_kept {
+                let readers = &view.readers;
+                let free = own_trees.free(|seen| readers.range(seen.clone()).next().is_some());
+                content.freed_pages.extend(free);
+            }
             view.changes = Arc::default();
             view.own = None;
             content.bytes -= std::mem::take(&mut view.change_bytes);
@@ -428,6 +485,11 @@ impl Ledger {
 
     // For the world.
 
+    /// Pages that were stored for the transaction, and that it will not look at any more, since the last call.
+    pub fn take_freed_pages(&self) -> Vec<PageId> {
+        std::mem::take(&mut self.content().freed_pages)
+    }
+
     /// Grant a lock on a part of a collection: show the program its newest trees.
     pub fn grant_rows(
         &self,
@@ -447,6 +509,8 @@ impl Ledger {
                 change_bytes: 0,
                 is_rewriting: false,
                 rewrites: 0,
+                readers: BTreeMap::new(),
+                is_kept: false,
                 own: None,
                 merged: None,
                 staged: None,
