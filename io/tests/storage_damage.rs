@@ -270,6 +270,28 @@ fn files_that_are_cut_off_are_noticed() {
     }
 }
 
+/// LMDB never writes a page that a transaction has taken and given back, so the file may end before the last one: that is no
+/// damage, and a host that was killed then starts again.
+#[test]
+fn a_file_that_lacks_free_pages_at_its_end_is_whole() {
+    let directory = tempfile::tempdir_in(place()).unwrap();
+    make(directory.path());
+    let expected = contents_of(&open(directory.path()).unwrap()).unwrap();
+    let path = directory.path().join(DIRECTORY_NAME).join("checkpoint/data.mdb");
+    let length = fs::metadata(&path).unwrap().len();
+    // As if 39 pages more had been taken and given back.
+    let file = fs::OpenOptions::new().read(true).write(true).open(&path).unwrap();
+    for meta in [0, 4096] {
+        let mut last_page = [0; 8];
+        file.read_exact_at(&mut last_page, meta + 136).unwrap();
+        let last_page = u64::from_ne_bytes(last_page).max(length / 4096 - 1) + 39;
+        file.write_all_at(&last_page.to_ne_bytes(), meta + 136).unwrap();
+    }
+    let store = open(directory.path()).unwrap();
+    assert!(contents_of(&store).unwrap() == expected);
+    store.reader().verify().unwrap();
+}
+
 /// Changes entries of the databases in a checkpoint behind the back of the store.
 fn change_checkpoint(directory: &Path, name: &str, change: impl Fn(&[u8], &[u8]) -> Option<Vec<u8>>) {
     let path = directory.join(DIRECTORY_NAME).join("checkpoint");

@@ -8,6 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use crate::random::Random;
+use crate::tbon;
 
 /// A value.
 #[derive(Clone, Debug)]
@@ -16,13 +17,20 @@ pub enum Datum {
     Bool(bool),
     Int(i128),
     Float(f64),
+    Complex(f64, f64),
+    Id(String),
     Text(String),
+    /// A path.
+    Link(String),
     /// Written and shown as base64.
     Bytes(Vec<u8>),
     Tuple(Vec<Datum>),
 }
 
-use Datum::{Bool, Bytes, Float, Int, Null, Text, Tuple};
+use Datum::{Bool, Bytes, Complex, Float, Id, Int, Link, Null, Text, Tuple};
+
+/// The class of complex numbers, by which they are written and shown.
+const COMPLEX: &str = "/state/scalar/value/number/complex/64";
 
 impl Datum {
     pub fn text(text: &str) -> Self {
@@ -45,11 +53,42 @@ impl Datum {
             Bool(value) => value.to_string(),
             Int(value) => value.to_string(),
             Float(value) => format!("{value:?}"),
+            Complex(re, im) => format!("{{\"{COMPLEX}\":[{re:?},{im:?}]}}"),
+            Id(name) | Link(name) => format!("{{{}:[]}}", json!(name)),
             Text(text) => json!(text).to_string(),
             Bytes(bytes) => json!(STANDARD.encode(bytes)).to_string(),
             Tuple(items) => {
                 let items: Vec<String> = items.iter().map(Self::json).collect();
                 format!("[{}]", items.join(","))
+            }
+        }
+    }
+
+    /// As a client writes it in TBON (protocol page 04 §4.3).
+    pub fn tbon(&self, out: &mut Vec<u8>) {
+        let map = |out: &mut Vec<u8>, name: &str, items: &[Datum]| {
+            out.push(b'{');
+            Text(name.into()).tbon(out);
+            Tuple(items.to_vec()).tbon(out);
+            out.push(b'}');
+        };
+        match self {
+            Null => out.push(1),
+            Bool(value) => out.extend([2, u8::from(*value)]),
+            Int(value) => match (i64::try_from(*value), u64::try_from(*value)) {
+                (Ok(value), _) => tbon::number(8, &value.to_be_bytes(), out),
+                (_, Ok(value)) => tbon::number(12, &value.to_be_bytes(), out),
+                _ => panic!("no document holds {value}"),
+            },
+            Float(value) => tbon::number(4, &value.to_be_bytes(), out),
+            Complex(re, im) => map(out, COMPLEX, &[Float(*re), Float(*im)]),
+            Id(name) | Link(name) => map(out, name, &[]),
+            Text(text) => tbon::delimited(b'"', text.as_bytes(), b'"', out),
+            Bytes(bytes) => tbon::delimited(b'<', bytes, b'>', out),
+            Tuple(items) => {
+                out.push(b'[');
+                items.iter().for_each(|item| item.tbon(out));
+                out.push(b']');
             }
         }
     }
@@ -66,7 +105,16 @@ impl Datum {
             },
             Value::String(text) => Self::text(text),
             Value::Array(items) => Tuple(items.iter().map(Self::of).collect()),
-            Value::Object(_) => Text(json.to_string()),
+            Value::Object(map) => match map.iter().next() {
+                Some((name, Value::Array(items))) if map.len() == 1 && items.is_empty() => {
+                    if name.starts_with('/') { Link(name.clone()) } else { Id(name.clone()) }
+                }
+                Some((name, Value::Array(items))) if name == COMPLEX && items.len() == 2 => {
+                    let part = |at: usize| items[at].as_f64().expect("a number");
+                    Complex(part(0), part(1))
+                }
+                _ => Text(json.to_string()),
+            },
         }
     }
 
@@ -85,13 +133,17 @@ impl Datum {
     pub fn compare(&self, other: &Self) -> Ordering {
         let rank = |datum: &Self| match datum {
             Null => 0,
-            Bool(_) | Int(_) | Float(_) => 1,
+            Bool(_) | Int(_) | Float(_) | Complex(..) => 1,
             Bytes(_) => 2,
-            Text(_) => 3,
-            Tuple(_) => 4,
+            Id(_) => 3,
+            Text(_) => 4,
+            Link(_) => 5,
+            Tuple(_) => 6,
         };
         match (self, other) {
-            (Text(this), Text(that)) => this.as_bytes().cmp(that.as_bytes()),
+            (Text(this), Text(that)) | (Id(this), Id(that)) | (Link(this), Link(that)) => {
+                this.as_bytes().cmp(that.as_bytes())
+            }
             (Bytes(this), Bytes(that)) => this.cmp(that),
             (Tuple(this), Tuple(that)) => {
                 let pairs = this.iter().zip(that).map(|(this, that)| this.compare(that));
@@ -108,6 +160,15 @@ impl Datum {
             Bool(value) => &Int((*value).into()),
             other => other,
         };
+        // By magnitude (page 02 §2.2), in a total order that is free (page 01 §7.4): behind those of one part.
+        match (self, other) {
+            (Complex(re, im), Complex(other_re, other_im)) => {
+                return re.hypot(*im).partial_cmp(&other_re.hypot(*other_im));
+            }
+            (Complex(..), other) => return other.number().map(|_| Ordering::Greater),
+            (this, Complex(..)) => return this.number().map(|_| Ordering::Less),
+            _ => {}
+        }
         let (this, that) = (self.number()?, other.number()?);
         Some(this.0.cmp(&that.0).then(this.1.partial_cmp(&that.1).expect("no NaN")))
     }
@@ -118,7 +179,8 @@ impl Datum {
             (Null, Null) => true,
             (Bool(this), Bool(that)) => this == that,
             (Int(_) | Float(_), Int(_) | Float(_)) => self.compare(other) == Ordering::Equal,
-            (Text(this), Text(that)) => this == that,
+            (Text(this), Text(that)) | (Id(this), Id(that)) | (Link(this), Link(that)) => this == that,
+            (Complex(re, im), Complex(other_re, other_im)) => (re, im) == (other_re, other_im),
             (Bytes(this), Bytes(that)) => this == that,
             (Tuple(this), Tuple(that)) => {
                 this.len() == that.len() && this.iter().zip(that).all(|(this, that)| this.is_same(that))
@@ -134,6 +196,7 @@ pub enum Class {
     Integer { path: &'static str, min: i128, max: i128 },
     F64,
     F32,
+    C64,
     Bool,
     String,
     Bytes,
@@ -174,6 +237,7 @@ impl Class {
             Class::Integer { path, .. } => path,
             Class::F64 => "number/float/64",
             Class::F32 => "number/float/32",
+            Class::C64 => "number/complex/64",
             Class::Bool => "number/bool",
             Class::String => "string",
             Class::Bytes => "bytes",
@@ -240,7 +304,12 @@ impl Class {
             (Class::F32, Float(_)) => Fit::Open,
             // Numeric text is parsed: page 02 has how.
             (Class::Integer { .. } | Class::F64 | Class::F32, Text(_)) => Fit::Open,
-            (Class::Integer { .. } | Class::F64 | Class::F32, Tuple(_) | Bytes(_)) => Fit::Open,
+            (
+                Class::Integer { .. } | Class::F64 | Class::F32,
+                Tuple(_) | Bytes(_) | Id(_) | Link(_) | Complex(..),
+            ) => Fit::Open,
+            (Class::C64, Complex(..)) => Fit::Stored(datum.clone()),
+            (Class::C64, _) => Fit::Open,
             (Class::String, Text(text)) if text.chars().count() > TEXT_LEN_MAX => Fit::Refused,
             (Class::String, Text(_)) => Fit::Stored(datum.clone()),
             (Class::String, _) => Fit::Open,
@@ -250,6 +319,7 @@ impl Class {
             },
             (Class::Tuple, Tuple(items)) if items.len() > TEXT_LEN_MAX => Fit::Refused,
             (Class::Tuple, Tuple(_)) => Fit::Stored(datum.clone()),
+            (Class::Tuple, Id(_) | Link(_) | Complex(..)) => Fit::Open,
             (Class::Tuple, _) => Fit::Refused,
         }
     }
@@ -263,6 +333,7 @@ impl Class {
                 }
                 Class::Integer { .. } => Int(random.below(20) as i128),
                 Class::F64 | Class::F32 => Float(*random.choose(&FLOATS)),
+                Class::C64 => complex(random),
                 Class::Bool => Bool(random.one_in(2)),
                 Class::String => Datum::text(random.choose::<&str>(&TEXTS)),
                 Class::Bytes => Datum::text(random.choose::<&str>(&BYTES)),
@@ -318,6 +389,12 @@ const TEXTS: [&str; 20] = [
     "abcdefghijklm",
 ];
 
+/// Numbers of two parts, each of a magnitude that no other number here has.
+fn complex(random: &mut Random) -> Datum {
+    let (re, im) = *random.choose(&[(0.75, 1.0), (-6.0, 8.0), (1e200, -1e200), (0.3, -0.4)]);
+    Complex(re, im)
+}
+
 /// Base64, some of which is hexadecimal, too.
 const BYTES: [&str; 8] = ["", "AA==", "/////w==", "YWJj", "abcd", "1234", "deadbeef", "3q2+7w=="];
 
@@ -340,11 +417,14 @@ const NUMBERS: [i128; 14] = [
 
 /// Any value at all.
 pub fn any(random: &mut Random) -> Datum {
-    match random.below(8) {
+    match random.below(10) {
         0 => Null,
         1 => Bool(random.one_in(2)),
         2 | 3 => Int(*random.choose(&NUMBERS)),
         4 => Float(*random.choose(&FLOATS)),
+        7 if random.one_in(2) => complex(random),
+        7 => Id((*random.choose::<&str>(&["a", "abc", "a_1", "None"])).into()),
+        8 => Link((*random.choose::<&str>(&["/a/b", "/a/b/c", "/a"])).into()),
         5 | 6 => Datum::text(random.choose::<&str>(&TEXTS)),
         // Two numbers are a complex one in some places, two texts are not.
         _ => Tuple((0..random.below(4)).map(|_| Datum::text(random.choose::<&str>(&TEXTS[..12]))).collect()),

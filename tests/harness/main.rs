@@ -17,6 +17,7 @@ mod planted;
 #[path = "../simulation/random.rs"]
 mod random;
 mod steps;
+mod tbon;
 mod within;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -40,8 +40,20 @@ impl Collection {
 
     /// The collections that are served: each class as a key and as a value, in both kinds of chain.
     pub fn all() -> Vec<Self> {
-        let every =
-            [I16, I32, U8, U16, U32, U64, Class::F32, Class::F64, Class::Bool, Class::String, Class::Bytes];
+        let every = [
+            I16,
+            I32,
+            U8,
+            U16,
+            U32,
+            U64,
+            Class::F32,
+            Class::F64,
+            Class::C64,
+            Class::Bool,
+            Class::String,
+            Class::Bytes,
+        ];
         let table = |name, key: &[Class], values: &[Class]| Self::new(name, true, key, values);
         let btree = |name, key: &[Class]| Self::new(name, false, key, &[]);
         vec![
@@ -272,8 +284,8 @@ impl Chain {
         let expected = match (&self.initial, value) {
             (_, value) if !value.is_document() => Expected::Refused,
             (Datum::Null, _) => Expected::Done,
-            // Page 01 counts booleans among the numbers.
-            (Datum::Int(_), Datum::Bool(_)) => Expected::Either,
+            // Page 01 counts booleans among the numbers, and numbers may have two parts.
+            (Datum::Int(_), Datum::Bool(_) | Datum::Complex(..)) => Expected::Either,
             (Datum::Int(_), Datum::Int(_) | Datum::Float(_)) => Expected::Done,
             (Datum::Text(_), Datum::Text(_)) => Expected::Done,
             _ => Expected::Refused,

@@ -8,10 +8,12 @@ use crate::datum::{Class, Datum, any};
 use crate::http::{Answer, Request};
 use crate::model::{Chain, Collection, Expected, Row, SERVICE};
 use crate::random::Random;
+use crate::tbon;
 
 const ARROW: &str = "application/vnd.apache.arrow.stream";
 const CSV: &str = "text/csv";
 const JSON: &str = "application/json";
+const TBON: &str = "application/tbon";
 
 /// After how many differences a run ends.
 const DIFFERENCES_MAX: usize = 12;
@@ -162,7 +164,7 @@ impl<R: Runner> Harness<R> {
             12..=14 => self.find(at),
             15 | 16 => self.bounds(at),
             17 => {
-                let format = if self.random.one_in(2) { CSV } else { ARROW };
+                let format = *self.random.choose(&[CSV, ARROW, TBON]);
                 self.feed_back(at, if self.runner.has_formats() { format } else { JSON })
             }
             18 => self.hypothesis(at),
@@ -321,8 +323,15 @@ impl<R: Runner> Harness<R> {
         if !collection.reads_lists_as_rows() {
             return Ok(());
         }
-        let body: Vec<String> = rows.iter().map(|row| list(row)).collect();
-        let request = Request::put(&collection.path(), format!("[{}]", body.join(","))).of_type(JSON);
+        let is_document = rows.iter().flatten().all(Datum::is_document);
+        let request = if is_document && self.runner.has_formats() && self.random.one_in(3) {
+            let mut body = Vec::new();
+            Datum::Tuple(rows.iter().cloned().map(Datum::Tuple).collect()).tbon(&mut body);
+            Request::put(&collection.path(), body).of_type(TBON)
+        } else {
+            let body: Vec<String> = rows.iter().map(|row| list(row)).collect();
+            Request::put(&collection.path(), format!("[{}]", body.join(","))).of_type(JSON)
+        };
         self.write(at, &rows, &request)
     }
 
@@ -475,7 +484,7 @@ impl<R: Runner> Harness<R> {
         let collection = &self.collections[at];
         // An empty list is the key of a tree that has no values.
         let is_key = !collection.is_table && collection.rows.is_empty();
-        if format == JSON && (is_key || !collection.reads_lists_as_rows()) {
+        if matches!(format, JSON | TBON) && (is_key || !collection.reads_lists_as_rows()) {
             return Ok(());
         }
         let path = self.collections[at].path();
@@ -483,6 +492,13 @@ impl<R: Runner> Harness<R> {
         self.judge(&shown, Expected::Done)?;
         let body = match format {
             JSON => self.shown_rows(at, &parse(&shown)?)?.to_string().into_bytes(),
+            TBON => {
+                let rows = self.shown_rows(at, &tbon::decode(&shown.body)?)?;
+                let rows = self.collections[at].rows_of(&rows)?;
+                let mut body = Vec::new();
+                Datum::Tuple(rows.into_iter().map(Datum::Tuple).collect()).tbon(&mut body);
+                body
+            }
             _ => shown.body,
         };
         let answer = self.call(&Request::put(&path, body).of_type(format));

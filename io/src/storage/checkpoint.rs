@@ -109,7 +109,7 @@ impl HeedCheckpoint {
         map_size_bytes: usize,
         resident_bytes: u64,
     ) -> Result<HeedCheckpoint, StorageError> {
-        check_file(&directory.join(DATA_NAME))?;
+        let missing_bytes = make_whole(&directory.join(DATA_NAME))?;
         let _within = WithinLmdb::enter();
         // Until it is known where the map is, it may be anywhere.
         signals::note_map(0, usize::MAX);
@@ -153,8 +153,24 @@ impl HeedCheckpoint {
             file,
             reserved_until,
         };
+        if missing_bytes > 0 {
+            checkpoint.check_nothing_is_missing(missing_bytes)?;
+        }
         checkpoint.note_damage()?;
         Ok(checkpoint)
+    }
+
+    /// An error if something is missing, now that the file has so many zeros at its end.
+    fn check_nothing_is_missing(&self, bytes: u64) -> Result<(), StorageError> {
+        match self.differing(true) {
+            Ok(differing) if differing.is_empty() => Ok(()),
+            _ => {
+                tracing::error!("data.mdb was {bytes} bytes shorter than it says");
+                Err(StorageError::CorruptMetadata {
+                    reason: "data.mdb is shorter than it says, and what was there is missing",
+                })
+            }
+        }
     }
 
     /// Note which chains are not whole.
@@ -408,21 +424,26 @@ impl HeedCheckpoint {
     }
 }
 
-/// An error if LMDB's file is shorter than it says: who reads beyond its end is killed by a signal.
+/// Makes LMDB's file as long as it says, if it is not, by so many zeros: who reads beyond its end is killed by a signal.
+///
+/// Pages that a transaction has taken and given back are never written, so a file may lack some at its end in which nothing
+/// is. One that was cut off looks the same, which is why everything is checked then.
 ///
 /// Each of the first two pages is a header of 16 bytes, and a meta page: magic number, version, two words, two trees of
 /// 48 bytes, the number of the last page. The first word of the first tree is the size of pages.
-fn check_file(path: &Path) -> Result<(), StorageError> {
+fn make_whole(path: &Path) -> Result<u64, StorageError> {
+    /// More than a transaction takes.
+    const MISSING_BYTES_MAX: u64 = 1 << 30;
     const MAGIC: [u8; 4] = 0xBEEF_C0DE_u32.to_ne_bytes();
     let failed = || StorageError::io("read the checkpoint");
     let corrupt = |reason| StorageError::CorruptMetadata { reason };
     let file = match File::open(path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(0),
         result => result.map_err(failed())?,
     };
     let length = file.metadata().map_err(failed())?.len();
     if length == 0 {
-        return Ok(());
+        return Ok(0);
     }
     let meta = |offset: u64| {
         let mut bytes = [0; 152];
@@ -437,14 +458,19 @@ fn check_file(path: &Path) -> Result<(), StorageError> {
     if !page_bytes.is_power_of_two() || !(512..=65_536).contains(&page_bytes) {
         return Err(corrupt("data.mdb has pages of an impossible size"));
     }
+    let mut whole_bytes = length;
     for bytes in [first, meta(page_bytes)?] {
         let last_page = u64::from_ne_bytes(bytes[136..144].try_into().expect("eight bytes"));
         let used_bytes = last_page.checked_add(1).and_then(|pages| pages.checked_mul(page_bytes));
-        if bytes[16..20] != MAGIC || used_bytes.is_none_or(|used_bytes| used_bytes > length) {
-            return Err(corrupt("data.mdb is shorter than it says, or its head is damaged"));
-        }
+        let is_likely = |used_bytes: &u64| used_bytes.saturating_sub(length) <= MISSING_BYTES_MAX;
+        let used_bytes = used_bytes.filter(is_likely).filter(|_| bytes[16..20] == MAGIC);
+        whole_bytes = whole_bytes.max(used_bytes.ok_or(corrupt("the head of data.mdb is damaged"))?);
     }
-    Ok(())
+    if whole_bytes > length {
+        let file = File::options().write(true).open(path).map_err(failed())?;
+        file.set_len(whole_bytes).map_err(failed())?;
+    }
+    Ok(whole_bytes - length)
 }
 
 /// How large the pages of LMDB are: like those of the machine.
