@@ -175,6 +175,9 @@ fn settle(world: &mut World, program: Polled) {
         Poll::Ready(reply) => {
             // What it has locked and changed is in the ledger; the rest of it is gone.
             drop(future);
+            // What else it has asked for in vain is not begun.
+            let let_go = ledger.take_jobs().into_iter().filter(|(_, job)| matches!(job, Job::LetGo(_)));
+            begin_jobs(world, id, let_go.collect());
             let transaction = &mut *world.get_mut::<Transaction>(entity).expect("a transaction");
             transaction.outcome = Some(reply);
             world.resource_mut::<Registry>().finished.insert(id);

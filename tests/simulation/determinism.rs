@@ -65,6 +65,7 @@ pub fn trace(outputs: &Outputs, state_hash: u64) -> String {
             Job::Merge { .. } => "merge",
             Job::MergePart(_) => "merge a part",
             Job::Gather(all) => &format!("gather {} changes", all.changes.len()),
+            Job::LetGo(_) => "let go",
             Job::Sort(_) => "sort",
             Job::ReadSorted(_) => "read what is sorted",
             Job::Count { parts, wanted, .. } => &format!("count {} parts, {wanted:?}", parts.len()),

@@ -657,6 +657,8 @@ pub fn work(
             )))),
         },
         Job::Gather(changes) => Ok(JobResult::Gathered(changes.gather())),
+        // With the job, which nobody else has.
+        Job::LetGo(_) => Ok(JobResult::Gone),
         Job::Sort(gathered) => Ok(match gathered.spill(scratch) {
             Ok(spilled) => JobResult::Spilled(spilled),
             Err(cause) => JobResult::Refused(cause),

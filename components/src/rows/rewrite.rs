@@ -17,7 +17,10 @@ use super::schema::{Layout, Schema};
 use super::staged::{Staged, StagedTree};
 use crate::value::ids::PageId;
 
-/// What a transaction has written into a collection, by primary key, and the trees that it has written that into.
+/// The rows that a transaction has changed, by primary key.
+pub type WrittenChanges = Arc<BTreeMap<Key, RowChange>>;
+
+/// What a transaction has written into a collection, and the trees that it has written that into.
 #[derive(Clone, Debug)]
 pub struct RowChanges {
     /// What the rows are.
@@ -25,7 +28,7 @@ pub struct RowChanges {
     /// As the transaction sees them without what it has written.
     pub trees: Arc<Vec<Tree>>,
     /// What it has written.
-    pub changes: Arc<BTreeMap<Key, RowChange>>,
+    pub changes: WrittenChanges,
     /// How much of the pages is merged at once, in bytes.
     pub part_bytes: usize,
 }

@@ -7,7 +7,7 @@ use crate::rows::columns::Columns;
 use crate::rows::count::Counted;
 use crate::rows::merge::Merged;
 use crate::rows::page::Tree;
-use crate::rows::rewrite::{RowChanges, TreeChanges};
+use crate::rows::rewrite::{RowChanges, TreeChanges, WrittenChanges};
 use crate::rows::scan::{Found, PageScan, Part, Wanted};
 use crate::rows::sorter::{Gathered, SortedPart, Spilled};
 use crate::rows::staged::{MergedPart, PartOfMerge, StagedPart};
@@ -31,6 +31,8 @@ pub enum Job {
     MergePart(Arc<PartOfMerge>),
     /// Gather what a transaction has written into a collection, to merge it in parts.
     Gather(RowChanges),
+    /// Let go of what a transaction has changed, which is in pages now: many small things.
+    LetGo(WrittenChanges),
     /// Sort rows that a program has gathered, and write them to scratch space if they are not all.
     Sort(Gathered),
     /// Read rows that were sorted and written.
@@ -78,6 +80,8 @@ pub enum JobResult {
     Counted(Counted),
     /// Rows.
     Found(Found),
+    /// Nothing, and nobody waits for it.
+    Gone,
     /// What is stored cannot be read.
     Failed(String),
 }

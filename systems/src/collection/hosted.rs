@@ -57,6 +57,9 @@ const PARTS_AT_ONCE: usize = 2;
 /// How much a commit of pages that are stored already may store to put them into their places, in bytes.
 const PLACING_BYTES_MAX: u64 = 128 << 20;
 
+/// Of more changes than this a job lets go: a thousand take a fraction of a millisecond.
+const CHANGES_LET_GO_MAX: usize = 1_024;
+
 /// When this many times as much was stored as was changed, changes lie scattered.
 const SCATTERED_PAGES_SHARE: u64 = 4;
 
@@ -269,7 +272,10 @@ impl Interpreter {
             Ok((staged, is_delete)) => (Some(staged), is_delete, Ok(())),
             Err(cause) => (None, false, Err(cause)),
         };
-        let superseded_bytes = self.ledger.end_rewrite(collection, staged, is_delete);
+        let (superseded_bytes, changes) = self.ledger.end_rewrite(collection, staged, is_delete);
+        if changes.len() > CHANGES_LET_GO_MAX {
+            self.ledger.submit(Job::LetGo(changes));
+        }
         result?;
         if superseded_bytes > SUPERSEDED_BYTES_MAX {
             return Err(Error::too_large(format_args!(

@@ -11,7 +11,7 @@ use crate::rows::change::{Change, RowChange};
 use crate::rows::key::{Key, KeyRange};
 use crate::rows::merge::Merged;
 use crate::rows::page::{PageCell, Tree};
-use crate::rows::rewrite::{OwnTrees, RowChanges};
+use crate::rows::rewrite::{OwnTrees, RowChanges, WrittenChanges};
 use crate::rows::schema::Schema;
 use crate::rows::seen::{OwnRows, RowsSnapshot};
 use crate::rows::staged::{Staged, StagedTree};
@@ -59,7 +59,7 @@ pub(super) struct RowsView {
     /// The trees with what the transaction has written into pages, if it has.
     own_trees: Option<OwnTrees>,
     /// The rows that the transaction has changed besides, by their keys.
-    changes: Arc<BTreeMap<Key, RowChange>>,
+    changes: WrittenChanges,
     /// What they count on the account of the transaction, in bytes.
     change_bytes: u64,
     /// Whether they are on their way into pages: until they are there, no other row changes.
@@ -345,18 +345,20 @@ impl Ledger {
     }
 
     /// What was begun with [`Self::begin_rewrite`] is stored, for each tree, or could not be done. `is_delete` if rows only
-    /// go. The size of the transaction's own pages that are in no tree any more, in bytes.
+    /// go. The size of the transaction's own pages that are in no tree any more, in bytes, and the changes, of which it may
+    /// take long to let go.
     pub fn end_rewrite(
         &self,
         collection: HostedCollection,
         staged: Option<Vec<StagedTree>>,
         is_delete: bool,
-    ) -> u64 {
+    ) -> (u64, WrittenChanges) {
         let content = &mut *self.content();
         let view = content.collections.get_mut(&collection).expect("a collection with a lock");
         assert!(std::mem::take(&mut view.is_rewriting), "what ends has begun");
         // Who waits for this may have been polled before, and asks the world for nothing.
         content.out_of_fuel = true;
+        let mut changes = WrittenChanges::default();
         if let Some(staged) = staged {
             let own_trees = view.own_trees.get_or_insert_with(|| OwnTrees::new(view.trees.clone()));
             own_trees.place(staged, is_delete);
@@ -365,15 +367,12 @@ impl Ledger {
                 let free = own_trees.free(|seen| readers.range(seen.clone()).next().is_some());
                 content.freed_pages.extend(free);
             }
-            view.changes = Arc::default();
+            changes = std::mem::take(&mut view.changes);
             view.own = None;
             content.bytes -= std::mem::take(&mut view.change_bytes);
         }
-        content
-            .collections
-            .values()
-            .filter_map(|view| Some(view.own_trees.as_ref()?.superseded_bytes()))
-            .sum()
+        let own_trees = content.collections.values().filter_map(|view| view.own_trees.as_ref());
+        (own_trees.map(OwnTrees::superseded_bytes).sum(), changes)
     }
 
     /// Change a row that is locked for writing, from what the transaction sees of it.
