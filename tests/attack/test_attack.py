@@ -24,6 +24,7 @@ import pytest
 import tinychain as tc
 
 import healthy
+import page02
 import support
 from healthy import ATTACK_TIME
 from support import HYPOTHETICAL, OP, R, call, post
@@ -563,3 +564,48 @@ def test_templates_write_no_log(start, tmp_path):
 
         stderr.seek(0)
         assert b"forged" not in stderr.read()
+
+
+# Transactions with many rows
+
+MASS_ROWS = 60_000
+MASS = "/app/mass"
+I64 = "/state/scalar/value/number/int/64"
+
+
+def mass_cluster():
+    """A table, and methods that write all of it, in the order of its keys or in another one, and that sort all of it."""
+
+    columns = [[["k", {I64: {}}]], [["r", {I64: {}}], ["s", {"/state/scalar/value/string": {}}, 100]]]
+    table = {page02.TABLE: [[columns, [["by_r", ["r"]]]]]}
+    add = page02.capture(["t"], {OP + "/get": ["row", [
+        ["k", {"$row": [0]}], ["r", {"$row": [1]}], ["new", {"$r/add": [1]}], ["_return", {"$t": [[{"$k": []}], {"r": {"$new": []}}]}]]]})
+
+    def written(rows, then):
+        steps = [["t", {"$self": ["t"]}], *rows, ["done", {"$rows/for_each": {"op": add}}], ["_return", page02.after({"$done": []}, then)]]
+        return {OP + "/post": steps}
+
+    in_order = [["rows", {"$t/rows": {}}]]
+    scattered = [["by_s", {"$t/order": [[["s"], False]]}], ["rows", {"$by_s/rows": {}}]]
+    by_s = [["t", {"$self": ["t"]}], ["some", {"$t/select": [["s", "k"]]}], ["v", {"$some/order": [[["s"], True]]}]]
+    return {MASS: {
+        "t": {"/state/chain/sync": [table]}, "add": written(in_order, None), "scatter": written(scattered, None),
+        "fail": written(in_order, {"/error/conflict": ["no"]}), "sorted": {OP + "/get": ["n", by_s + [["_return", {"$v/limit": [3]}]]]}}}
+
+
+def test_tables_that_are_written_and_sorted_whole(start):
+    """Again and again, by several at once: what they store before their commit goes, and nobody else waits for it."""
+
+    host = start(mass_cluster(), cache_size="32M")
+    body = "k,r,s\n" + "".join(f"{k},{k * 7_919 % MASS_ROWS},{'x' * 60}{k * 104_729 % 100_000}\n" for k in range(MASS_ROWS))
+    assert call(host, "PUT", MASS + "/t", raw=body, headers={"Content-Type": "text/csv"})[0] == 200
+    asked = lambda name: lambda: call(host, "POST", f"{MASS}/{name}", {}, timeout=60)
+    sorted_rows = lambda: call(host, "GET", MASS + "/sorted", key=1, timeout=60)
+    with beside(host, "tables that are written and sorted whole"):
+        with repeated(asked("add"), asked("scatter"), asked("fail"), sorted_rows, sorted_rows):
+            time.sleep(2 * ATTACK_TIME)
+
+    world = lambda: call(host, "GET", "/debug/world?kind=page&limit=1")[1]
+    eventually("what was stored in vain goes", lambda: world()["staged_pages"] == 0 and world()["retired_pages"] == 0)
+    assert call(host, "GET", MASS + "/t/count") == (200, MASS_ROWS)
+    assert support.peak_memory(host) < BASE + 200 * MB
