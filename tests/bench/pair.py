@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Compare two builds of the host: both at once under the same upserts, so that both have the same machine at each moment.
+"""Compare two builds of the host: both at once under the same requests, so that both have the same machine at each moment.
 
-    tests/bench/pair.py BEFORE AFTER [ROUNDS [SECONDS [CLIENTS]]]
+    tests/bench/pair.py BEFORE AFTER [ROUNDS [SECONDS [CLIENTS [upsert | point | get]]]]
 
-BEFORE and AFTER are binaries. For each round and host: upserts per second, and microseconds of CPU of its threads for each.
+BEFORE and AFTER are binaries. For each round and host: requests per second, and microseconds of CPU of its threads for each.
 Needs pyarrow, and `cargo build --release --package io --example load`.
 """
 
@@ -27,7 +27,11 @@ COLUMNS = [["color", {"/state/scalar/value/string": {}}, 32], ["qty", INT32]]
 SCHEMA = [[[["sku", UINT64]], COLUMNS], [["by_color", ["color"]]]]
 SERVICE = {"/app/bench": {"items": {"/state/chain/sync": [{"/state/collection/table": [SCHEMA]}]}}}
 TARGET = f"/app/bench/items?key=%5B<random:{ROWS * 10 // 9}>%5D"
-BODY = f'["<one:{"|".join(COLORS)}>", <random:1000>]'
+REQUESTS = {
+    "upsert": ["PUT", TARGET, f'["<one:{"|".join(COLORS)}>", <random:1000>]'],
+    "point": ["GET", TARGET],
+    "get": ["GET", "/state/scalar/value/string?key=<random:1000>"],
+}
 
 
 def rows() -> bytes:
@@ -65,14 +69,15 @@ def cpu_us(host: subprocess.Popen) -> dict[str, float]:
     return times
 
 
-def main(before: str, after: str, rounds: str = "3", seconds: str = "6", clients: str = "128") -> None:
+def main(before: str, after: str, rounds: str = "3", seconds: str = "6", clients: str = "128", what: str = "upsert") -> None:
     body, totals = rows(), {before: 0.0, after: 0.0}
     with tempfile.TemporaryDirectory() as work:
         for at in range(int(rounds)):
             order = [before, after] if at % 2 == 0 else [after, before]
             hosts = [(name, port, start(name, port, Path(work), body)) for name, port in zip(order, PORTS)]
             begun = {name: cpu_us(host) for name, _, host in hosts}
-            command = lambda port: [LOAD, "http", f"127.0.0.1:{port}", "PUT", TARGET, clients, seconds, BODY]
+            verb, target, *request = REQUESTS[what]
+            command = lambda port: [LOAD, "http", f"127.0.0.1:{port}", verb, target, clients, seconds, *request]
             loads = [subprocess.Popen(command(port), stdout=subprocess.PIPE, text=True) for _, port, _ in hosts]
             for (name, _, host), load in zip(hosts, loads):
                 per_second, ok, *_ = load.communicate()[0].split()

@@ -74,6 +74,31 @@ POINT_READ = ("GET", "/app/bench/items?key=%5B<random:{keys}>%5D")
 COUNT_QTY = ("POST", "/app/bench/count_qty", f'{{"a": <random:{QTY_VALUES - QTY_RANGE}>, "b": <plus:{QTY_RANGE}>}}')
 
 
+# A program for each row of the table.
+ADD_ONE_TO_ROW = {
+    "/state/scalar/op/get": [
+        "row",
+        [
+            ["sku", {"$row": [0]}],
+            ["qty", {"$row": [2]}],
+            ["new", {"$qty/add": [1]}],
+            ["_return", {"$t": [[{"$sku": []}], {"qty": {"$new": []}}]}],
+        ],
+    ]
+}
+ADD_ONE = {
+    "/state/scalar/op/post": [
+        ["t", {"$self": ["items"]}],
+        ["rows", {"$t/rows": {}}],
+        ["done", {"$rows/for_each": {"op": {"/state/scalar/ref/with": [[{"$t": []}], ADD_ONE_TO_ROW]}}}],
+        ["_return", {"/state/scalar/ref/after": [{"$done": []}, None]}],
+    ]
+}
+ADD_ONE_SQL = "UPDATE items SET qty = qty + 1"
+ADD_ONE_LOOP_SQL = """DO $$ DECLARE r record; BEGIN FOR r IN SELECT * FROM items LOOP
+UPDATE items SET qty = r.qty + 1 WHERE sku = r.sku; END LOOP; END $$"""
+
+
 def config() -> dict:
     """The service that is measured: a table, a wider one, and the method that counts."""
     key = [["sku", {"/state/scalar/value/number/uint/64": {}}]]
@@ -96,6 +121,7 @@ def config() -> dict:
             "wide": table(values + note),
             "count_qty": count_qty("items"),
             "count_wide": count_qty("wide"),
+            "add_one": ADD_ONE,
         }
     }
 
@@ -611,6 +637,34 @@ def figure_load_json(work: Path) -> None:
     load_figure(work, "load-json", JSON, path, "0.5 x")
 
 
+def figure_mass(work: Path) -> None:
+    """Every row of a table is changed by a program, in one transaction: beside a loop in PL/pgSQL, and one UPDATE."""
+    with Host(work) as host, Postgres(work) as postgres:
+        keys = contiguous_keys(ROWS)
+        host.fill(keys)
+        postgres.fill(make_rows(keys), work)
+        hosts: list[float] = []
+        references: dict[str, list[float]] = {ADD_ONE_SQL: [], ADD_ONE_LOOP_SQL: []}
+        for _ in range(ROUNDS):
+            for statement, seconds in references.items():
+                begun = time.perf_counter()
+                postgres.sql(statement)
+                seconds.append(time.perf_counter() - begun)
+                postgres.sql("VACUUM items", "CHECKPOINT")
+            begun = time.perf_counter()
+            host.call("POST", "/app/bench/add_one", "{}")
+            hosts.append(time.perf_counter() - begun)
+            update_s, loop_s = (seconds[-1] for seconds in references.values())
+            print(f"mass: one UPDATE {update_s:.2f} s, a loop in PL/pgSQL {loop_s:.2f} s, host {hosts[-1]:.2f} s")
+        changed = int(postgres.sql("SELECT sum(qty) FROM items")) - 2 * ROUNDS * ROWS
+        expected = int(make_rows(keys).column("qty").to_numpy().sum())
+        expect_equal("the sum of PostgreSQL without what was added", changed, expected)
+        expect_equal("rows of the host that were changed", host.count_qty(ROUNDS, QTY_VALUES + ROUNDS), ROWS)
+        print(f"mass: the host held {host.status_kb()['VmHWM'] / 1024:.0f} MiB at most")
+        sum_up(f"a program for each of {ROWS:,} rows", "s", hosts, references[ADD_ONE_LOOP_SQL], "-", lower=True)
+        sum_up(f"a program for each of {ROWS:,} rows; one UPDATE", "s", hosts, references[ADD_ONE_SQL], "-", lower=True)
+
+
 def figure_where(work: Path) -> None:
     """How many rows have a qty of a range that is drawn at random and holds a tenth of them; there is no index."""
     script = (
@@ -851,6 +905,7 @@ FIGURES: dict[str, Callable[[Path], None]] = {
     "point": figure_point,
     "load": figure_load,
     "load-json": figure_load_json,
+    "mass": figure_mass,
     "where": figure_where,
     "arrow": figure_arrow,
     "growth": figure_growth,

@@ -19,7 +19,7 @@ use crate::value::error::{Error, Result};
 use crate::value::ids::{ChainId, HostedCollection, PageId};
 use crate::value::transaction_id::TxnId;
 
-pub use rows::{LOCKED_KEYS_MAX, Reading, RowsChange};
+pub use rows::{LOCKED_KEYS_MAX, MayChange, Reading, RowsChange};
 
 use crate::value::limits::TRANSACTION_BYTES_MAX;
 

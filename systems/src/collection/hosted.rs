@@ -23,7 +23,7 @@ use components::rows::schema::Schema;
 use components::rows::seen::RowsSnapshot;
 use components::rows::staged::{PartOfMerge, PartRows, Staged, StagedPart, StagedTree};
 use components::transaction::job::{Job, JobResult};
-use components::transaction::ledger::Reading;
+use components::transaction::ledger::{MayChange, Reading};
 use components::transaction::lock::{LockMode, LockRange};
 use components::value::ids::{HostedCollection, TreeId};
 use components::{Error, Result};
@@ -210,34 +210,30 @@ impl Interpreter {
         new: Option<Row>,
     ) -> Result<()> {
         self.lock(collection, 0, &LockRange::Key(key.clone()), LockMode::Write).await;
-        let old = loop {
-            self.make_room(collection).await?;
-            let rewrites = self.ledger.rewrites(collection);
+        loop {
+            let since = self.make_room(collection).await?;
             let old = self.locked_row(collection, layout, key).await;
             // Else another part of the program may have written the row meanwhile, into a page.
-            if rewrites == self.ledger.rewrites(collection) {
-                break old;
+            let change = RowChange { old, new: new.clone() };
+            if self.ledger.change_row(collection, key, change, since)? {
+                return Ok(());
             }
-        };
-        self.ledger.note_written(u64::from(old.is_some() || new.is_some()));
-        self.ledger.change_row(collection, key.clone(), RowChange { old, new })
+        }
     }
 
     /// Wait until rows of a collection may change; if the transaction has changed many, of whichever collection, until they
     /// are in pages.
-    async fn make_room(&self, collection: HostedCollection) -> Result<()> {
-        let changes_bytes = if self.is_real() { self.jobs.changes_bytes } else { u64::MAX };
+    async fn make_room(&self, collection: HostedCollection) -> Result<u64> {
+        let bytes_max = if self.is_real() { self.jobs.changes_bytes } else { u64::MAX };
         loop {
-            poll_fn(|_| match self.ledger.can_change(collection) {
-                true => Poll::Ready(()),
-                false => Poll::Pending,
-            })
-            .await;
-            match self.ledger.fullest_beyond(changes_bytes) {
-                // Somebody else sees to it.
-                Some(fullest) if !self.ledger.can_change(fullest) => return Ok(()),
-                Some(fullest) => self.rewrite(fullest).await?,
-                None => return Ok(()),
+            let may_change = poll_fn(|_| match self.ledger.may_change(collection, bytes_max) {
+                MayChange::Later => Poll::Pending,
+                other => Poll::Ready(other),
+            });
+            match may_change.await {
+                MayChange::Now(since) => return Ok(since),
+                MayChange::After(fullest) => self.rewrite(fullest).await?,
+                MayChange::Later => unreachable!("it was waited for"),
             }
         }
     }

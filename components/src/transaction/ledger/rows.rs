@@ -174,6 +174,17 @@ impl RowsView {
     }
 }
 
+/// Whether a row may change.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum MayChange {
+    /// Yes, as long as changes have begun to go into pages no more than so often.
+    Now(u64),
+    /// When changes that are on their way are in pages.
+    Later,
+    /// When the changes of this collection are in pages, for which somebody has to see.
+    After(HostedCollection),
+}
+
 /// Says that pages of the transaction's own are being read, until it is dropped: they do not go meanwhile.
 #[derive(Debug)]
 pub struct Reading(Option<(Arc<Ledger>, HostedCollection, u64)>);
@@ -284,19 +295,28 @@ impl Ledger {
         self.content().collections[&collection].trees.clone()
     }
 
-    /// If what the transaction has changed and keeps in memory takes more than this, in bytes: the collection with most of
-    /// it. It may take a few times as much if what it changes lies scattered over many pages ([`Self::note_scattered`]) and
-    /// the transaction holds little else.
-    pub fn fullest_beyond(&self, bytes_max: u64) -> Option<HostedCollection> {
+    /// Whether a row of a collection may change now. It may not while changes are on their way into pages, nor if what the
+    /// transaction has changed and keeps in memory takes more than this, in bytes. It may take a few times as much if what
+    /// it changes lies scattered over many pages ([`Self::note_scattered`]) and the transaction holds little else.
+    pub fn may_change(&self, collection: HostedCollection, bytes_max: u64) -> MayChange {
         let content = self.content();
-        let views = content.collections.iter();
-        let change_bytes = views.clone().map(|(_, view)| view.change_bytes).sum::<u64>();
+        let view = content.collections.get(&collection).expect("a collection with a lock");
+        if view.is_rewriting {
+            return MayChange::Later;
+        }
+        let change_bytes = content.collections.values().map(|view| view.change_bytes).sum::<u64>();
         let has_much = content.bytes > TRANSACTION_BYTES_MAX / 4 * 3;
         let patience = if has_much { 1 } else { 1 << content.scattered };
         if change_bytes <= bytes_max.saturating_mul(patience) {
-            return None;
+            return MayChange::Now(view.rewrites);
         }
-        views.max_by_key(|(_, view)| view.change_bytes).map(|(collection, _)| *collection)
+        let fullest = content.collections.iter().max_by_key(|(_, view)| view.change_bytes);
+        let (fullest, view_of_fullest) = fullest.expect("a collection that was changed");
+        match view_of_fullest.is_rewriting {
+            // Somebody else sees to it.
+            true => MayChange::Now(view.rewrites),
+            false => MayChange::After(*fullest),
+        }
     }
 
     /// What the transaction has changed made it write many times as much anew: with more changes at once it is less in all.
@@ -314,16 +334,6 @@ impl Ledger {
         };
         let views = content.collections.iter().filter(|(_, view)| is_unsettled(view));
         views.map(|(collection, _)| *collection).collect()
-    }
-
-    /// Whether no changes of a collection are on their way into pages.
-    pub fn can_change(&self, collection: HostedCollection) -> bool {
-        self.content().collections.get(&collection).is_none_or(|view| !view.is_rewriting)
-    }
-
-    /// How often changes of a collection went into pages, or began to.
-    pub fn rewrites(&self, collection: HostedCollection) -> u64 {
-        self.content().collections.get(&collection).map_or(0, |view| view.rewrites)
     }
 
     /// Begin to write the changes of a collection, which is locked for writing as a whole, into pages, `part_bytes` at once.
@@ -375,21 +385,33 @@ impl Ledger {
         (own_trees.map(OwnTrees::superseded_bytes).sum(), changes)
     }
 
-    /// Change a row that is locked for writing, from what the transaction sees of it.
+    /// Change a row that is locked for writing, from what the transaction sees of it: since when, [`Self::may_change`] has
+    /// said. False if changes have gone into pages since, perhaps also of this row; then nothing has changed.
     ///
     /// # Errors
     /// 413 if the transaction writes too much; then nothing has changed.
     ///
     /// # Panics
     /// If the row is not locked for writing, or changes are on their way into pages.
-    pub fn change_row(&self, collection: HostedCollection, key: Key, change: RowChange) -> Result<()> {
+    pub fn change_row(
+        &self,
+        collection: HostedCollection,
+        key: &Key,
+        change: RowChange,
+        since: u64,
+    ) -> Result<bool> {
         let content = &mut *self.content();
         let view = content.collections.get_mut(&collection).expect("a collection with a lock");
         let range = LockRange::Key(key.clone());
         assert!(view.is_locked(0, &range, LockMode::Write), "only a row that is locked for writing changes");
+        if view.rewrites != since {
+            return Ok(false);
+        }
         assert!(!view.is_rewriting, "what is on its way into pages stays as it is");
+        let rows_written = u64::from(change.old.is_some() || change.new.is_some());
+        content.rows_written = Some(content.rows_written.unwrap_or(0) + rows_written);
         if change.is_nothing(&view.schema) {
-            return Ok(());
+            return Ok(true);
         }
         let row_bytes = |row: &Option<Row>| row.as_ref().map_or(0, |row| row_bytes(row));
         let bytes = CHANGE_BYTES + key.len() as u64 + row_bytes(&change.old) + row_bytes(&change.new);
@@ -404,13 +426,13 @@ impl Ledger {
             }
         }
         let changes = Arc::make_mut(&mut view.changes);
-        match changes.get_mut(&key) {
+        match changes.get_mut(key) {
             Some(before) => before.new = change.new,
             None => {
-                changes.insert(key, change);
+                changes.insert(key.clone(), change);
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Merge many rows into a collection that is locked for writing as a whole.
