@@ -157,7 +157,7 @@ impl<R: Runner> Harness<R> {
 
     fn step(&mut self) -> Result<(), String> {
         let at = self.random.below(self.collections.len());
-        match self.random.below(30) {
+        match self.random.below(32) {
             0..=5 => self.put_one(at),
             6..=8 => self.put_many(at),
             9..=11 => self.delete(at),
@@ -172,6 +172,7 @@ impl<R: Runner> Harness<R> {
             23 => self.restart(),
             24 | 25 => self.crash(at),
             26 => self.crash_value(),
+            27 | 28 => self.literal(at),
             _ => self.late(),
         }
     }
@@ -506,6 +507,21 @@ impl<R: Runner> Harness<R> {
         self.check(at).map_err(|why| format!("after its own {format}: {why}"))
     }
 
+    /// What is shown is a literal: a program that has it shows the same. So is the history of a block chain, which is replayed.
+    fn literal(&mut self, at: usize) -> Result<(), String> {
+        let collection = &self.collections[at];
+        let of_history = collection.is_block && self.random.one_in(2);
+        let path = if of_history { format!("{}/chain", collection.path()) } else { collection.path() };
+        let shown = self.call(&Request::get(&path));
+        self.judge(&shown, Expected::Done)?;
+        let answer = self.call(&Request::post("/transact/hypothetical", shown.body.clone()));
+        self.judge(&answer, Expected::Done)?;
+        if let Some(why) = difference(&parse(&shown)?, &parse(&answer)?) {
+            return Err(format!("{path} as a literal differs: {why}"));
+        }
+        self.check(at)
+    }
+
     /// What would happen leaves no trace.
     fn hypothesis(&mut self, at: usize) -> Result<(), String> {
         let collection = &self.collections[at];
@@ -632,6 +648,23 @@ impl<R: Runner> Harness<R> {
             200 => parse(&answer),
             _ => Err(format!("the history of {path}: {}", String::from_utf8_lossy(&answer.body))),
         }
+    }
+}
+
+/// Where two documents differ first, if they do.
+fn difference(this: &Value, that: &Value) -> Option<String> {
+    match (this, that) {
+        (Value::Array(these), Value::Array(those)) if these.len() == those.len() => {
+            let pairs = these.iter().zip(those).enumerate();
+            pairs.into_iter().find_map(|(at, (this, that))| Some(format!("{at} {}", difference(this, that)?)))
+        }
+        (Value::Object(these), Value::Object(those)) if these.keys().eq(those.keys()) => {
+            let pairs = these.iter().zip(those.values());
+            pairs
+                .into_iter()
+                .find_map(|((name, this), that)| Some(format!("{name} {}", difference(this, that)?)))
+        }
+        (this, that) => (this != that).then(|| format!("{this} is {that}")),
     }
 }
 

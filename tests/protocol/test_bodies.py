@@ -12,6 +12,7 @@ import pyarrow
 import pytest
 
 import support
+import tbon as tbon_bytes
 from support import HYPOTHETICAL, N, V
 
 BT = "/state/collection/btree"
@@ -319,3 +320,25 @@ def test_a_failed_cast_of_a_key_says_so(bodies):
     key = urllib.parse.quote(json.dumps("abc"))
     text = message(support.call(bodies, "GET", N, query=f"key={key}"), 400)
     assert "abc" in text
+
+
+def test_rows_are_recorded_as_those_that_came_in_json(serve):
+    """Each by itself, as the column keeps it: so a history that is fed back is the same, whatever its rows came in."""
+
+    columns = [[["k", {N + "/int/64": {}}]], [["b", {V + "/bytes": {}}, 20], ["f", {N + "/float/64": {}}]]]
+    chain = {"/state/chain/block": [{"/state/collection/table": [[columns, []]]}]}
+    host = serve({"/app/rows": {"json": chain, "tbon": chain}})
+    rows = [[2, "abcd", 1], [1, "AA==", 2.5], [2, "3q2+7w==", 3]]
+    support.assert_reply(support.call(host, "PUT", "/app/rows/json", rows), 200)
+    body = tbon_bytes.encode(rows)
+    headers = {"Content-Type": "application/tbon"}
+    support.assert_reply(support.call(host, "PUT", "/app/rows/tbon", raw=body, headers=headers), 200)
+    histories = [support.call(host, "GET", f"/app/rows/{name}/chain")[1] for name in ("json", "tbon")]
+    [json_rows, tbon_rows] = [tbon_bytes.verify(history["/state/chain/block"][1]) for history in histories]
+    assert json_rows == tbon_rows and len(json_rows) == 2
+    for history in histories:
+        support.assert_reply(support.post(host, history), 200, history)
+
+    refused = support.call(host, "PUT", "/app/rows/tbon", raw=tbon_bytes.encode([[1, "AA==", 1], [2, "AA==", "x"]]), headers=headers)
+    support.assert_reply(refused, 400)
+    assert "row 2" in str(refused[1]) and "f" in str(refused[1])

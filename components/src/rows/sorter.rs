@@ -298,3 +298,68 @@ impl Sorted {
 fn no_space(cause: String) -> Error {
     Error::unavailable(format_args!("there is no space to sort rows in --workspace: {cause}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rows::runs::MemoryScratch;
+    use crate::value::error::ErrorKind;
+
+    /// Sort so many rows with a text of so many bytes by it, in runs of 4 KiB.
+    fn sorted(rows: u64, text_bytes: usize, scratch: &OpenScratch<'_>) -> Result<Sorted> {
+        let types = [ColumnType::Number(NumberType::U64), ColumnType::String];
+        let order = Order { by: vec![1], is_reversed: false };
+        let mut sorter = Sorter::new(&types, &order, Some(&[0]), u64::MAX, 4 << 10, 2 << 10);
+        for row in 0..rows {
+            let text = format!("{:>text_bytes$}", rows - row);
+            sorter.gather(|position| if position == 0 { row.into() } else { text.as_str().into() });
+            if sorter.is_full() {
+                let spilled = sorter.take(false).spill(scratch)?;
+                sorter.put(spilled);
+            }
+        }
+        let last = sorter.take(true).spill(scratch)?;
+        Ok(sorter.finish(last))
+    }
+
+    fn in_memory() -> std::result::Result<Arc<dyn Scratch>, String> {
+        Ok(Arc::new(MemoryScratch::default()))
+    }
+
+    #[test]
+    fn rows_of_many_runs_come_in_order() {
+        let mut sorted = sorted(2_000, 10, &in_memory).unwrap();
+        let mut expected = (0..2_000_u64).rev();
+        while let Some(rows) = sorted.next_rows().unwrap() {
+            for row in 0..rows.len() {
+                assert_eq!(rows.value(0, row), expected.next().unwrap().into());
+            }
+        }
+        assert_eq!(expected.next(), None);
+    }
+
+    #[test]
+    fn without_space_it_is_said_that_there_is_none() {
+        let full = || {
+            let scratch = MemoryScratch::default();
+            scratch.fill();
+            Ok(Arc::new(scratch) as Arc<dyn Scratch>)
+        };
+        let none = || Err("the directory is gone".to_string());
+        for (scratch, why) in
+            [(&full as &OpenScratch<'_>, "no space is left"), (&none, "the directory is gone")]
+        {
+            let error = sorted(2_000, 10, scratch).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unavailable);
+            assert!(error.message().contains("--workspace") && error.message().contains(why), "{error}");
+        }
+        assert!(sorted(20, 10, &none).is_ok(), "what fits in memory needs none");
+    }
+
+    #[test]
+    fn what_is_known_of_runs_has_a_bound() {
+        let error = sorted(4_000, 1_000, &in_memory).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::TooLarge);
+        assert!(error.message().contains("an index has them in order"), "{error}");
+    }
+}

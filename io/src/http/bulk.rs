@@ -13,11 +13,13 @@ use std::sync::Arc;
 
 use components::hosting::cluster::{Catalog, Member};
 use components::language::chain::ChainKind;
-use components::language::collection::{CollectionContent, value_of};
+use components::language::collection::value_of;
 use components::language::reference::Verb;
+use components::rows::Row;
 use components::rows::bulk::Bulk;
+use components::rows::coerce::{btree_row, table_row};
+use components::rows::columns::Columns;
 use components::rows::schema::{CollectionKind, Schema};
-use components::rows::{Row, row_bytes};
 use components::{Error, Id, Path, Result, State, Value};
 use tokio::sync::mpsc::Receiver;
 
@@ -90,8 +92,17 @@ pub(super) fn expected_json(catalog: &Catalog, head: &Head, body: &[u8]) -> Opti
     rows_at(catalog, head, Form::Json).filter(|expected| expected.schema.reads_lists_as_rows())
 }
 
-/// A list of rows that came as a state, as rows: what [`expected_json`] is for JSON.
-pub(super) fn rows_of_state(catalog: &Catalog, head: &Head, body: State) -> State {
+/// What rows are that may come as a state: what [`expected_json`] is for JSON.
+pub(super) fn expected_state(catalog: &Catalog, head: &Head) -> Option<Arc<Schema>> {
+    let Expected { schema, .. } = rows_at(catalog, head, Form::Json)?;
+    schema.reads_lists_as_rows().then_some(schema)
+}
+
+/// A list of rows that came as a state, as rows.
+///
+/// # Errors
+/// 400 if a row cannot be written, which names it.
+pub(super) fn rows_of_state(schema: Arc<Schema>, body: State) -> Result<State> {
     let rows = |items: &[State]| -> Option<Vec<Row>> {
         let row = |item: &State| match value_of(item) {
             Ok(Value::Tuple(values)) => Some(values),
@@ -100,15 +111,18 @@ pub(super) fn rows_of_state(catalog: &Catalog, head: &Head, body: State) -> Stat
         items.iter().map(row).collect()
     };
     let Some(rows) = body.to_tuple().and_then(|items| rows(&items)).filter(|rows| !rows.is_empty()) else {
-        return body;
+        return Ok(body);
     };
-    match rows_at(catalog, head, Form::Json).filter(|expected| expected.schema.reads_lists_as_rows()) {
-        Some(Expected { schema, .. }) => {
-            let (columns, bytes) = (schema.columns().clone(), rows.iter().map(|row| row_bytes(row)).sum());
-            State::Content(Arc::new(CollectionContent { schema, columns, is_list: false, rows, bytes }))
-        }
-        None => body,
-    }
+    let coerced = rows.iter().enumerate().map(|(i, row)| {
+        let row = match schema.kind() {
+            CollectionKind::BTree => btree_row(&schema, row),
+            CollectionKind::Table => table_row(&schema, row),
+        };
+        row.map_err(|cause| cause.context(format_args!("row {}", i + 1)))
+    });
+    let rows = coerced.collect::<Result<Vec<Row>>>()?;
+    let columns = Columns::from_rows(&schema.layouts()[0].types, rows.iter().map(|row| &row[..]));
+    Ok(State::Bulk(Arc::new(Bulk::new(schema, columns))))
 }
 
 /// Whether a request puts rows into a collection whose history records each of them.

@@ -157,6 +157,9 @@ async fn call(
                     }
                 };
                 server.metrics.request_body_bytes.fetch_add(bytes.len() as u64, Relaxed);
+                let is_tbon = media_type == MediaType::Tbon;
+                let of_state =
+                    if is_tbon { bulk::expected_state(server.gateway.catalog(), &head) } else { None };
                 let size_bytes = rows.as_ref().map_or(bytes.len(), |rows| rows.size_bytes(bytes.len()));
                 big(server, size_bytes, move || {
                     let bytes = match rows {
@@ -166,16 +169,16 @@ async fn call(
                         },
                         None => bytes,
                     };
-                    let state = request::body(bytes, media_type == MediaType::Tbon, &mut charge)?;
+                    let state = request::body(bytes, is_tbon, &mut charge)?;
+                    let state = match of_state {
+                        Some(schema) => bulk::rows_of_state(schema, state)?,
+                        None => state,
+                    };
                     Ok::<_, Error>((state, charge))
                 })
                 .await??
             }
         }
-    };
-    let state = match media_type {
-        MediaType::Tbon => bulk::rows_of_state(server.gateway.catalog(), &head, state),
-        _ => state,
     };
     let verb = head.verb;
     let request = Request {
