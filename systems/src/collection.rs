@@ -22,7 +22,7 @@ use components::language::collection::stream::StreamSource;
 use components::language::collection::view::Rowset;
 use components::language::collection::{Collection, CollectionContent, Source, value_of};
 use components::language::memory::Reservation;
-use components::rows::bulk::Bulk;
+use components::rows::bulk::{Bulk, BulkRows};
 use components::rows::coerce::{btree_row, table_row};
 use components::rows::key::Key;
 use components::rows::schema::{CollectionKind, Schema};
@@ -259,9 +259,13 @@ impl Interpreter {
             State::Collection(Collection { schema, source: Source::Hosted(hosted) })
                 if key.is_none() && schema == bulk.schema() =>
             {
-                // Without rows there is nothing to merge, nor a page that a commit could wait for.
-                if !bulk.is_empty() {
-                    self.merge_hosted_rows(*hosted, bulk).await?;
+                match bulk.rows() {
+                    // Without rows there is nothing to merge, nor a page that a commit could wait for.
+                    _ if bulk.is_empty() => {}
+                    BulkRows::Resident(rows) if rows.len() < self.jobs.merged_rows_min => {
+                        self.write_hosted_rows(*hosted, bulk, rows).await?;
+                    }
+                    _ => self.merge_hosted_rows(*hosted, bulk).await?,
                 }
                 Ok(State::NONE)
             }

@@ -23,6 +23,9 @@ pub const FOUND_BYTES: u64 = 1 << 20;
 /// How much content of pages stays in memory, unless told, in bytes.
 pub const PAGE_CACHE_BYTES: u64 = 500_000_000;
 
+/// From how many rows on those that come at once are merged: each may lie in a page of its own, which is written anew.
+const MERGED_ROWS_MIN: usize = 256;
+
 /// Which part of the cache is merged at once of what a transaction has changed.
 const PART_SHARE: u64 = 64;
 
@@ -47,6 +50,8 @@ pub struct JobLimits {
     pub pages_min: usize,
     /// When a job has found so much, the program goes on with that, in bytes.
     pub found_bytes: u64,
+    /// With fewer rows than this, rows that come at once are written one after the other, and not merged into pages.
+    pub merged_rows_min: usize,
     /// When a transaction has changed so much of rows, that goes into pages before its commit, in bytes.
     pub changes_bytes: u64,
     /// The same at its end if it has changed more rows than this, which the commit would have to apply in one tick.
@@ -64,6 +69,7 @@ impl JobLimits {
         Self {
             pages_min: JOB_PAGES_MIN,
             found_bytes: FOUND_BYTES,
+            merged_rows_min: MERGED_ROWS_MIN,
             changes_bytes: CHANGES_PARTS * part_bytes,
             changes_max: CHANGES_MAX,
             part_bytes: part_bytes as usize,

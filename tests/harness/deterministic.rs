@@ -14,7 +14,7 @@ use components::{Error, Path, Reply, Result, State, Value};
 use io::http::bulk;
 use io::json;
 use io::storage::simulated::{CrashKind, Fault, SimulatedDisk};
-use world::Limits;
+use world::{JobLimits, Limits};
 
 use crate::http::{Answer, Request};
 use crate::machine::{Between, Crashed, Machine, MachineOptions, START_NS, TICK_NS};
@@ -53,7 +53,9 @@ impl Deterministic {
         let mut options = MachineOptions::new(seed, cluster);
         options.threads = threads;
         // Small, so that pages, effects and programs of every age are met.
-        options.limits = Limits { fuel_per_tick: 300, effects_bytes_max: 4_000, ..Limits::default() };
+        // Few rows that come at once are merged here, too, so that there are pages.
+        let jobs = JobLimits { merged_rows_min: 3, ..JobLimits::default() };
+        options.limits = Limits { fuel_per_tick: 300, effects_bytes_max: 4_000, jobs, ..Limits::default() };
         let disk = SimulatedDisk::new(seed);
         let machine =
             Machine::start(&disk, options.clone(), START_NS).unwrap_or_else(|_| unreachable!("no fault"));

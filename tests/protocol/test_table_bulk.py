@@ -26,8 +26,8 @@ import tinychain as tc
 
 import support
 import tbon
-from page02 import KEYS, ROW_1, ROW_2, ROW_3, ROWS, column, table, tree
-from support import HYPOTHETICAL, N, V
+from page02 import KEYS, ROW_1, ROW_2, ROW_3, ROWS, after, column, table, tree
+from support import HYPOTHETICAL, N, OP, R, V
 
 ARROW = "application/vnd.apache.arrow.stream"
 CSV = "text/csv"
@@ -796,3 +796,23 @@ def test_explain_a_hosted_table(warehouse):
 
     status, hosted = support.call(warehouse, "GET", ITEMS + "/explain")
     assert (status, hosted["rows"]) == (200, count)
+
+
+def test_few_rows_wait_for_no_others(serve):
+    """A list of them is as if each had come alone: only these rows are locked, and pages are not written anew."""
+
+    endless = {R + "/while": [{OP + "/post": [["r", True]]}, {OP + "/post": [["r", {"i": 0}]]}, {"i": 0}]}
+    hold = {OP + "/post": [["done", {"$self/t": [[1], [0]]}], ["_return", after({"$done": []}, endless)]]}
+    rows = {"/state/collection/table": [[[[["k", {N + "/int/64": {}}]], [["v", {N + "/int/64": {}}]]], [["by_v", ["v"]]]]]}
+    host = serve({"/app/few": {"t": {"/state/chain/sync": [rows]}, "hold": hold}}, request_ttl="4")
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        holder = pool.submit(support.call, host, "POST", "/app/few/hold", {})
+        deadline = time.monotonic() + 3
+        while support.call(host, "GET", "/debug/world?kind=lock")[1]["entities"]["lock"]["total"] == 0:
+            assert time.monotonic() < deadline, "nothing is locked"
+
+        support.assert_reply(support.call(host, "PUT", "/app/few/t", [[2, 5], [3, 6], [2, 7]]), 200)
+        assert not holder.done(), "they have waited"
+        support.assert_reply(holder.result(), 408)
+
+    assert support.call(host, "GET", "/app/few/t/rows")[1] == [[2, 7], [3, 6]]

@@ -153,10 +153,11 @@ fn random_transactions_survive_random_crashes() {
 /// A workload of many writes.
 const WRITES: Load = Load { requests: 40, per_tick: 4, cancels: 0, chosen: 0, action: rows::emptying_write };
 
-/// So little memory that each page is loaded again and again.
+/// So little memory that each page is loaded again and again, and so few effects that there are checkpoints.
 fn few_pages(seed: u64) -> Lives {
     let mut lives = Lives::new(seed);
     lives.limits.page_cache_bytes = 400;
+    lives.limits.effects_bytes_max = lives.limits.effects_bytes_max.min(1_000);
     lives
 }
 

@@ -26,6 +26,7 @@ pub fn tiny_limits(random: &mut Random) -> Limits {
         jobs: JobLimits {
             pages_min: 1 + random.below(6),
             found_bytes: random.below(1_000) as u64,
+            merged_rows_min: random.below(8),
             // Half of the worlds write rows into pages before the commit, after one or a few.
             changes_bytes: if random.below(2) == 0 { random.below(400) as u64 } else { 16 << 20 },
             changes_max: 1 + random.below(40),
