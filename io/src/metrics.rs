@@ -10,6 +10,9 @@ use crate::log::dropped_lines;
 /// One more than the highest status that is counted by itself.
 const STATUSES: usize = 600;
 
+/// A counter or gauge for Prometheus: its name, its kind, what it is, and its value.
+type Counter<'a> = (&'static str, &'static str, &'static str, &'a AtomicU64);
+
 /// The counters of a host. The edges and the driver of the world add to them; nobody waits for them.
 #[derive(Debug)]
 pub struct Metrics {
@@ -131,23 +134,9 @@ impl Metrics {
         self.refused.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Everything in the text format of Prometheus.
-    pub fn to_prometheus(&self) -> String {
-        let mut page = String::with_capacity(4096);
-        let mut write = |name: &str, kind: &str, help: &str, samples: &[(String, u64)]| {
-            // Writing to a string does not fail.
-            let _ = writeln!(page, "# HELP tinychain_{name} {help}\n# TYPE tinychain_{name} {kind}");
-            for (labels, count) in samples {
-                let _ = writeln!(page, "tinychain_{name}{labels} {count}");
-            }
-        };
-        let counts = self.requests.iter().map(|count| count.load(Relaxed)).enumerate();
-        let statuses: Vec<_> = counts
-            .filter(|(_, count)| *count > 0)
-            .map(|(status, count)| (format!("{{status=\"{status}\"}}"), count))
-            .collect();
-        write("requests_total", "counter", "Replies by HTTP status.", &statuses);
-        for (name, kind, help, count) in [
+    /// What the edge counts: name, kind, what it is.
+    fn edge_counters(&self) -> Vec<Counter<'_>> {
+        vec![
             ("requests_in_flight", "gauge", "Requests that run now.", &self.requests_in_flight),
             (
                 "request_body_bytes_total",
@@ -176,6 +165,12 @@ impl Metrics {
                 "What requests and replies hold of --max_bodies_bytes.",
                 &self.held_bytes,
             ),
+        ]
+    }
+
+    /// What the world counts: name, kind, what it is.
+    fn world_counters(&self) -> Vec<Counter<'_>> {
+        vec![
             ("ticks_total", "counter", "Ticks of the world.", &self.ticks),
             ("tick_duration_microseconds_total", "counter", "Time spent in ticks.", &self.tick_sum_us),
             ("tick_duration_microseconds_max", "gauge", "The longest tick.", &self.tick_max_us),
@@ -204,6 +199,12 @@ impl Metrics {
                 "Transactions that outlived their time limit.",
                 &self.transactions_timed_out,
             ),
+        ]
+    }
+
+    /// What the storage counts: name, kind, what it is.
+    fn storage_counters(&self) -> Vec<Counter<'_>> {
+        vec![
             ("storage_commits_total", "counter", "Durable commits.", &self.storage_commits),
             (
                 "storage_commit_microseconds_total",
@@ -224,7 +225,27 @@ impl Metrics {
                 "For how much the disk has room, in what is kept for deletes not counted.",
                 &self.disk_room_bytes,
             ),
-        ] {
+        ]
+    }
+
+    /// Everything in the text format of Prometheus.
+    pub fn to_prometheus(&self) -> String {
+        let mut page = String::with_capacity(4096);
+        let mut write = |name: &str, kind: &str, help: &str, samples: &[(String, u64)]| {
+            // Writing to a string does not fail.
+            let _ = writeln!(page, "# HELP tinychain_{name} {help}\n# TYPE tinychain_{name} {kind}");
+            for (labels, count) in samples {
+                let _ = writeln!(page, "tinychain_{name}{labels} {count}");
+            }
+        };
+        let counts = self.requests.iter().map(|count| count.load(Relaxed)).enumerate();
+        let statuses: Vec<_> = counts
+            .filter(|(_, count)| *count > 0)
+            .map(|(status, count)| (format!("{{status=\"{status}\"}}"), count))
+            .collect();
+        write("requests_total", "counter", "Replies by HTTP status.", &statuses);
+        let counters = [self.edge_counters(), self.world_counters(), self.storage_counters()];
+        for (name, kind, help, count) in counters.concat() {
             write(name, kind, help, &[(String::new(), count.load(Relaxed))]);
         }
         let dropped = dropped_lines();

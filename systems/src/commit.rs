@@ -103,12 +103,7 @@ fn finish(world: &mut World, id: TxnId, entity: Entity) {
     if let Authority::Hypothetical { snapshot } = transaction.authority {
         world.resource_mut::<Registry>().release_snapshot(snapshot);
     }
-    let statistics = &mut *world.resource_mut::<Statistics>();
-    match (is_success, is_commit) {
-        (true, true) => statistics.committed += 1,
-        (true, false) => statistics.read_only += 1,
-        (false, _) => statistics.failed += 1,
-    }
+    world.resource_mut::<Statistics>().count_end(is_success, is_commit);
     if is_success && is_real {
         learn(world, kind, &changes, ledger.upgraded());
     }

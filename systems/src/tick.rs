@@ -564,6 +564,17 @@ pub struct Statistics {
     pub revoked_pins: u64,
 }
 
+impl Statistics {
+    /// A transaction has ended.
+    pub fn count_end(&mut self, is_success: bool, is_commit: bool) {
+        match (is_success, is_commit) {
+            (true, true) => self.committed += 1,
+            (true, false) => self.read_only += 1,
+            (false, _) => self.failed += 1,
+        }
+    }
+}
+
 /// The threads that poll programs when there are many. None: the thread of the tick alone.
 #[derive(Default, bevy_ecs::prelude::Resource)]
 pub struct Pool(pub Option<rayon::ThreadPool>);

@@ -247,6 +247,20 @@ impl Host {
     /// A hash of everything that later outputs depend on, but for the programs themselves.
     pub fn state_hash(&mut self) -> u64 {
         let mut hash = Xxh3::new();
+        let mut texts = self.texts_of_chains();
+        texts.extend(self.texts_of_transactions());
+        // In whatever order the entities lie.
+        texts.sort();
+        for text in texts {
+            hash.update(&text);
+        }
+        hash_registers(self.world.resource::<Registry>(), &mut hash);
+        hash.update(format!("{:?}", self.world.resource::<Expectations>()).as_bytes());
+        hash.digest()
+    }
+
+    /// What [`Self::state_hash`] has of each chain.
+    fn texts_of_chains(&mut self) -> Vec<Vec<u8>> {
         let mut chains = self.world.query::<(
             &HostedChain,
             Option<&Versions>,
@@ -285,39 +299,20 @@ impl Host {
             text.extend(history.iter().flat_map(|history| history.open.hash()));
             texts.push(text);
         }
+        texts
+    }
+
+    /// What [`Self::state_hash`] has of each transaction.
+    fn texts_of_transactions(&mut self) -> Vec<Vec<u8>> {
         let mut transactions = self.world.query::<&Transaction>();
-        for transaction in transactions.iter(&self.world) {
+        let text = |transaction: &Transaction| {
             let mut text = transaction.id.to_bytes().to_vec();
             text.extend(transaction.request_id.0.to_be_bytes());
-            text.extend(
-                format!("{:?}", (transaction.phase, transaction.attempts, transaction.durable_after)).bytes(),
-            );
-            texts.push(text);
-        }
-        texts.sort();
-        for text in texts {
-            hash.update(&text);
-        }
-        let registry = self.world.resource::<Registry>();
-        hash.update(format!("{:?} {:?}", registry.deadlines, registry.ids).as_bytes());
-        let Registry { held, snapshots, commit_batches, retired, staged_pages, .. } = registry;
-        let kept = (held, snapshots, commit_batches, retired, staged_pages);
-        hash.update(format!("{kept:?}").as_bytes());
-        let Registry { last_page, reserved_page, durable, job_count, jobs, staged_parts, .. } = registry;
-        let parts: Vec<_> = staged_parts
-            .iter()
-            .flat_map(|(batch, parts)| parts.iter().map(move |(id, number, _)| (batch, id, number)))
-            .collect();
-        hash.update(format!("{:?}", (last_page, reserved_page, durable, job_count, jobs, parts)).as_bytes());
-        let Registry {
-            loading_pages, damaged_pages, resident_pages, resident_page_bytes, dirty_chains, ..
-        } = registry;
-        let pages = (loading_pages, damaged_pages, resident_pages, resident_page_bytes, dirty_chains);
-        hash.update(format!("{pages:?}").as_bytes());
-        hash.update(format!("{:?}", self.world.resource::<Expectations>()).as_bytes());
-        hash.update(&registry.commit_count.to_be_bytes());
-        hash.update(&registry.batch.to_be_bytes());
-        hash.digest()
+            let state = (transaction.phase, transaction.attempts, transaction.durable_after);
+            text.extend(format!("{state:?}").bytes());
+            text
+        };
+        transactions.iter(&self.world).map(text).collect()
     }
 
     /// What has happened so far.
@@ -401,6 +396,26 @@ fn spawn_chain(world: &mut World, chain: LoadedChain, pages: &mut BTreeMap<PageI
         world.entity_mut(entity).insert(History { blocks: entities, open });
     }
     entity
+}
+
+/// What [`Host::state_hash`] has of the registers.
+fn hash_registers(registry: &Registry, hash: &mut Xxh3) {
+    hash.update(format!("{:?} {:?}", registry.deadlines, registry.ids).as_bytes());
+    let Registry { held, snapshots, commit_batches, retired, staged_pages, .. } = registry;
+    let kept = (held, snapshots, commit_batches, retired, staged_pages);
+    hash.update(format!("{kept:?}").as_bytes());
+    let Registry { last_page, reserved_page, durable, job_count, jobs, staged_parts, .. } = registry;
+    let parts: Vec<_> = staged_parts
+        .iter()
+        .flat_map(|(batch, parts)| parts.iter().map(move |(id, number, _)| (batch, id, number)))
+        .collect();
+    hash.update(format!("{:?}", (last_page, reserved_page, durable, job_count, jobs, parts)).as_bytes());
+    let Registry { loading_pages, damaged_pages, resident_pages, resident_page_bytes, dirty_chains, .. } =
+        registry;
+    let pages = (loading_pages, damaged_pages, resident_pages, resident_page_bytes, dirty_chains);
+    hash.update(format!("{pages:?}").as_bytes());
+    hash.update(&registry.commit_count.to_be_bytes());
+    hash.update(&registry.batch.to_be_bytes());
 }
 
 #[cfg(test)]

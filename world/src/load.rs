@@ -129,19 +129,7 @@ pub fn load(
             let address = spec.address.to_string();
             match known.get(&address) {
                 Some((id, kind, initial)) => {
-                    if *kind != spec.kind.class().path() {
-                        return Err(format!(
-                            "{address} is stored as a {kind}, but configured as a {}",
-                            spec.kind.class().path()
-                        ));
-                    }
-                    if !initial_matches(initial, &spec.schema) {
-                        return Err(format!(
-                            "{address} is stored with the schema {}, but configured with {}",
-                            shown(initial),
-                            shown(&spec.schema)
-                        ));
-                    }
+                    check_as_stored(&address, &spec, kind, initial)?;
                     // The history begins with the value that it was made with, whatever is configured now.
                     spec.schema = initial.clone();
                     let id = *id;
@@ -177,6 +165,33 @@ pub fn load(
     // What is stored wins over what is configured, also for whoever asks the catalog.
     catalog.chains.append(&mut specs);
     let garbage = stored_garbage(storage)?;
+    let last_page = last_page(storage, &known, &chains, &garbage)?;
+    Ok(Loaded { catalog, chains, last_page, garbage, writes })
+}
+
+/// An error if a chain is stored as another one than it is configured.
+fn check_as_stored(address: &str, spec: &ChainSpec, kind: &str, initial: &State) -> Result<(), String> {
+    let configured = spec.kind.class().path();
+    if kind != configured {
+        return Err(format!("{address} is stored as a {kind}, but configured as a {configured}"));
+    }
+    if !initial_matches(initial, &spec.schema) {
+        return Err(format!(
+            "{address} is stored with the schema {}, but configured with {}",
+            shown(initial),
+            shown(&spec.schema)
+        ));
+    }
+    Ok(())
+}
+
+/// The last name that was ever given to a page, as far as is known, or one that comes later.
+fn last_page(
+    storage: &dyn Read,
+    known: &KnownChains,
+    chains: &[LoadedChain],
+    garbage: &[PageId],
+) -> Result<PageId, String> {
     let pages = chains.iter().flat_map(|chain| &chain.collections.slots).flat_map(|(_, trees)| trees);
     let pages = pages.flat_map(Tree::iter).filter_map(|(_, page)| page.base.as_ref().map(|cell| cell.id()));
     let mut last_page = pages.chain(garbage.iter().copied()).max().unwrap_or_default();
@@ -198,7 +213,7 @@ pub fn load(
     if let Some(value) = storage.get(Keyspace::Meta, &stored::last_page_key())? {
         last_page = last_page.max(stored::parse_last_page(&value)?);
     }
-    Ok(Loaded { catalog, chains, last_page, garbage, writes })
+    Ok(last_page)
 }
 
 /// Whether what is configured can go on with what is stored: a value begins as it began once, collections stay as they
@@ -345,9 +360,10 @@ fn catalog_key(address: &str) -> Vec<u8> {
 }
 
 /// Number, kind and initial value of every chain that was ever stored, by address.
-pub(crate) fn stored_catalog(
-    storage: &dyn Read,
-) -> Result<BTreeMap<String, (ChainId, String, State)>, String> {
+pub(crate) type KnownChains = BTreeMap<String, (ChainId, String, State)>;
+
+/// The chains that were ever stored.
+pub(crate) fn stored_catalog(storage: &dyn Read) -> Result<KnownChains, String> {
     let mut known = BTreeMap::new();
     each_entry(storage, Keyspace::Catalog, &[], |_, value| {
         let arena = Bump::new();
@@ -418,33 +434,42 @@ fn read_chain(
     spec: ChainSpec,
     writes: &mut Vec<Write>,
 ) -> Result<LoadedChain, String> {
-    if !spec.collections().is_empty() {
-        let (collections, newest) = load_collections(storage, id, &spec)?;
-        let (history, last) = match spec.kind {
-            ChainKind::Sync => (None, newest),
-            ChainKind::Block => {
-                let history = load_blocks(storage, id, writes)?;
-                let last = history.newest;
-                if newest > last {
-                    return Err(format!("its history ends with {last}, but its rows with {newest}"));
-                }
-                (Some(history), last)
-            }
-        };
-        let (blocks, open) = history.map(|history| (history.blocks, history.open)).unzip();
-        let subject = State::NONE;
-        return Ok(LoadedChain {
-            id,
-            spec,
-            last,
-            subject,
-            collections,
-            deltas: Vec::new(),
-            delta_bytes: 0,
-            blocks: blocks.unwrap_or_default(),
-            open,
-        });
+    match spec.collections().is_empty() {
+        true => read_chain_of_value(storage, id, spec, writes),
+        false => read_chain_of_collections(storage, id, spec, writes),
     }
+}
+
+fn read_chain_of_collections(
+    storage: &dyn Read,
+    id: ChainId,
+    spec: ChainSpec,
+    writes: &mut Vec<Write>,
+) -> Result<LoadedChain, String> {
+    let (collections, newest) = load_collections(storage, id, &spec)?;
+    let (history, last) = match spec.kind {
+        ChainKind::Sync => (None, newest),
+        ChainKind::Block => {
+            let history = load_blocks(storage, id, writes)?;
+            let last = history.newest;
+            if newest > last {
+                return Err(format!("its history ends with {last}, but its rows with {newest}"));
+            }
+            (Some(history), last)
+        }
+    };
+    let (blocks, open) = history.map(|history| (history.blocks, history.open)).unzip();
+    let blocks = blocks.unwrap_or_default();
+    let (subject, deltas, delta_bytes) = (State::NONE, Vec::new(), 0);
+    Ok(LoadedChain { id, spec, last, subject, collections, deltas, delta_bytes, blocks, open })
+}
+
+fn read_chain_of_value(
+    storage: &dyn Read,
+    id: ChainId,
+    spec: ChainSpec,
+    writes: &mut Vec<Write>,
+) -> Result<LoadedChain, String> {
     let whole = storage.get(Keyspace::Values, &subject_key(id))?.ok_or("its subject is missing")?;
     let arena = Bump::new();
     let (mut last, mut subject) =

@@ -125,6 +125,55 @@ impl Wanted {
     }
 }
 
+/// The body of a request, decoded, and what it is charged.
+async fn received(
+    server: &Arc<Server>,
+    activity: &Arc<Activity>,
+    head: &Head,
+    media_type: MediaType,
+    rows: Option<Expected>,
+    incoming: &mut Incoming,
+) -> Result<(State, Charge)> {
+    let workspace = server.gateway.workspace();
+    let (bytes, rows, mut charge) = match (rows, workspace) {
+        (Some(rows), Some(workspace)) if rows.is_unbounded() => {
+            match Box::pin(arriving(server, activity, workspace, rows, incoming)).await? {
+                Arrived::Whole(bytes, rows, charge) => (bytes, Some(rows), charge),
+                Arrived::Decoded(state, charge) => return Ok((state, charge)),
+            }
+        }
+        (rows, _) => {
+            let limit = body_limit(server, head);
+            let (bytes, charge) = body::read(incoming, activity, &server.config, limit).await?;
+            let rows = match media_type {
+                MediaType::Json => bulk::expected_json(server.gateway.catalog(), head, &bytes),
+                _ => rows,
+            };
+            (bytes, rows, charge)
+        }
+    };
+    server.metrics.request_body_bytes.fetch_add(bytes.len() as u64, Relaxed);
+    let is_tbon = media_type == MediaType::Tbon;
+    let of_state = if is_tbon { bulk::expected_state(server.gateway.catalog(), head) } else { None };
+    let size_bytes = rows.as_ref().map_or(bytes.len(), |rows| rows.size_bytes(bytes.len()));
+    big(server, size_bytes, move || {
+        let bytes = match rows {
+            Some(rows) => match rows.decode(bytes, &mut charge)? {
+                Ok(rows) => return Ok((rows, charge)),
+                Err(bytes) => bytes,
+            },
+            None => bytes,
+        };
+        let state = request::body(bytes, is_tbon, &mut charge)?;
+        let state = match of_state {
+            Some(schema) => bulk::rows_of_state(schema, state)?,
+            None => state,
+        };
+        Ok::<_, Error>((state, charge))
+    })
+    .await?
+}
+
 /// Run a request as a transaction of the world.
 async fn call(
     server: &Arc<Server>,
@@ -134,51 +183,9 @@ async fn call(
 ) -> Result<HttpReply> {
     let Wanted { head, media_type, rows, wanted_rows, wants_tbon } = wanted;
     // The body and what it decodes to are charged until the reply is made: until then the world may hold them.
-    let (state, charge) = 'body: {
-        match head.verb {
-            Verb::Get | Verb::Delete => (State::NONE, Charge::new(activity.account())),
-            Verb::Put | Verb::Post => {
-                let workspace = server.gateway.workspace();
-                let (bytes, rows, mut charge) = match (rows, workspace) {
-                    (Some(rows), Some(workspace)) if rows.is_unbounded() => {
-                        match Box::pin(arriving(server, activity, workspace, rows, incoming)).await? {
-                            Arrived::Whole(bytes, rows, charge) => (bytes, Some(rows), charge),
-                            Arrived::Decoded(state, charge) => break 'body (state, charge),
-                        }
-                    }
-                    (rows, _) => {
-                        let limit = body_limit(server, &head);
-                        let (bytes, charge) = body::read(incoming, activity, &server.config, limit).await?;
-                        let rows = match media_type {
-                            MediaType::Json => bulk::expected_json(server.gateway.catalog(), &head, &bytes),
-                            _ => rows,
-                        };
-                        (bytes, rows, charge)
-                    }
-                };
-                server.metrics.request_body_bytes.fetch_add(bytes.len() as u64, Relaxed);
-                let is_tbon = media_type == MediaType::Tbon;
-                let of_state =
-                    if is_tbon { bulk::expected_state(server.gateway.catalog(), &head) } else { None };
-                let size_bytes = rows.as_ref().map_or(bytes.len(), |rows| rows.size_bytes(bytes.len()));
-                big(server, size_bytes, move || {
-                    let bytes = match rows {
-                        Some(rows) => match rows.decode(bytes, &mut charge)? {
-                            Ok(rows) => return Ok((rows, charge)),
-                            Err(bytes) => bytes,
-                        },
-                        None => bytes,
-                    };
-                    let state = request::body(bytes, is_tbon, &mut charge)?;
-                    let state = match of_state {
-                        Some(schema) => bulk::rows_of_state(schema, state)?,
-                        None => state,
-                    };
-                    Ok::<_, Error>((state, charge))
-                })
-                .await??
-            }
-        }
+    let (state, charge) = match head.verb {
+        Verb::Get | Verb::Delete => (State::NONE, Charge::new(activity.account())),
+        Verb::Put | Verb::Post => received(server, activity, &head, media_type, rows, incoming).await?,
     };
     let verb = head.verb;
     let request = Request {

@@ -103,24 +103,7 @@ impl Interpreter {
                 let parameters = parameters(name, call)?;
                 self.concatenate(tuple, parameter(&parameters, name, "r")?).await
             }
-            "zip" => {
-                let other = argument(name, call)?;
-                let other = other.to_tuple().ok_or_else(|| Error::bad_request("zip takes a tuple"))?;
-                if other.len() != tuple.len() {
-                    return Err(Error::bad_request(format_args!(
-                        "zip takes a tuple of {} items, not {}",
-                        tuple.len(),
-                        other.len()
-                    )));
-                }
-                self.step(tuple.len()).await;
-                let pairs = tuple.iter().zip(other.iter());
-                State::tuple(
-                    pairs
-                        .map(|(this, that)| State::tuple(vec![this.clone(), that.clone()]))
-                        .collect::<Result<_>>()?,
-                )
-            }
+            "zip" => self.zip(tuple, &argument(name, call)?).await,
             // A tuple that came as a key is compared like any other value, by GET.
             "eq" | "ne" => {
                 let other = match call {
@@ -144,6 +127,22 @@ impl Interpreter {
             "fold" => self.fold(tuple, name, call, depth).await,
             _ => common(subject, path, call),
         }
+    }
+
+    /// Pairs of the items of two tuples.
+    async fn zip(&self, tuple: &Tuple, other: &State) -> Result<State> {
+        let other = other.to_tuple().ok_or_else(|| Error::bad_request("zip takes a tuple"))?;
+        if other.len() != tuple.len() {
+            return Err(Error::bad_request(format_args!(
+                "zip takes a tuple of {} items, not {}",
+                tuple.len(),
+                other.len()
+            )));
+        }
+        self.step(tuple.len()).await;
+        let pairs = tuple.iter().zip(other.iter());
+        let pair = |(this, that): (&State, &State)| State::tuple(vec![this.clone(), that.clone()]);
+        State::tuple(pairs.map(pair).collect::<Result<_>>()?)
     }
 
     /// Call a row that knows its columns: by name, else like any other tuple.

@@ -237,50 +237,7 @@ fn compile(template: &str) -> Result<Vec<Instruction<'_>>> {
         }
         push_text(&mut instructions, text);
         (is_trimming, begins_line) = (tag.trims_after, is_alone);
-        match tag.content {
-            Content::Comment => {}
-            Content::Show { name, is_escaped } => {
-                let place = Place::parse(name)?;
-                instructions.push(Instruction::Show { place, is_escaped });
-            }
-            Content::Begin { is_each, name } => {
-                if blocks.len() >= TEMPLATE_NESTING_MAX {
-                    return Err(malformed(format_args!(
-                        "blocks nest at most {TEMPLATE_NESTING_MAX} levels deep"
-                    )));
-                }
-                blocks.push(Block { is_each, first: instructions.len(), second: None });
-                let place = Place::parse(name)?;
-                instructions.push(match is_each {
-                    true => Instruction::Each(place, 0),
-                    false => Instruction::GoUnless(place, 0),
-                });
-            }
-            Content::Else => {
-                let block = blocks.last_mut().filter(|block| block.second.is_none());
-                let block =
-                    block.ok_or_else(|| malformed("an {{else}} that is in no block, or the second"))?;
-                if block.is_each {
-                    instructions.push(Instruction::Next(block.first + 1));
-                }
-                block.second = Some(instructions.len());
-                instructions.push(Instruction::GoTo(0));
-                go_on_at(&mut instructions, block.first);
-            }
-            Content::End { is_each } => {
-                let block = blocks.pop().filter(|block| block.is_each == is_each);
-                let block = block.ok_or_else(|| malformed("the end of a block that has not begun"))?;
-                match block.second {
-                    Some(second) => go_on_at(&mut instructions, second),
-                    None => {
-                        if is_each {
-                            instructions.push(Instruction::Next(block.first + 1));
-                        }
-                        go_on_at(&mut instructions, block.first);
-                    }
-                }
-            }
-        }
+        add(tag.content, &mut instructions, &mut blocks)?;
     }
     match blocks.last() {
         None => Ok(instructions),
@@ -289,6 +246,58 @@ fn compile(template: &str) -> Result<Vec<Instruction<'_>>> {
             Err(malformed(format_args!("a block {{{{#{name}}}}} does not end")))
         }
     }
+}
+
+/// Add what a tag says to the instructions, and to the blocks that are open.
+fn add<'t>(
+    content: Content<'t>,
+    instructions: &mut Vec<Instruction<'t>>,
+    blocks: &mut Vec<Block>,
+) -> Result<()> {
+    match content {
+        Content::Comment => {}
+        Content::Show { name, is_escaped } => {
+            let place = Place::parse(name)?;
+            instructions.push(Instruction::Show { place, is_escaped });
+        }
+        Content::Begin { is_each, name } => {
+            if blocks.len() >= TEMPLATE_NESTING_MAX {
+                return Err(malformed(format_args!(
+                    "blocks nest at most {TEMPLATE_NESTING_MAX} levels deep"
+                )));
+            }
+            blocks.push(Block { is_each, first: instructions.len(), second: None });
+            let place = Place::parse(name)?;
+            instructions.push(match is_each {
+                true => Instruction::Each(place, 0),
+                false => Instruction::GoUnless(place, 0),
+            });
+        }
+        Content::Else => {
+            let block = blocks.last_mut().filter(|block| block.second.is_none());
+            let block = block.ok_or_else(|| malformed("an {{else}} that is in no block, or the second"))?;
+            if block.is_each {
+                instructions.push(Instruction::Next(block.first + 1));
+            }
+            block.second = Some(instructions.len());
+            instructions.push(Instruction::GoTo(0));
+            go_on_at(instructions, block.first);
+        }
+        Content::End { is_each } => {
+            let block = blocks.pop().filter(|block| block.is_each == is_each);
+            let block = block.ok_or_else(|| malformed("the end of a block that has not begun"))?;
+            match block.second {
+                Some(second) => go_on_at(instructions, second),
+                None => {
+                    if is_each {
+                        instructions.push(Instruction::Next(block.first + 1));
+                    }
+                    go_on_at(instructions, block.first);
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 fn push_text<'t>(instructions: &mut Vec<Instruction<'t>>, text: &'t str) {
