@@ -15,16 +15,18 @@ use components::hosting::cluster::{Catalog, ClusterConfig};
 use components::hosting::storage::{Read, Write};
 use components::value::ids::PageId;
 use components::value::limits::STORED_STACK_BYTES;
-use crossbeam_channel::bounded;
+use crossbeam_channel::{Sender, bounded};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use world::host::PROGRAM_STACK_BYTES;
 use world::load::{Loaded, load};
 use world::{EFFECTS_BYTES_MAX, Host, HostConfig, Inherited, JobLimits, Limits};
 
 use crate::config::{Config, PLAIN_DATA_DIR};
-use crate::driver::{Driver, Ended, answers, distribute, monotonic_ns, now_ns};
+use crate::driver::{Driver, Ended, MakeHost, answers, distribute, monotonic_ns, now_ns};
 use crate::gateway::{Event, Gateway, QUEUE_EVENTS_MAX};
 use crate::http::{self, serve};
 use crate::jobs::Jobs;
@@ -215,15 +217,8 @@ pub(crate) fn on_stored_stack<T: Send>(read: impl FnOnce() -> Result<T, String> 
     })
 }
 
-async fn run_on(
-    config: Config,
-    listener: TcpListener,
-    clusters: Vec<ClusterConfig>,
-    mut store: Option<Store>,
-    begun: Instant,
-) -> Result<(), String> {
-    let origin = origin(&config);
-    let limits = Limits {
+fn limits(config: &Config) -> Limits {
+    Limits {
         request_ttl_ns: config.request_ttl * 1_000_000_000,
         // A quarter is the storage's; what is left is for the rows that pages lack, and for what is under way.
         page_cache_bytes: config.cache_size / 8 * 3,
@@ -231,18 +226,61 @@ async fn run_on(
         effects_bytes_max: (config.cache_size / 16).min(EFFECTS_BYTES_MAX),
         jobs: JobLimits::of_cache(config.cache_size),
         ..Limits::default()
-    };
-    let metrics = Arc::new(Metrics::default());
-    let reader: Option<Reader> = store.as_ref().map(Store::reader);
-    let pages = Pages::new(reader.clone(), config.threads)?;
-    let (mut loaded, mut writes) = on_stored_stack(|| {
-        load_world(reader.as_ref().map(|reader| reader as &dyn Read), clusters.clone(), &origin)
-    })?;
-    note_refused(&loaded.catalog, &metrics);
+    }
+}
+
+/// What makes worlds.
+struct WorldMaker {
+    reader: Option<Reader>,
+    clusters: Vec<ClusterConfig>,
+    origin: String,
+    limits: Limits,
+    threads: usize,
+    metrics: Arc<Metrics>,
+}
+
+impl WorldMaker {
+    /// What is stored, verified, and what has to be stored for it.
+    fn load(&self) -> Result<(Loaded, Vec<Write>), String> {
+        let storage = self.reader.as_ref().map(|reader| reader as &dyn Read);
+        let (loaded, writes) = load_world(storage, self.clusters.clone(), &self.origin)?;
+        note_refused(&loaded.catalog, &self.metrics);
+        Ok((loaded, writes))
+    }
+
+    /// Makes worlds, the first one of what was loaded: what is stored was checked to get there, and only after a defect
+    /// that is done again.
+    fn making(self, first: Loaded) -> MakeHost {
+        let mut first = Some(first);
+        Box::new(move |answers| {
+            let Loaded { catalog, chains, last_page, garbage, writes } = match first.take() {
+                Some(loaded) => loaded,
+                None => self.load()?.0,
+            };
+            let inherited = Inherited { garbage, answers, writes };
+            let (limits, threads, now_ns, monotonic_ns) =
+                (self.limits, self.threads, now_ns(), monotonic_ns());
+            Host::new(HostConfig {
+                catalog,
+                chains,
+                last_page,
+                inherited,
+                limits,
+                threads,
+                now_ns,
+                monotonic_ns,
+            })
+        })
+    }
+}
+
+/// Load what is stored, and store what is new.
+fn recover(maker: &WorldMaker, store: &mut Option<Store>, begun: Instant) -> Result<Loaded, String> {
+    let (mut loaded, mut writes) = on_stored_stack(|| maker.load())?;
     // Chains and keys that are new are durable before the first request.
     writes.append(&mut loaded.writes);
     let is_needed = writes.iter().any(|write| write.value.is_some());
-    if let Some(store) = &mut store
+    if let Some(store) = store
         && !writes.is_empty()
     {
         match store.commit(&[std::mem::take(&mut writes)]) {
@@ -255,38 +293,36 @@ async fn run_on(
     }
     let recovery_ms = begun.elapsed().as_millis();
     tracing::info!("recovered {} chains in {recovery_ms} ms", loaded.chains.len());
-    for cluster in &clusters {
+    for cluster in &maker.clusters {
         tracing::info!("serves {}", cluster.path);
     }
     for write in loaded.catalog.unawaited_writes() {
         tracing::warn!("{write}");
     }
-    let threads = config.threads;
-    let noted = metrics.clone();
+    Ok(loaded)
+}
+
+async fn run_on(
+    config: Config,
+    listener: TcpListener,
+    clusters: Vec<ClusterConfig>,
+    mut store: Option<Store>,
+    begun: Instant,
+) -> Result<(), String> {
+    let metrics = Arc::new(Metrics::default());
+    let reader: Option<Reader> = store.as_ref().map(Store::reader);
+    let pages = Pages::new(reader.clone(), config.threads)?;
+    let (origin, limits, threads) = (origin(&config), limits(&config), config.threads);
+    let maker =
+        WorldMaker { reader: reader.clone(), clusters, origin, limits, threads, metrics: metrics.clone() };
+    let loaded = recover(&maker, &mut store, begun)?;
     let served = Arc::new(loaded.catalog.clone());
-    let mut first = Some(loaded);
-    let make_host = Box::new(move |answers| {
-        // What is stored was checked to get here; only after a defect that is done again.
-        let Loaded { catalog, chains, last_page, garbage, writes } = match first.take() {
-            Some(loaded) => loaded,
-            None => {
-                let storage = reader.as_ref().map(|reader| reader as &dyn Read);
-                let loaded = load_world(storage, clusters.clone(), &origin)?.0;
-                note_refused(&loaded.catalog, &noted);
-                loaded
-            }
-        };
-        let inherited = Inherited { garbage, answers, writes };
-        let (now_ns, monotonic_ns) = (now_ns(), monotonic_ns());
-        Host::new(HostConfig { catalog, chains, last_page, inherited, limits, threads, now_ns, monotonic_ns })
-    });
 
     let (sender, events) = bounded(QUEUE_EVENTS_MAX);
     let ready = Arc::new(AtomicBool::new(false));
     let workspace = Workspace::new(config.workspace.clone(), config.cache_size, metrics.clone());
     let workspace = Arc::new(workspace);
-    let stored = store.as_ref().map(Store::reader);
-    let jobs = Jobs::start(threads, stored, workspace.clone(), sender.clone())?;
+    let jobs = Jobs::start(threads, reader, workspace.clone(), sender.clone())?;
     let persistence = match store {
         Some(store) => Some(
             Persistence::start(store, sender.clone(), metrics.clone())
@@ -296,6 +332,7 @@ async fn run_on(
     };
     let (answers, deliveries) = answers(sender.clone());
     tokio::spawn(distribute(deliveries));
+    let make_host = maker.making(loaded);
     let driver =
         Driver::new(make_host, events, answers, persistence, Some(jobs), metrics.clone(), ready.clone())?
             .with_drain_timeout(config.http.drain_timeout());
@@ -323,7 +360,17 @@ async fn run_on(
         ready,
         shutdown.clone(),
     ));
-    let mut ended = ended;
+    until_stopped(signals, ended, &sender, &shutdown, server).await
+}
+
+/// Wait until the host is asked to stop, or fails, and for all that it has begun.
+async fn until_stopped(
+    signals: Option<(Signal, Signal)>,
+    mut ended: oneshot::Receiver<Ended>,
+    sender: &Sender<Event>,
+    shutdown: &CancellationToken,
+    server: JoinHandle<std::io::Result<()>>,
+) -> Result<(), String> {
     let ended_early = tokio::select! {
         ended = &mut ended => Some(ended),
         () = stopped(signals) => None,
