@@ -8,7 +8,7 @@ mod source;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use source::Crate;
+use source::{Crate, functions, sources};
 
 /// The rooms of a crate, from the bottom to the top.
 const ROOMS: [(&str, &[&str]); 1] =
@@ -105,6 +105,30 @@ fn reachable<'a>(edges: &'a BTreeMap<String, BTreeSet<String>>, from: &String) -
         }
     }
     seen
+}
+
+/// The most lines of a function: it can be seen as a whole.
+const FUNCTION_LINES_MAX: usize = 70;
+
+#[test]
+fn functions_can_be_seen_as_a_whole() {
+    let mut long = Vec::new();
+    let mut seen = 0;
+    for (name, _) in CIRCLES {
+        for (path, source) in sources(name) {
+            for (line, lines) in functions(&path, &source) {
+                seen += 1;
+                if lines > FUNCTION_LINES_MAX {
+                    long.push(format!("{path}:{line}: {lines} lines"));
+                }
+            }
+        }
+    }
+    assert!(seen > 1_000, "only {seen} functions");
+    assert_eq!(long, Vec::<String>::new(), "a function has at most {FUNCTION_LINES_MAX} lines");
+    let body = "        g();\n".repeat(80);
+    let planted = format!("impl A {{\n    pub async fn f() {{\n{body}    }}\n}}\n");
+    assert_eq!(functions("planted", &planted), [(2, 82)]);
 }
 
 #[test]

@@ -33,17 +33,7 @@ pub struct Crate {
 impl Crate {
     /// A crate of this workspace.
     pub fn read(name: &str) -> Self {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join(name).join("src");
-        let mut files = Vec::new();
-        walk(&root, &mut files);
-        files.sort();
-        let texts: Vec<(String, String)> = files
-            .iter()
-            .map(|path| {
-                let text = fs::read_to_string(path).expect("a source file");
-                (path.strip_prefix(&root).expect("below the root").to_string_lossy().into_owned(), text)
-            })
-            .collect();
+        let texts = sources(name);
         let texts: Vec<(&str, &str)> = texts.iter().map(|(path, text)| (&**path, &**text)).collect();
         Self::of(name, &texts)
     }
@@ -106,6 +96,57 @@ impl Crate {
         assert!(self.modules.contains(&file), "{file} has a file");
         file
     }
+}
+
+/// The files of a crate of this workspace, below its `src`, in order, with their texts.
+pub fn sources(name: &str) -> Vec<(String, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join(name).join("src");
+    let mut files = Vec::new();
+    walk(&root, &mut files);
+    files.sort();
+    let text = |path: &PathBuf| {
+        let text = fs::read_to_string(path).expect("a source file");
+        (path.strip_prefix(&root).expect("below the root").to_string_lossy().into_owned(), text)
+    };
+    files.iter().map(text).collect()
+}
+
+/// The functions of a file, tests left out: where each begins, and how many lines it has.
+pub fn functions(path: &str, text: &str) -> Vec<(usize, usize)> {
+    struct Functions(Vec<(usize, usize)>);
+
+    impl Functions {
+        fn note(&mut self, signature: &syn::Signature, block: &syn::Block) {
+            let (first, last) =
+                (signature.fn_token.span.start().line, block.brace_token.span.close().end().line);
+            self.0.push((first, last + 1 - first));
+        }
+    }
+
+    impl Visit<'_> for Functions {
+        fn visit_item_fn(&mut self, function: &syn::ItemFn) {
+            self.note(&function.sig, &function.block);
+            visit::visit_item_fn(self, function);
+        }
+
+        fn visit_impl_item_fn(&mut self, function: &syn::ImplItemFn) {
+            self.note(&function.sig, &function.block);
+            visit::visit_impl_item_fn(self, function);
+        }
+
+        fn visit_item_mod(&mut self, module: &ItemMod) {
+            if !Reader::is_for_tests(&module.attrs) {
+                visit::visit_item_mod(self, module);
+            }
+        }
+    }
+
+    let mut functions = Functions(Vec::new());
+    // A file of tests is all tests.
+    if !path.ends_with("tests.rs") {
+        functions.visit_file(&syn::parse_file(text).unwrap_or_else(|e| panic!("{path}: {e}")));
+    }
+    functions.0
 }
 
 fn walk(folder: &Path, files: &mut Vec<PathBuf>) {

@@ -105,45 +105,10 @@ pub(crate) fn recover(disk: &dyn Disk, options: &StoreOptions) -> Result<Recover
     let checkpoint = disk.open_checkpoint(options.map_bytes)?;
     let metadata = checkpoint.metadata()?.map(|bytes| Metadata::decode(&bytes)).transpose()?;
 
-    let mut files = Vec::with_capacity(SEGMENT_NAMES.len());
-    let mut found = Vec::with_capacity(SEGMENT_NAMES.len());
-    for name in SEGMENT_NAMES {
-        let file = disk.open_file(name).map_err(StorageError::io(format!("open {name}")))?;
-        let head = file.as_ref().map(|file| read(&**file, name, SEGMENT_HEADER_BYTES)).transpose()?;
-        let bytes = head.unwrap_or_default();
-        let header = SegmentHeader::decode(name, &bytes)?;
-        files.push(file);
-        found.push(Found { name, bytes, header });
-    }
-    // Of a segment whose records the checkpoint holds, nothing but the header is looked at.
-    let newest = found.iter().filter_map(|segment| segment.header).max_by_key(|header| header.generation);
-    let is_spent = |header: &SegmentHeader| {
-        let (Some(metadata), Some(newest)) = (&metadata, newest) else { return false };
-        header.generation < newest.generation && newest.first_sequence <= metadata.checkpointed_sequence + 1
-    };
-    for (segment, file) in found.iter_mut().zip(&files) {
-        if let Some(file) = file.as_ref().filter(|_| !segment.header.as_ref().is_some_and(is_spent)) {
-            segment.bytes = read(&**file, segment.name, u64::MAX)?;
-        }
-    }
-
+    let (mut files, found) = read_segments(disk, metadata.as_ref())?;
     let metadata = match metadata {
         Some(metadata) => metadata,
-        None => {
-            // The checkpoint comes first in a new directory, so a log without it has lost it.
-            if let Some(segment) = found.iter().find(|segment| segment.header.is_some()) {
-                return Err(
-                    segment.corrupt(0, "the log is there, but the checkpoint that it continues is missing")
-                );
-            }
-            let disk_id = match options.new_disk_id {
-                Some(disk_id) => disk_id,
-                None => random_disk_id()?,
-            };
-            let metadata = Metadata { disk_id, checkpointed_sequence: 0, log_generation: 0 };
-            checkpoint.apply(&[], Some(&metadata.encode()))?;
-            metadata
-        }
+        None => begin(&*checkpoint, options, &found)?,
     };
 
     // A log that the checkpoint knows of has both files.
@@ -182,17 +147,7 @@ pub(crate) fn recover(disk: &dyn Disk, options: &StoreOptions) -> Result<Recover
     let [even, odd] = <[_; 2]>::try_from(files.into_iter().flatten().collect::<Vec<_>>())
         .unwrap_or_else(|_| unreachable!("both files exist now"));
 
-    // The next header overwrites the segment before the newest, so the newest must be durable by now. It may have
-    // been read from a cache after a sync that failed, which only writing it again puts right.
-    let newest = found
-        .iter()
-        .zip([&even, &odd])
-        .find(|(segment, _)| segment.header.is_some_and(|header| header.generation == replayed.generation));
-    if let Some((Found { name, header: Some(header), .. }, file)) = newest {
-        file.write_at(0, &header.encode()).map_err(StorageError::io(format!("write to {name}")))?;
-        file.sync().map_err(StorageError::io(format!("sync {name}")))?;
-    }
-
+    write_newest_again(&found, [&even, &odd], replayed.generation)?;
     let header = SegmentHeader {
         version: FORMAT_VERSION,
         disk_id: metadata.disk_id,
@@ -211,6 +166,73 @@ pub(crate) fn recover(disk: &dyn Disk, options: &StoreOptions) -> Result<Recover
     }
     checkpoint.check_again()?;
     Ok(Recovered { checkpoint, active, other_file, last_sequence: replayed.last_sequence, kept: None })
+}
+
+/// The files of the log, and what is in them.
+fn read_segments(disk: &dyn Disk, metadata: Option<&Metadata>) -> Result<(Files, Vec<Found>), StorageError> {
+    let mut files = Vec::with_capacity(SEGMENT_NAMES.len());
+    let mut found = Vec::with_capacity(SEGMENT_NAMES.len());
+    for name in SEGMENT_NAMES {
+        let file = disk.open_file(name).map_err(StorageError::io(format!("open {name}")))?;
+        let head = file.as_ref().map(|file| read(&**file, name, SEGMENT_HEADER_BYTES)).transpose()?;
+        let bytes = head.unwrap_or_default();
+        let header = SegmentHeader::decode(name, &bytes)?;
+        files.push(file);
+        found.push(Found { name, bytes, header });
+    }
+    // Of a segment whose records the checkpoint holds, nothing but the header is looked at.
+    let newest = found.iter().filter_map(|segment| segment.header).max_by_key(|header| header.generation);
+    let is_spent = |header: &SegmentHeader| {
+        let (Some(metadata), Some(newest)) = (metadata, newest) else { return false };
+        header.generation < newest.generation && newest.first_sequence <= metadata.checkpointed_sequence + 1
+    };
+    for (segment, file) in found.iter_mut().zip(&files) {
+        if let Some(file) = file.as_ref().filter(|_| !segment.header.as_ref().is_some_and(is_spent)) {
+            segment.bytes = read(&**file, segment.name, u64::MAX)?;
+        }
+    }
+    Ok((files, found))
+}
+
+/// The files of the log, as far as they are there.
+type Files = Vec<Option<Arc<dyn DiskFile>>>;
+
+/// Begin a new directory.
+fn begin(
+    checkpoint: &dyn CheckpointStore,
+    options: &StoreOptions,
+    found: &[Found],
+) -> Result<Metadata, StorageError> {
+    // The checkpoint comes first in a new directory, so a log without it has lost it.
+    if let Some(segment) = found.iter().find(|segment| segment.header.is_some()) {
+        return Err(segment.corrupt(0, "the log is there, but the checkpoint that it continues is missing"));
+    }
+    let disk_id = match options.new_disk_id {
+        Some(disk_id) => disk_id,
+        None => random_disk_id()?,
+    };
+    let metadata = Metadata { disk_id, checkpointed_sequence: 0, log_generation: 0 };
+    checkpoint.apply(&[], Some(&metadata.encode()))?;
+    Ok(metadata)
+}
+
+/// Make the header of the newest segment durable.
+fn write_newest_again(
+    found: &[Found],
+    files: [&Arc<dyn DiskFile>; 2],
+    generation: u64,
+) -> Result<(), StorageError> {
+    // The next header overwrites the segment before the newest, so the newest must be durable by now. It may have
+    // been read from a cache after a sync that failed, which only writing it again puts right.
+    let newest = found
+        .iter()
+        .zip(files)
+        .find(|(segment, _)| segment.header.is_some_and(|header| header.generation == generation));
+    if let Some((Found { name, header: Some(header), .. }, file)) = newest {
+        file.write_at(0, &header.encode()).map_err(StorageError::io(format!("write to {name}")))?;
+        file.sync().map_err(StorageError::io(format!("sync {name}")))?;
+    }
+    Ok(())
 }
 
 /// Goes on with the log as it is, because the checkpoint has no room for it.
@@ -304,35 +326,9 @@ fn replay(metadata: &Metadata, found: &[Found]) -> Result<Replayed, StorageError
     let mut changes = Overlay::default();
     let checkpointed = metadata.checkpointed_sequence;
 
-    let mut segments = Vec::with_capacity(found.len());
-    for segment in found {
-        if let Some(header) = segment.header {
-            if header.disk_id != metadata.disk_id {
-                return Err(StorageError::ForeignLog { file: segment.name.into() });
-            }
-            if segment_name(header.generation) != segment.name {
-                return Err(segment
-                    .corrupt(0, format!("it holds generation {} of the other file", header.generation)));
-            }
-            segments.push((header, segment));
-        }
-    }
-    segments.sort_by_key(|(header, _)| header.generation);
-
+    let mut segments = ordered(metadata, found)?;
     let Some((newest_header, newest)) = segments.pop() else {
-        // Records come only after a header that is durable.
-        for segment in found {
-            let body = segment.bytes.get(SEGMENT_HEADER_BYTES as usize..).unwrap_or_default();
-            if let Some(position) = body.iter().position(|byte| *byte != 0) {
-                let offset = SEGMENT_HEADER_BYTES as usize + position;
-                return Err(segment.corrupt(offset, "there are records, but the header is damaged"));
-            }
-        }
-        if metadata.log_generation > 0 {
-            return Err(
-                found[0].corrupt(0, "the log is missing or blank, though the checkpoint knows of records")
-            );
-        }
+        check_blank(metadata, found)?;
         let (older, newest) = (older_changes, Newest::default());
         return Ok(Replayed { older, newest, last_sequence: checkpointed, generation: 0 });
     };
@@ -375,6 +371,60 @@ fn replay(metadata: &Metadata, found: &[Found]) -> Result<Replayed, StorageError
     }
 
     let end = replay_segment(newest, &newest_header, checkpointed, &mut changes)?;
+    check_end(newest, &newest_header, checkpointed, &end)?;
+    let last_sequence = end.last_sequence.max(checkpointed);
+    let SegmentHeader { generation, first_sequence, .. } = newest_header;
+    let newest = Newest { changes, generation, first_sequence, end: end.offset };
+    Ok(Replayed { older: older_changes, newest, last_sequence, generation })
+}
+
+/// The segments that have a header, oldest first.
+fn ordered<'a>(
+    metadata: &Metadata,
+    found: &'a [Found],
+) -> Result<Vec<(SegmentHeader, &'a Found)>, StorageError> {
+    let mut segments = Vec::with_capacity(found.len());
+    for segment in found {
+        if let Some(header) = segment.header {
+            if header.disk_id != metadata.disk_id {
+                return Err(StorageError::ForeignLog { file: segment.name.into() });
+            }
+            if segment_name(header.generation) != segment.name {
+                return Err(segment
+                    .corrupt(0, format!("it holds generation {} of the other file", header.generation)));
+            }
+            segments.push((header, segment));
+        }
+    }
+    segments.sort_by_key(|(header, _)| header.generation);
+    Ok(segments)
+}
+
+/// An error if there were records, though no segment has a header.
+fn check_blank(metadata: &Metadata, found: &[Found]) -> Result<(), StorageError> {
+    // Records come only after a header that is durable.
+    for segment in found {
+        let body = segment.bytes.get(SEGMENT_HEADER_BYTES as usize..).unwrap_or_default();
+        if let Some(position) = body.iter().position(|byte| *byte != 0) {
+            let offset = SEGMENT_HEADER_BYTES as usize + position;
+            return Err(segment.corrupt(offset, "there are records, but the header is damaged"));
+        }
+    }
+    if metadata.log_generation > 0 {
+        return Err(
+            found[0].corrupt(0, "the log is missing or blank, though the checkpoint knows of records")
+        );
+    }
+    Ok(())
+}
+
+/// An error if there was more behind the whole batches of the newest segment that was acknowledged.
+fn check_end(
+    newest: &Found,
+    newest_header: &SegmentHeader,
+    checkpointed: u64,
+    end: &SegmentEnd,
+) -> Result<(), StorageError> {
     let bad_sequence = end.last_sequence + 1;
     let proof = newest_header.record_keys().find_record(&newest.bytes, end.offset, |record| {
         record.sequence > checkpointed && record.durable_sequence >= bad_sequence
@@ -391,10 +441,7 @@ fn replay(metadata: &Metadata, found: &[Found]) -> Result<Replayed, StorageError
             format!("record {bad_sequence} is missing, though {noted_sequence} are noted to be durable");
         return Err(newest.corrupt(end.offset, reason));
     }
-    let last_sequence = end.last_sequence.max(checkpointed);
-    let SegmentHeader { generation, first_sequence, .. } = newest_header;
-    let newest = Newest { changes, generation, first_sequence, end: end.offset };
-    Ok(Replayed { older: older_changes, newest, last_sequence, generation })
+    Ok(())
 }
 
 /// Where the whole batches of a segment end.
