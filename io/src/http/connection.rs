@@ -27,7 +27,7 @@ use super::service;
 const WATCH_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Who keeps the host waiting for so long makes room for those who come, if every place is taken.
-const PATIENCE_MS: u64 = 250;
+const PATIENCE_MS: u64 = 40;
 
 /// Who keeps the host waiting for so long goes even beyond that, so that the next ones need not look for room.
 const FULL_TIMEOUT_MS: u64 = 1_000;
