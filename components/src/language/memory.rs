@@ -48,6 +48,20 @@ impl Reservation {
         Ok(())
     }
 
+    /// Hold so many bytes, no more and no less.
+    ///
+    /// # Errors
+    /// As [`Account::reserve`].
+    pub fn hold(&mut self, bytes: u64) -> Result<()> {
+        match self.bytes.checked_sub(bytes) {
+            Some(less) => {
+                self.shrink(less);
+                Ok(())
+            }
+            None => self.grow(bytes - self.bytes),
+        }
+    }
+
     /// Hold so many bytes less.
     pub fn shrink(&mut self, bytes: u64) {
         self.bytes = self.bytes.checked_sub(bytes).expect("no more is given back than was held");

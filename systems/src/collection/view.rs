@@ -90,17 +90,6 @@ impl Rows {
     }
 }
 
-/// Hold so much, no more and no less.
-fn hold(memory: &mut Reservation, bytes: u64) -> Result<()> {
-    match memory.bytes().checked_sub(bytes) {
-        Some(less) => {
-            memory.shrink(less);
-            Ok(())
-        }
-        None => memory.grow(bytes - memory.bytes()),
-    }
-}
-
 /// The name of a tree.
 fn index_name(schema: &Schema, tree: usize) -> Id {
     match tree.checked_sub(1) {
@@ -268,7 +257,7 @@ impl Interpreter {
                     sorter.put(spilled);
                 }
             }
-            hold(&mut memory, SORTED_FORMS * sorter.pending_bytes() as u64)?;
+            memory.hold(SORTED_FORMS * sorter.pending_bytes() as u64)?;
         }
         let last = self.spill(&mut sorter, true).await?;
         let (touched, index) = (rows.touched(), rows.index);
@@ -301,7 +290,7 @@ impl Interpreter {
             let Some(part) = sorted.rows.next_part() else { return Ok(None) };
             match self.run_job(Job::ReadSorted(part)).await {
                 JobResult::Sorted(rows) => {
-                    hold(&mut sorted.memory, SORTED_FORMS * rows.bytes() as u64)?;
+                    sorted.memory.hold(SORTED_FORMS * rows.bytes() as u64)?;
                     sorted.rows.put(rows);
                 }
                 JobResult::Refused(cause) => return Err(cause),

@@ -116,12 +116,7 @@ impl LocalCollection {
             *garbage_bytes = 0;
         }
         // What was packed takes less now, or is there twice.
-        let (now, held) = (rows.bytes() + *garbage_bytes, memory.bytes());
-        match held.checked_sub(now) {
-            Some(less) => memory.shrink(less),
-            None => memory.grow(now - held)?,
-        }
-        Ok(())
+        memory.hold(rows.bytes() + *garbage_bytes)
     }
 }
 
